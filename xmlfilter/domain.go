@@ -1,0 +1,224 @@
+// Package xmlfilter reads the network interfaces of a libvirt domain and rewrites
+// them, leaving every byte that it does not mean to change as it was.
+//
+// It knows libvirt's domain format (formatdomain, "Network interfaces") and the
+// words that this project keeps in <metadata>; it knows nothing of libvirt's hook
+// protocol, and it touches neither the host nor any file.
+package xmlfilter
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+)
+
+// Errors that callers tell apart with errors.Is.
+var (
+	// ErrSyntax: the document is not one well-formed XML element.
+	ErrSyntax = errors.New("not well-formed XML")
+	// ErrNotDomain: the document is XML, but its root is not <domain>.
+	ErrNotDomain = errors.New("not a libvirt domain")
+	// ErrWords: our <metadata> words cannot be understood.
+	ErrWords = errors.New("bad words in <metadata>")
+	// ErrNIC: an <interface> that concerns us holds a value that cannot be read.
+	ErrNIC = errors.New("bad <interface>")
+)
+
+// SyntaxError reports a document that is not well-formed. It matches ErrSyntax.
+// Its text never quotes the document, which can hold passwords.
+type SyntaxError struct{ Err error }
+
+func (e *SyntaxError) Error() string { return "domain XML: " + e.Err.Error() }
+
+// Unwrap lets errors.Is find the cause; Is matches ErrSyntax.
+func (e *SyntaxError) Unwrap() error { return e.Err }
+
+// Is reports whether target is ErrSyntax.
+func (e *SyntaxError) Is(target error) bool { return target == ErrSyntax }
+
+// Domain is a domain document, read. It is never changed: Rewrite returns new
+// bytes.
+type Domain struct {
+	Name string
+	UUID string // lower case, as libvirt writes it; "" when the document has none
+	Type string // "qemu", "kvm" …
+
+	// NICs are the <interface> elements below <devices>, in document order, of
+	// any type, known or not.
+	NICs []NIC
+
+	// Wish is the domain's own wish to be rewritten at define time: the attribute
+	// "rewrite" of our metadata element, "yes", "no" or "".
+	Wish string
+
+	// Stray are the keys (MAC or alias) of words that belong to no NIC of the
+	// domain, for instance because it was detached.
+	Stray []string
+
+	doc  []byte
+	root *element
+}
+
+// NIC is one <interface>.
+type NIC struct {
+	Index int    // position among the domain's interfaces, from 0
+	Type  string // "direct", "ethernet", "network" …, as written
+	MAC   string // lower case, colons; "" when the document has none
+	Alias string // <alias name=>, user alias "ua-…" or libvirt's own "netN"
+
+	Source      Source
+	Target      string // <target dev=>
+	Managed     string // <target managed=>: "yes", "no" or ""
+	Model       string
+	Queues      int // <driver queues=>, 0 when not given
+	MTU         int // <mtu size=>, 0 when not given
+	VLAN        *VLAN
+	VirtualPort *VirtualPort
+	RxFilters   bool // trustGuestRxFilters='yes'
+	Bandwidth   bool // has <bandwidth>
+
+	// Words are what our metadata says of this NIC; nil when it says nothing.
+	Words *Words
+
+	err  error
+	elem *element
+}
+
+// Source is an interface's <source>. Network-backed NICs of a running domain
+// carry Network and PortID beside Dev and Mode.
+type Source struct {
+	Dev, Mode                  string
+	Bridge                     string
+	Network, Portgroup, PortID string
+}
+
+// VLAN is an interface's <vlan>.
+type VLAN struct {
+	Trunk bool
+	Tags  []int // VLAN identifiers, 0..4095
+}
+
+// VirtualPort is an interface's <virtualport>. Parameters are as written: libvirt
+// reads numbers with base 0, so "0x0a" is a legal managerid.
+type VirtualPort struct {
+	Type       string
+	Parameters map[string]string
+}
+
+// Err reports what could not be read of an otherwise well-formed NIC. It is kept
+// apart because a NIC that is not ours must not fail a guest.
+func (n *NIC) Err() error { return n.err }
+
+// String names the NIC for a message: its MAC, or its position.
+func (n *NIC) String() string {
+	if n.MAC != "" {
+		return "NIC " + n.MAC
+	}
+	return fmt.Sprintf("NIC %d", n.Index)
+}
+
+// Parse reads a domain document. It fails with an error matching ErrSyntax,
+// ErrNotDomain or ErrWords; interfaces and elements that it does not know are no
+// error.
+func Parse(doc []byte) (*Domain, error) {
+	root, err := scan(doc)
+	if err != nil {
+		return nil, err
+	}
+	if root.name.Local != "domain" || root.name.Space != "" {
+		return nil, fmt.Errorf("%w: the root element is <%s>", ErrNotDomain, root.name.Local)
+	}
+	d := &Domain{
+		Name: text(root.child("name")),
+		UUID: strings.ToLower(text(root.child("uuid"))),
+		Type: root.get("type"),
+		doc:  doc,
+		root: root,
+	}
+	if devices := root.child("devices"); devices != nil {
+		for _, e := range devices.children {
+			if e.name.Local == "interface" && e.name.Space == "" {
+				d.NICs = append(d.NICs, readNIC(len(d.NICs), e))
+			}
+		}
+	}
+	if err := d.readWords(); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+func text(e *element) string {
+	if e == nil {
+		return ""
+	}
+	return strings.TrimSpace(e.text)
+}
+
+func readNIC(index int, e *element) NIC {
+	source, target := e.child("source"), e.child("target")
+	n := NIC{
+		Index: index,
+		Type:  e.get("type"),
+		Alias: e.child("alias").get("name"),
+		Source: Source{
+			Dev: source.get("dev"), Mode: source.get("mode"), Bridge: source.get("bridge"),
+			Network: source.get("network"), Portgroup: source.get("portgroup"), PortID: source.get("portid"),
+		},
+		Target:    target.get("dev"),
+		Managed:   target.get("managed"),
+		Model:     e.child("model").get("type"),
+		RxFilters: e.get("trustGuestRxFilters") == "yes",
+		Bandwidth: e.child("bandwidth") != nil,
+		elem:      e,
+	}
+	if s := e.child("mac").get("address"); s != "" {
+		mac, err := net.ParseMAC(s)
+		if err != nil || len(mac) != 6 {
+			n.fail("mac address", s)
+		} else {
+			n.MAC = mac.String()
+		}
+	}
+	n.Queues = n.number("driver queues", e.child("driver").get("queues"), 256)
+	n.MTU = n.number("mtu size", e.child("mtu").get("size"), 65535)
+	if v := e.child("vlan"); v != nil {
+		n.VLAN = &VLAN{Trunk: v.get("trunk") == "yes"}
+		for _, c := range v.children {
+			if c.name.Local == "tag" {
+				n.VLAN.Tags = append(n.VLAN.Tags, n.number("vlan tag id", c.get("id"), 4095))
+			}
+		}
+		n.VLAN.Trunk = n.VLAN.Trunk || len(n.VLAN.Tags) > 1
+	}
+	if v := e.child("virtualport"); v != nil {
+		n.VirtualPort = &VirtualPort{Type: v.get("type"), Parameters: map[string]string{}}
+		if p := v.child("parameters"); p != nil {
+			for _, a := range p.attr {
+				n.VirtualPort.Parameters[a.Name.Local] = a.Value
+			}
+		}
+	}
+	return n
+}
+
+func (n *NIC) fail(what, value string) {
+	if n.err == nil {
+		n.err = fmt.Errorf("%w: %s: %s %q", ErrNIC, n, what, value)
+	}
+}
+
+// number reads an unsigned decimal; an absent one is 0.
+func (n *NIC) number(what, s string, most uint64) int {
+	if s == "" {
+		return 0
+	}
+	v, err := strconv.ParseUint(s, 10, 32)
+	if err != nil || v > most {
+		n.fail(what, s)
+		return 0
+	}
+	return int(v)
+}
