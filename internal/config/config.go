@@ -1,0 +1,327 @@
+// Package config reads /etc/libvirt-direct/config.toml, what a host says of its
+// uplinks and of the profiles that its guests' NICs may name.
+//
+// Everything is optional; unknown keys are refused with their line and the nearest
+// known word, since a misspelt limit would otherwise be no limit.
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path"
+	"regexp"
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+
+	"libvirt-direct/xmlfilter"
+)
+
+// Path is where the host's configuration lies.
+const Path = "/etc/libvirt-direct/config.toml"
+
+// DefaultDeadline bounds a whole hook operation when the configuration says nothing.
+const DefaultDeadline = 10 * time.Second
+
+// ErrConfig is matched by every error of this package.
+var ErrConfig = errors.New("configuration")
+
+// Error is a fault of the configuration file. Line is 0 where it belongs to none.
+type Error struct {
+	File string
+	Line int
+	Msg  string
+}
+
+func (e *Error) Error() string {
+	if e.Line > 0 {
+		return fmt.Sprintf("%s:%d: %s", e.File, e.Line, e.Msg)
+	}
+	return e.File + ": " + e.Msg
+}
+
+// Is reports whether target is ErrConfig.
+func (e *Error) Is(target error) bool { return target == ErrConfig }
+
+// Config is the whole file. Its zero value, completed by Load or Parse, is the
+// configuration of a host without one.
+type Config struct {
+	// Deadline bounds each hook operation, as a Go duration ("10s").
+	Deadline Duration `toml:"deadline"`
+	VLAN     VLAN     `toml:"vlan"`
+	Watch    Watch    `toml:"watch"`
+
+	// Uplinks by name: the networks that this host is attached to.
+	Uplinks map[string]*Uplink `toml:"uplink"`
+	// Profiles by name: what a NIC gets by naming one.
+	Profiles map[string]*Profile `toml:"profile"`
+}
+
+// VLAN says where VLAN sub-interfaces may be made.
+type VLAN struct {
+	// Create is "any" (below any device, the default), "uplinks" (only below
+	// devices that an uplink names) or "never".
+	Create string `toml:"create"`
+}
+
+// Watch says which domains `libvirt-direct watch` rewrites.
+type Watch struct {
+	// Domains are name patterns as in path.Match. Domains whose metadata says
+	// rewrite='yes' are rewritten anyway, those that say 'no' never.
+	Domains []string `toml:"domains"`
+}
+
+// Uplink is a network by the name that all hosts know it by, and the device that
+// leads to it on this host. Exactly one of Device, PCI and MAC finds the device.
+type Uplink struct {
+	Name string `toml:"-"`
+	// Device is a network device's name or altname.
+	Device string `toml:"device"`
+	// PCI is the address of the device's PCI function, "0000:03:00.0".
+	PCI string `toml:"pci"`
+	// MAC is the device's permanent address (IFLA_PERM_ADDRESS).
+	MAC string `toml:"mac"`
+	// Also are the names that other hosts use for their device on this network;
+	// they are understood in the XML of guests that come from there.
+	Also []string `toml:"also"`
+	// VLANs that guests may use on it: identifiers ("100") and ranges
+	// ("200-299"). Absent: all, 1 to 4094. Empty: none.
+	VLANs *[]VLANRange `toml:"vlans"`
+	// AllMulticast holds for NICs on this uplink that do not say it themselves.
+	AllMulticast *bool `toml:"allmulticast"`
+}
+
+// Profile is a set of words for NICs that name it; the NIC's own words go first.
+type Profile struct {
+	Uplink       string `toml:"uplink"`
+	Mode         string `toml:"mode"`
+	VLAN         int    `toml:"vlan"`
+	Own          string `toml:"own"`
+	AllMulticast *bool  `toml:"allmulticast"`
+}
+
+// VLANRange is an inclusive range of VLAN identifiers, written "100" or "100-199".
+type VLANRange struct{ First, Last int }
+
+// UnmarshalText reads "100" or "100-199".
+func (r *VLANRange) UnmarshalText(b []byte) error {
+	first, last, ranged := strings.Cut(string(b), "-")
+	if !ranged {
+		last = first
+	}
+	var err1, err2 error
+	r.First, err1 = strconv.Atoi(strings.TrimSpace(first))
+	r.Last, err2 = strconv.Atoi(strings.TrimSpace(last))
+	if err1 != nil || err2 != nil || r.First < 1 || r.Last > 4094 || r.First > r.Last {
+		return fmt.Errorf("%q: want a VLAN identifier or a range within 1-4094", b)
+	}
+	return nil
+}
+
+// MarshalText writes what UnmarshalText reads.
+func (r VLANRange) MarshalText() ([]byte, error) {
+	if r.First == r.Last {
+		return []byte(strconv.Itoa(r.First)), nil
+	}
+	return fmt.Appendf(nil, "%d-%d", r.First, r.Last), nil
+}
+
+// Duration is a time.Duration in Go's notation.
+type Duration time.Duration
+
+// UnmarshalText reads time.ParseDuration's notation.
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	if err != nil || v <= 0 || v > 10*time.Minute {
+		return fmt.Errorf("%q: want a duration such as \"10s\", at most 10m", b)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// Load reads a file. A file that does not exist gives the defaults.
+func Load(file string) (*Config, error) {
+	data, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Parse(file, nil)
+	}
+	if err != nil {
+		return nil, &Error{File: file, Msg: err.Error()}
+	}
+	return Parse(file, data)
+}
+
+// Parse reads the text of a configuration; file is its name for messages.
+func Parse(file string, data []byte) (*Config, error) {
+	c := &Config{Deadline: Duration(DefaultDeadline), VLAN: VLAN{Create: "any"}}
+	dec := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields()
+	if err := dec.Decode(c); err != nil {
+		return nil, decodeError(file, err)
+	}
+	for name, u := range c.Uplinks {
+		u.Name = name
+	}
+	if msg := c.check(); msg != "" {
+		return nil, &Error{File: file, Msg: msg}
+	}
+	return c, nil
+}
+
+func decodeError(file string, err error) error {
+	var strict *toml.StrictMissingError
+	if errors.As(err, &strict) && len(strict.Errors) > 0 {
+		e := strict.Errors[0]
+		row, _ := e.Position()
+		key := e.Key()
+		msg := fmt.Sprintf("unknown key %q", strings.Join(key, "."))
+		if len(key) > 0 {
+			if near := nearest(key[len(key)-1], knownKeys()); near != "" {
+				msg += fmt.Sprintf("; did you mean %q?", near)
+			}
+		}
+		return &Error{File: file, Line: row, Msg: msg}
+	}
+	var dec *toml.DecodeError
+	if errors.As(err, &dec) {
+		row, _ := dec.Position()
+		return &Error{File: file, Line: row, Msg: strings.TrimPrefix(dec.Error(), "toml: ")}
+	}
+	return &Error{File: file, Msg: strings.TrimPrefix(err.Error(), "toml: ")}
+}
+
+var (
+	uplinkName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$`)
+	pciAddress = regexp.MustCompile(`^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$`)
+)
+
+// check returns the first fault of the values, or "".
+func (c *Config) check() string {
+	if !slices.Contains([]string{"any", "uplinks", "never"}, c.VLAN.Create) {
+		return fmt.Sprintf("vlan.create = %q: want \"any\", \"uplinks\" or \"never\"", c.VLAN.Create)
+	}
+	for _, p := range c.Watch.Domains {
+		if _, err := path.Match(p, ""); err != nil {
+			return fmt.Sprintf("watch.domains: %q is no pattern", p)
+		}
+	}
+	called := map[string]string{}
+	for _, name := range c.UplinkNames() {
+		if msg := c.Uplinks[name].check(called); msg != "" {
+			return "uplink." + name + ": " + msg
+		}
+	}
+	for name, p := range c.Profiles {
+		if msg := c.checkProfile(p); msg != "" {
+			return "profile." + name + ": " + msg
+		}
+	}
+	return ""
+}
+
+// check adds the names that the uplink is called by to called.
+func (u *Uplink) check(called map[string]string) string {
+	if !uplinkName.MatchString(u.Name) {
+		return "a name has letters, digits, '-' and '_', at most 32"
+	}
+	found := 0
+	for _, s := range []string{u.Device, u.PCI, u.MAC} {
+		if s != "" {
+			found++
+		}
+	}
+	if found != 1 {
+		return "say exactly one of device, pci and mac"
+	}
+	if u.Device != "" && !ValidIfname(u.Device) {
+		return fmt.Sprintf("device = %q is no device name", u.Device)
+	}
+	if u.PCI != "" && !pciAddress.MatchString(u.PCI) {
+		return fmt.Sprintf("pci = %q: want 0000:03:00.0", u.PCI)
+	}
+	if u.MAC != "" {
+		mac, err := net.ParseMAC(u.MAC)
+		if err != nil || len(mac) != 6 {
+			return fmt.Sprintf("mac = %q: want six octets", u.MAC)
+		}
+		u.MAC = mac.String()
+	}
+	names := append([]string{u.Name}, u.Also...)
+	if u.Device != "" && u.Device != u.Name {
+		names = append(names, u.Device)
+	}
+	for _, n := range names {
+		if by, taken := called[n]; taken && by != u.Name {
+			return fmt.Sprintf("%q already means uplink %q", n, by)
+		}
+		called[n] = u.Name
+	}
+	return ""
+}
+
+func (c *Config) checkProfile(p *Profile) string {
+	if p.Uplink != "" && c.Uplinks[p.Uplink] == nil {
+		return fmt.Sprintf("uplink = %q is not configured", p.Uplink)
+	}
+	if p.Mode != "" && !slices.Contains(xmlfilter.Modes(), p.Mode) {
+		return fmt.Sprintf("mode = %q: want %s", p.Mode, strings.Join(xmlfilter.Modes(), ", "))
+	}
+	if p.VLAN < 0 || p.VLAN > 4094 {
+		return fmt.Sprintf("vlan = %d: want 1 to 4094", p.VLAN)
+	}
+	if p.Own != "" && p.Own != xmlfilter.OwnHook && p.Own != xmlfilter.OwnLibvirt {
+		return fmt.Sprintf("own = %q: want \"hook\" or \"libvirt\"", p.Own)
+	}
+	return ""
+}
+
+// UplinkNames returns the configured uplinks' names, sorted.
+func (c *Config) UplinkNames() []string {
+	names := make([]string, 0, len(c.Uplinks))
+	for n := range c.Uplinks {
+		names = append(names, n)
+	}
+	sort.Strings(names)
+	return names
+}
+
+// UplinkCalled returns the uplink that a name means: its own name, a name that
+// other hosts use, or this host's device. nil when none does.
+func (c *Config) UplinkCalled(name string) *Uplink {
+	if u := c.Uplinks[name]; u != nil {
+		return u
+	}
+	for _, n := range c.UplinkNames() {
+		if u := c.Uplinks[n]; u.Device == name || slices.Contains(u.Also, name) {
+			return u
+		}
+	}
+	return nil
+}
+
+// Allows reports whether guests may use a VLAN on the uplink.
+func (u *Uplink) Allows(vid int) bool {
+	return u.VLANs == nil || slices.ContainsFunc(*u.VLANs, func(r VLANRange) bool { return r.First <= vid && vid <= r.Last })
+}
+
+// Wants reports whether the host asks for a domain to be rewritten by name.
+func (w *Watch) Wants(domain string) bool {
+	return slices.ContainsFunc(w.Domains, func(p string) bool {
+		ok, err := path.Match(p, domain)
+		return err == nil && ok
+	})
+}
+
+// ValidIfname reports whether the kernel would take a name for a network device
+// (dev_valid_name in net/core/dev.c): 1 to 15 octets, no '/', ':' or white space,
+// neither "." nor "..".
+func ValidIfname(s string) bool {
+	return s != "" && len(s) <= 15 && s != "." && s != ".." && !strings.ContainsAny(s, "/: \t\n\v\f\r\x00")
+}
