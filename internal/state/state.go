@@ -1,0 +1,298 @@
+// Package state keeps the journal: what was done on this host for which domain, so
+// that it can be undone by the next hook operation on that domain, or by gc, after
+// whatever killed the process that did it.
+//
+// A directory (normally /run/libvirt-direct, so that it dies with the devices it
+// describes) holds one file per domain. Files are written whole to a temporary
+// name, fsynced and renamed, so that a reader sees the old text or the new one. The
+// package knows nothing of what the steps mean.
+package state
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// DefaultDir is where the journal lies.
+const DefaultDir = "/run/libvirt-direct"
+
+// Version is the format of the files. A file of another version is refused.
+const Version = 1
+
+// maxSize bounds a journal file; a domain with 64 NICs stays below 64 KiB.
+const maxSize = 1 << 20
+
+// Errors that callers tell apart with errors.Is.
+var (
+	// ErrCorrupt: a journal file is damaged, of another version, or not ours to
+	// trust (another owner, writable by others).
+	ErrCorrupt = errors.New("journal file cannot be trusted")
+	// ErrLocked: a lock was not to be had within the deadline.
+	ErrLocked = errors.New("still locked by another process")
+	// ErrBadUUID: a domain's UUID is none.
+	ErrBadUUID = errors.New("not a UUID")
+)
+
+// Phase is how far a step has come.
+type Phase string
+
+const (
+	// Intended: the step is about to act; it may have acted, or not.
+	Intended Phase = "intended"
+	// Done: the step has acted.
+	Done Phase = "done"
+)
+
+// Entry is one step in the journal. Step is the caller's JSON.
+type Entry struct {
+	Phase Phase           `json:"phase"`
+	Step  json.RawMessage `json:"step"`
+}
+
+// Journal is what is held for one domain.
+type Journal struct {
+	Version int       `json:"version"`
+	UUID    string    `json:"uuid"`
+	Name    string    `json:"name"`
+	Since   time.Time `json:"since"`
+	Entries []Entry   `json:"entries"`
+}
+
+// Dir is a journal directory. The zero value is not usable; see Open.
+type Dir struct{ path string }
+
+// Open prepares the directory: it and its parts are made with mode 0700 where they
+// are missing.
+func Open(path string) (*Dir, error) {
+	for _, d := range []string{path, filepath.Join(path, "domains"), filepath.Join(path, "locks")} {
+		if err := os.Mkdir(d, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, fmt.Errorf("journal: %w", err)
+		}
+	}
+	return Existing(path), nil
+}
+
+// Existing names a journal directory without making it: to look, not to write.
+func Existing(path string) *Dir { return &Dir{path} }
+
+// Path returns the directory.
+func (d *Dir) Path() string { return d.path }
+
+var uuidForm = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
+
+func (d *Dir) file(uuid string) (string, error) {
+	if !uuidForm.MatchString(uuid) {
+		return "", fmt.Errorf("journal: %w: %q", ErrBadUUID, uuid)
+	}
+	return filepath.Join(d.path, "domains", uuid+".json"), nil
+}
+
+// Load returns a domain's journal, or nil when there is none. A file that cannot be
+// trusted is an error matching ErrCorrupt; SetAside takes it out of the way.
+func (d *Dir) Load(uuid string) (*Journal, error) {
+	file, err := d.file(uuid)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	defer f.Close()
+	if err := trusted(f); err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrCorrupt, file, err)
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxSize+1))
+	if err != nil {
+		return nil, fmt.Errorf("journal: %w", err)
+	}
+	j, err := decode(data)
+	if err == nil && j.UUID != uuid {
+		err = fmt.Errorf("it is about domain %q", j.UUID)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrCorrupt, file, err)
+	}
+	return j, nil
+}
+
+func trusted(f *os.File) error {
+	fi, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	switch {
+	case !fi.Mode().IsRegular():
+		return errors.New("not a regular file")
+	case ok && int(st.Uid) != os.Geteuid():
+		return fmt.Errorf("owned by uid %d", st.Uid)
+	case fi.Mode().Perm()&0o022 != 0:
+		return fmt.Errorf("writable by others (mode %04o)", fi.Mode().Perm())
+	}
+	return nil
+}
+
+func decode(data []byte) (*Journal, error) {
+	if len(data) > maxSize {
+		return nil, fmt.Errorf("larger than %d bytes", maxSize)
+	}
+	var j Journal
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&j); err != nil {
+		return nil, err
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("text behind the end")
+	}
+	if j.Version != Version {
+		return nil, fmt.Errorf("version %d, want %d", j.Version, Version)
+	}
+	if !uuidForm.MatchString(j.UUID) {
+		return nil, ErrBadUUID
+	}
+	for _, e := range j.Entries {
+		if e.Phase != Intended && e.Phase != Done {
+			return nil, fmt.Errorf("phase %q", e.Phase)
+		}
+		if len(e.Step) == 0 || bytes.Equal(e.Step, []byte("null")) {
+			return nil, errors.New("an entry without step")
+		}
+	}
+	return &j, nil
+}
+
+// Save writes a domain's journal, or removes it when it has no entries. It returns
+// when the change is on the storage.
+func (d *Dir) Save(j *Journal) error {
+	file, err := d.file(j.UUID)
+	if err != nil {
+		return err
+	}
+	if len(j.Entries) == 0 {
+		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("journal: %w", err)
+		}
+		return nil
+	}
+	j.Version = Version
+	data, err := json.MarshalIndent(j, "", " ")
+	if err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	if err := writeFile(file, append(data, '\n')); err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	return nil
+}
+
+func writeFile(file string, data []byte) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(file), ".new-*") // made with mode 0600
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(f.Name())
+		}
+	}()
+	if _, err = f.Write(data); err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	if err = os.Rename(f.Name(), file); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(file))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
+}
+
+// Domains lists the UUIDs of the domains that have a journal, sorted.
+func (d *Dir) Domains() ([]string, error) {
+	entries, err := os.ReadDir(filepath.Join(d.path, "domains"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("journal: %w", err)
+	}
+	var uuids []string
+	for _, e := range entries {
+		if u, ok := strings.CutSuffix(e.Name(), ".json"); ok && uuidForm.MatchString(u) {
+			uuids = append(uuids, u)
+		}
+	}
+	slices.Sort(uuids)
+	return uuids, nil
+}
+
+// SetAside renames a domain's journal so that nothing reads it again, and returns
+// the new name, for a person to look at.
+func (d *Dir) SetAside(uuid string) (string, error) {
+	file, err := d.file(uuid)
+	if err != nil {
+		return "", err
+	}
+	dir, err := os.MkdirTemp(d.path, "corrupt-")
+	if err != nil {
+		return "", fmt.Errorf("journal: %w", err)
+	}
+	aside := filepath.Join(dir, filepath.Base(file))
+	if err := os.Rename(file, aside); err != nil {
+		os.Remove(dir)
+		return "", fmt.Errorf("journal: %w", err)
+	}
+	return aside, nil
+}
+
+// Lock takes an exclusive lock by name, waiting until ctx ends; then the error
+// matches ErrLocked. The kernel drops the lock when the process dies. The returned
+// function gives the lock back.
+func (d *Dir) Lock(ctx context.Context, name string) (unlock func(), err error) {
+	f, err := os.OpenFile(filepath.Join(d.path, "locks", name), os.O_RDWR|os.O_CREATE|syscall.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("journal: %w", err)
+	}
+	// flock(2) takes no deadline; asking again is what is left.
+	for wait := time.Millisecond; ; wait = min(2*wait, 20*time.Millisecond) {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return func() { f.Close() }, nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
+			f.Close()
+			return nil, fmt.Errorf("journal: lock %s: %w", name, err)
+		}
+		select {
+		case <-ctx.Done():
+			f.Close()
+			return nil, fmt.Errorf("journal: %s: %w", name, ErrLocked)
+		case <-time.After(wait):
+		}
+	}
+}

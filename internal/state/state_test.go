@@ -1,0 +1,167 @@
+package state
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+const uuid = "2a6a4a9c-8b2f-4c07-9d37-51a1b2c3d4e5"
+
+func open(t *testing.T) *Dir {
+	t.Helper()
+	d, err := Open(filepath.Join(t.TempDir(), "j"))
+	require.NoError(t, err)
+	return d
+}
+
+func journal(steps ...string) *Journal {
+	j := &Journal{UUID: uuid, Name: "vm", Since: time.Unix(1, 0).UTC()}
+	for _, s := range steps {
+		j.Entries = append(j.Entries, Entry{Phase: Intended, Step: json.RawMessage(s)})
+	}
+	return j
+}
+
+func TestRoundTrip(t *testing.T) {
+	d := open(t)
+	j, err := d.Load(uuid)
+	require.NoError(t, err)
+	require.Nil(t, j)
+
+	require.NoError(t, d.Save(journal(`{"a":1}`)))
+	fi, err := os.Stat(filepath.Join(d.Path(), "domains", uuid+".json"))
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), fi.Mode().Perm())
+	fi, err = os.Stat(d.Path())
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o700), fi.Mode().Perm())
+
+	j, err = d.Load(uuid)
+	require.NoError(t, err)
+	require.Equal(t, "vm", j.Name)
+	require.JSONEq(t, `{"a":1}`, string(j.Entries[0].Step))
+	all, err := d.Domains()
+	require.NoError(t, err)
+	require.Equal(t, []string{uuid}, all)
+
+	j.Entries = nil
+	require.NoError(t, d.Save(j))
+	require.NoError(t, d.Save(j), "saving nothing twice is no error")
+	all, err = d.Domains()
+	require.NoError(t, err)
+	require.Empty(t, all)
+}
+
+func TestUntrustedFilesAreRefusedAndSetAside(t *testing.T) {
+	good, err := json.Marshal(journal(`{}`))
+	require.NoError(t, err)
+	for name, c := range map[string]struct {
+		data string
+		mode os.FileMode
+	}{
+		"empty":           {"", 0o600},
+		"cut off":         {string(good[:len(good)/2]), 0o600},
+		"text behind":     {strings.Replace(string(good), `"version":0`, `"version":1`, 1) + "{}", 0o600},
+		"another version": {strings.Replace(string(good), `"version":0`, `"version":99`, 1), 0o600},
+		"another domain":  {strings.ReplaceAll(strings.Replace(string(good), `"version":0`, `"version":1`, 1), uuid, "11111111-8b2f-4c07-9d37-51a1b2c3d4e5"), 0o600},
+		"unknown field":   {strings.Replace(string(good), `"version":0`, `"version":1,"run":"rm"`, 1), 0o600},
+		"others write it": {strings.Replace(string(good), `"version":0`, `"version":1`, 1), 0o666},
+		"no step":         {`{"version":1,"uuid":"` + uuid + `","entries":[{"phase":"done"}]}`, 0o600},
+		"unknown phase":   {`{"version":1,"uuid":"` + uuid + `","entries":[{"phase":"x","step":{}}]}`, 0o600},
+		"huge":            {strings.Repeat(" ", maxSize+1), 0o600},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := open(t)
+			file := filepath.Join(d.Path(), "domains", uuid+".json")
+			require.NoError(t, os.WriteFile(file, []byte(c.data), 0o600))
+			require.NoError(t, os.Chmod(file, c.mode))
+			_, err := d.Load(uuid)
+			require.ErrorIs(t, err, ErrCorrupt)
+			aside, err := d.SetAside(uuid)
+			require.NoError(t, err)
+			kept, err := os.ReadFile(aside)
+			require.NoError(t, err)
+			require.Equal(t, c.data, string(kept))
+			j, err := d.Load(uuid)
+			require.NoError(t, err)
+			require.Nil(t, j)
+		})
+	}
+}
+
+func TestSymlinkIsRefused(t *testing.T) {
+	d := open(t)
+	require.NoError(t, os.Symlink("/etc/passwd", filepath.Join(d.Path(), "domains", uuid+".json")))
+	_, err := d.Load(uuid)
+	require.ErrorIs(t, err, ErrCorrupt)
+}
+
+func TestBadUUIDsReachNoFile(t *testing.T) {
+	d := open(t)
+	for _, u := range []string{"", "../../etc/passwd", strings.ToUpper(uuid), uuid + "/"} {
+		_, err := d.Load(u)
+		require.ErrorIs(t, err, ErrBadUUID)
+		require.ErrorIs(t, d.Save(&Journal{UUID: u}), ErrBadUUID)
+	}
+}
+
+func TestLockExcludes(t *testing.T) {
+	d := open(t)
+	ctx := context.Background()
+	var wg sync.WaitGroup
+	held, most := 0, 0
+	var mu sync.Mutex
+	for range 8 {
+		wg.Go(func() {
+			for range 20 {
+				unlock, err := d.Lock(ctx, "link-7")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				held++
+				most = max(most, held)
+				mu.Unlock()
+				mu.Lock()
+				held--
+				mu.Unlock()
+				unlock()
+			}
+		})
+	}
+	wg.Wait()
+	require.Equal(t, 1, most)
+
+	unlock, err := d.Lock(ctx, "link-7")
+	require.NoError(t, err)
+	defer unlock()
+	short, cancel := context.WithTimeout(ctx, 10*time.Millisecond)
+	defer cancel()
+	_, err = d.Lock(short, "link-7")
+	require.ErrorIs(t, err, ErrLocked)
+}
+
+func FuzzDecode(f *testing.F) {
+	good, _ := json.Marshal(journal(`{"vlan":{}}`))
+	f.Add(good)
+	f.Add([]byte(`{"version":1,"uuid":"` + uuid + `","entries":[{"phase":"done","step":{"x":1}}]}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		j, err := decode(b)
+		if err != nil {
+			return
+		}
+		again, err := json.Marshal(j)
+		require.NoError(t, err)
+		_, err = decode(again)
+		require.NoError(t, err)
+	})
+}
