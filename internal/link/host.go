@@ -1,0 +1,144 @@
+package link
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func parseMAC(s string) (net.HardwareAddr, error) {
+	mac, err := net.ParseMAC(s)
+	if err == nil && len(mac) != 6 {
+		err = fmt.Errorf("%q is no Ethernet address", s)
+	}
+	return mac, err
+}
+
+// FreeIndex proposes an interface index for a new device. Node names count: the
+// kernel calls a macvtap's node /dev/tap<index> in every network namespace alike, so
+// an index is drawn at random from a wide range, and one whose node exists is
+// passed over.
+func FreeIndex() (int, error) {
+	for range 100 {
+		var b [4]byte
+		if _, err := rand.Read(b[:]); err != nil {
+			return 0, err
+		}
+		// Above what hosts count up to, below 2^31.
+		index := int(binary.NativeEndian.Uint32(b[:])%(1<<31-1<<24-1)) + 1<<24
+		if _, err := os.Lstat(tapNode(index)); errors.Is(err, fs.ErrNotExist) {
+			return index, nil
+		}
+	}
+	return 0, errors.New("no free interface index found")
+}
+
+func tapNode(index int) string { return "/dev/tap" + strconv.Itoa(index) }
+
+// TapNode waits for a macvtap's character device and checks that it is this
+// device's: another network namespace's macvtap can have the same index. It returns
+// the path, or an error matching ErrNodeTaken or context.DeadlineExceeded.
+func (c *Conn) TapNode(ctx context.Context, l Link) (string, error) {
+	path := tapNode(l.Index)
+	fail := func(err error) (string, error) {
+		return "", &OpError{Op: "find " + path + " of", Link: l.Name, Err: err}
+	}
+	// The class device of the interface, in sysfs of its own namespace.
+	want, err := os.ReadFile(fmt.Sprintf("/sys/class/net/%s/tap%d/dev", l.Name, l.Index))
+	if err != nil {
+		return fail(err)
+	}
+	// devtmpfs has the node before the kernel answers; udev on a static /dev is
+	// later, and tells nobody.
+	for {
+		var st unix.Stat_t
+		err := unix.Stat(path, &st)
+		switch {
+		case err == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR &&
+			fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev)) == strings.TrimSpace(string(want)):
+			return path, nil
+		case err == nil:
+			return fail(ErrNodeTaken)
+		case !errors.Is(err, fs.ErrNotExist):
+			return fail(err)
+		}
+		select {
+		case <-ctx.Done():
+			return fail(fmt.Errorf("it did not appear (no devtmpfs or udev on /dev?): %w", context.DeadlineExceeded))
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// Uppers lists the devices that stand on a link: macvtaps, VLANs, a bridge or bond.
+func (c *Conn) Uppers(_ context.Context, name string) ([]string, error) {
+	entries, err := os.ReadDir("/sys/class/net/" + name)
+	if err != nil {
+		return nil, &OpError{Op: "list what stands on", Link: name, Err: err}
+	}
+	var uppers []string
+	for _, e := range entries {
+		if u, ok := strings.CutPrefix(e.Name(), "upper_"); ok {
+			uppers = append(uppers, u)
+		}
+	}
+	return uppers, nil
+}
+
+// IsVF reports whether a network device is an SR-IOV virtual function.
+func (c *Conn) IsVF(_ context.Context, name string) bool {
+	_, err := os.Lstat("/sys/class/net/" + name + "/device/physfn")
+	return err == nil
+}
+
+// ByPCI looks up the network device of a PCI function, "0000:03:00.0": its own, or
+// that of the virtio device on it. A function with several is an error.
+func (c *Conn) ByPCI(ctx context.Context, address string) (Link, error) {
+	fail := func(err error) (Link, error) {
+		return Link{}, &OpError{Op: "look up", Link: "PCI " + address, Err: err}
+	}
+	base := "/sys/bus/pci/devices/" + address
+	found, _ := filepath.Glob(base + "/net/*")
+	virtio, _ := filepath.Glob(base + "/virtio*/net/*")
+	found = append(found, virtio...)
+	switch len(found) {
+	case 0:
+		return fail(ErrNotFound)
+	case 1:
+		return c.ByName(ctx, filepath.Base(found[0]))
+	default:
+		return fail(fmt.Errorf("it has %d network devices; name one with device=", len(found)))
+	}
+}
+
+// ByPermanentMAC looks a link up by its permanent address (IFLA_PERM_ADDRESS). The
+// kernel has no index for it, so that this asks each device on a bus in turn; virtual
+// links, which can be thousands, are not among them.
+func (c *Conn) ByPermanentMAC(ctx context.Context, mac string) (Link, error) {
+	var names []string
+	for _, bus := range []string{"pci", "virtio", "usb", "platform", "vmbus", "xen"} {
+		found, _ := filepath.Glob("/sys/bus/" + bus + "/devices/*/net/*") // the pattern is well-formed
+		names = append(names, found...)
+	}
+	for _, n := range names {
+		l, err := c.ByName(ctx, filepath.Base(n))
+		if err == nil && l.PermMAC == mac {
+			return l, nil
+		}
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return Link{}, err
+		}
+	}
+	return Link{}, &OpError{Op: "look up", Link: "permanent MAC " + mac, Err: ErrNotFound}
+}

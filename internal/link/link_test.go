@@ -1,0 +1,68 @@
+package link
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// reply builds an RTM_NEWLINK payload.
+func reply(attrs ...*nl.RtAttr) []byte {
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index, msg.Flags = 7, unix.IFF_UP
+	b := msg.Serialize()
+	for _, a := range attrs {
+		b = append(b, a.Serialize()...)
+	}
+	return b
+}
+
+func vlanInfo(id []byte) *nl.RtAttr {
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO|unix.NLA_F_NESTED, nil)
+	info.AddRtAttr(unix.IFLA_INFO_KIND, nl.ZeroTerminated("vlan"))
+	data := nl.NewRtAttr(unix.IFLA_INFO_DATA, nil)
+	data.AddRtAttr(unix.IFLA_VLAN_ID, id)
+	info.AddChild(data)
+	return info
+}
+
+func TestParseLink(t *testing.T) {
+	l, err := parseLink(reply(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated("eth0.9")), vlanInfo(nl.Uint16Attr(9))))
+	require.NoError(t, err)
+	require.Equal(t, Link{Index: 7, Name: "eth0.9", Kind: "vlan", VLANID: 9, Up: true}, l)
+}
+
+func TestParseLinkRefuses(t *testing.T) {
+	for name, b := range map[string][]byte{
+		"empty":             nil,
+		"short header":      make([]byte, 15),
+		"cut attribute":     append(reply(), 9, 0, 3, 0, 'e'),
+		"attribute too big": append(reply(), 255, 255, 3, 0),
+		"short MTU":         reply(nl.NewRtAttr(unix.IFLA_MTU, []byte{1})),
+		"short VLAN id":     reply(vlanInfo([]byte{1})),
+	} {
+		_, err := parseLink(b)
+		require.ErrorIs(t, err, ErrMalformed, name)
+	}
+}
+
+func TestErrnoStaysInTheChain(t *testing.T) {
+	err := error(&OpError{Op: "look up", Link: "eth9", Err: mapErrno(unix.ENODEV)})
+	require.ErrorIs(t, err, ErrNotFound)
+	require.ErrorIs(t, err, unix.ENODEV)
+	require.False(t, errors.Is(err, ErrExists))
+	require.Equal(t, "look up eth9: no such network device: no such device", err.Error())
+}
+
+func FuzzParseLink(f *testing.F) {
+	f.Add(reply(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated("eth0.9")), vlanInfo(nl.Uint16Attr(9))))
+	f.Add(reply(nl.NewRtAttr(unix.IFLA_ADDRESS, []byte{1, 2, 3, 4, 5, 6})))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if _, err := parseLink(b); err != nil {
+			require.ErrorIs(t, err, ErrMalformed)
+		}
+	})
+}
