@@ -18,7 +18,7 @@
 // namespaces hold a macvtap of one index, the second opens the first one's
 // queue. Each Peer therefore counts from a number of its own.
 //
-// All of this needs root, and iproute2, util-linux (nsenter, setpriv) and
-// overlayfs. A Host also needs libvirtd and QEMU, [Peer.StartDHCP] dnsmasq, and
+// All of this needs root, and iproute2, util-linux (nsenter), coreutils
+// and overlayfs. A Host also needs libvirtd and QEMU, [Peer.StartDHCP] dnsmasq, and
 // [Peer.Capture] tcpdump.
 package host

@@ -18,7 +18,6 @@ import (
 
 const (
 	libvirtSocket = "/run/libvirt/libvirt-sock"
-	libvirtPID    = "/run/libvirtd.pid"
 	libvirtLog    = "libvirtd.log"
 )
 
@@ -101,7 +100,7 @@ func (h *Host) StartLibvirtd(ctx context.Context) error {
 			return fmt.Errorf("%s: libvirtd runs already", h.opts.Name)
 		}
 	}
-	args := []string{"--pid-file", libvirtPID}
+	var args []string
 	if h.opts.ListenTCP {
 		args = append(args, "--listen")
 	}
@@ -157,8 +156,8 @@ func (h *Host) KillLibvirtd(ctx context.Context, sig unix.Signal) error {
 	if h.libvirtd == nil {
 		return fmt.Errorf("%s: libvirtd does not run", h.opts.Name)
 	}
-	if _, err := h.Run(ctx, "sh", "-c", `kill "-$1" "$(cat "$2")"`, "sh", fmt.Sprint(int(sig)), libvirtPID); err != nil {
-		return err
+	if err := h.libvirtd.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("%s: signal libvirtd: %w", h.opts.Name, err)
 	}
 	select {
 	case <-h.libvirtd.done:
@@ -202,7 +201,7 @@ func (h *Host) Virsh(ctx context.Context, args ...string) (string, error) {
 func (h *Host) Define(ctx context.Context, xml string) error {
 	cmd := h.Command(ctx, "virsh", "--connect", "qemu:///system", "define", "--validate", "/dev/stdin")
 	cmd.Stdin = strings.NewReader(xml)
-	_, err := h.run(cmd, "virsh", "define")
+	_, err := h.run(cmd, "virsh define")
 	return err
 }
 

@@ -15,7 +15,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -162,41 +161,17 @@ func (p *Peer) Path(name string) string {
 	return filepath.Join("/proc", strconv.Itoa(p.pid), "root", name)
 }
 
-// Command is like [exec.CommandContext] for a program inside: it runs in all
-// namespaces of p, as root in the folder /. It dies with the Peer, and when the
-// context ends; processes that it leaves behind stay until Close.
-func (p *Peer) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
-	cmd := p.enter(ctx, []string{"--mount", "--uts", "--ipc", "--net", "--pid"},
-		append([]string{"setpriv", "--pdeathsig", "KILL", "--", name}, args...)...)
-	return cmd
-}
-
-// enter runs argv in some namespaces of p.
-func (p *Peer) enter(ctx context.Context, namespaces []string, argv ...string) *exec.Cmd {
-	args := append([]string{"--target", strconv.Itoa(p.pid)}, namespaces...)
-	args = append(append(args, "--"), argv...)
-	cmd := exec.CommandContext(ctx, "nsenter", args...)
-	cmd.Env = append(os.Environ(), "LC_ALL=C", "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
-	cmd.WaitDelay = 2 * time.Second // for what inherited the output and lives on
-	select {
-	case <-p.done:
-		cmd.Err = ErrClosed // the process ID may be another's by now
-	default:
-	}
-	return cmd
-}
-
 // Run runs a program inside and returns its standard output. The error carries
 // its standard error and wraps [*exec.ExitError].
 func (p *Peer) Run(ctx context.Context, name string, args ...string) (string, error) {
-	return p.run(p.Command(ctx, name, args...), name, args...)
+	return p.run(p.Command(ctx, name, args...), strings.Join(append([]string{name}, args...), " "))
 }
 
-func (p *Peer) run(cmd *exec.Cmd, name string, args ...string) (string, error) {
+// run runs c, called what in errors.
+func (p *Peer) run(c *Cmd, what string) (string, error) {
 	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		what := strings.Join(append([]string{name}, args...), " ")
+	c.Stdout, c.Stderr = &stdout, &stderr
+	if err := c.Run(); err != nil {
 		return stdout.String(), fmt.Errorf("%s: %s: %w: %s", p.opts.Name, what, err, bytes.TrimSpace(stderr.Bytes()))
 	}
 	return stdout.String(), nil
@@ -206,10 +181,9 @@ func (p *Peer) run(cmd *exec.Cmd, name string, args ...string) (string, error) {
 // process's, so that a program just written can be executed at once: a
 // concurrent fork of this one cannot hold it open (ETXTBSY).
 func (p *Peer) WriteFile(ctx context.Context, name string, mode os.FileMode, data []byte) error {
-	args := []string{"-D", "-m", fmt.Sprintf("%04o", mode.Perm()), "/dev/stdin", name}
-	cmd := p.Command(ctx, "install", args...)
+	cmd := p.Command(ctx, "install", "-D", "-m", fmt.Sprintf("%04o", mode.Perm()), "/dev/stdin", name)
 	cmd.Stdin = bytes.NewReader(data)
-	_, err := p.run(cmd, "install", args...)
+	_, err := p.run(cmd, "write "+name)
 	return err
 }
 

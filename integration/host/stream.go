@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os/exec"
 	"sync"
 )
 
@@ -79,12 +78,12 @@ func (s *stream[T]) wait(ctx context.Context, match func(T) bool) (T, error) {
 
 // A process runs inside in the background and is read as a stream.
 type process struct {
-	cmd  *exec.Cmd
+	cmd  *Cmd
 	done chan struct{}
 }
 
 // startProcess starts cmd; read gets its standard output and ends with it.
-func startProcess(cmd *exec.Cmd, read func(io.Reader)) (*process, error) {
+func startProcess(cmd *Cmd, read func(io.Reader)) (*process, error) {
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -47,11 +48,10 @@ func (p *Peer) Bridge(ctx context.Context, name string, ports ...Port) error {
 // ip runs commands of ip(8) in the network namespace only: a PID names another
 // namespace as the caller numbers processes.
 func (p *Peer) ip(ctx context.Context, batch string) error {
-	cmd := p.enter(ctx, []string{"--net"}, "ip", "-batch", "-")
+	cmd := p.nsenter(ctx, []string{"--net"}, "ip", "-batch", "-")
 	cmd.Stdin = strings.NewReader(batch)
-	if _, err := p.run(cmd, "ip", "-batch", "-"); err != nil {
-		lines := strings.SplitN(batch, "\n", 4)
-		return fmt.Errorf("%w (%s)", err, strings.Join(lines[:min(3, len(lines))], "; "))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: ip -batch: %w: %s", p.opts.Name, err, bytes.TrimSpace(out))
 	}
 	return nil
 }

@@ -30,7 +30,7 @@ func Require(tb testing.TB, programs ...string) {
 	if os.Geteuid() != 0 {
 		give("%s needs root, to make namespaces", tb.Name())
 	}
-	for _, p := range append([]string{"nsenter", "setpriv", "ip"}, programs...) {
+	for _, p := range append([]string{"nsenter", "ip"}, programs...) {
 		if _, err := exec.LookPath(p); err != nil {
 			give("%s needs a program: %v", tb.Name(), err)
 		}
