@@ -82,8 +82,8 @@ func TestTwoGuests(t *testing.T) {
 		},
 		{MAC: mac(t, av), VLAN: 100, Addr: netip.MustParsePrefix("10.1.0.1/24"), Peer: netip.MustParseAddr("10.1.0.2")},
 	}},
-		"-netdev", wire("n", "a", "b"), "-device", "pcie-root-port,id=port",
-		"-device", "virtio-net-pci,id=card,bus=port,netdev=n,mac="+a,
+		"-netdev", wire("n", "a", "b"), "-device", "pcie-root-port,id=slot0",
+		"-device", "virtio-net-pci,id=card,bus=slot0,netdev=n,mac="+a,
 		"-netdev", wire("v", "a", "b"), "-device", "e1000e,netdev=v,mac="+av)
 	second, _, secondEnd := power(t, img, "second", guest.Cmdline{NICs: []guest.NIC{
 		{MAC: mac(t, b), Addr: netip.MustParsePrefix("10.0.0.2/24"), Addr6: netip.MustParsePrefix("fd00::2/64")},
