@@ -17,8 +17,11 @@ const maxFrame = 1 << 18
 type Capture struct {
 	name   string
 	frames *stream[[]byte]
-	*process
+	proc   *process
 }
+
+// Close ends the recording; Frames remain.
+func (c *Capture) Close() error { return c.proc.Close() }
 
 // Capture starts recording at a NIC; every frame after its return is recorded.
 // It ends by its Close or with the Peer; the context bounds the start only.
@@ -29,7 +32,7 @@ func (p *Peer) Capture(ctx context.Context, nic string) (*Capture, error) {
 	c := &Capture{name: p.opts.Name + " " + nic, frames: newStream[[]byte]()}
 	opened := make(chan error, 1)
 	var err error
-	c.process, err = startProcess(cmd, func(r io.Reader) {
+	c.proc, err = startProcess(cmd, func(r io.Reader) {
 		br := bufio.NewReader(r)
 		err := readPcapHeader(br)
 		opened <- err

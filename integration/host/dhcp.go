@@ -30,8 +30,11 @@ type Lease struct {
 type DHCPServer struct {
 	name  string
 	lines *stream[string]
-	*process
+	proc  *process
 }
+
+// Close ends the server.
+func (s *DHCPServer) Close() error { return s.proc.Close() }
 
 // StartDHCP starts dnsmasq as a DHCP server and returns when it listens. It
 // ends by its Close or with the Peer; the context bounds the start only.
@@ -49,7 +52,7 @@ func (p *Peer) StartDHCP(ctx context.Context, cfg DHCPConfig) (*DHCPServer, erro
 	cmd := p.Command(context.WithoutCancel(ctx), "sh", append([]string{"-c", `exec "$@" 2>&1`, "sh", "dnsmasq"}, args...)...)
 	s := &DHCPServer{name: p.opts.Name, lines: newStream[string]()}
 	var err error
-	if s.process, err = startProcess(cmd, readLines(s.lines)); err != nil {
+	if s.proc, err = startProcess(cmd, readLines(s.lines)); err != nil {
 		return nil, fmt.Errorf("%s: start dnsmasq: %w", p.opts.Name, err)
 	}
 	_, err = s.lines.wait(ctx, func(line string) bool { return strings.Contains(line, "DHCP, IP range") })

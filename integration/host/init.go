@@ -17,9 +17,12 @@ import (
 // initArg is argv[0] of the process that becomes PID 1 of a Peer.
 const initArg = "libvirt-direct-host-init"
 
-// initReady is what that process writes to its standard output once the
-// namespaces are set up; anything else is an error text.
-const initReady = "ready\n"
+// That process writes one of these to its standard output: the first once the
+// namespaces are set up, the second before an error text.
+const (
+	initReady  = "ready\n"
+	initFailed = "error:"
+)
 
 // initConfig is the first JSON value on that process's standard input, which
 // then stays open for as long as the Peer shall live.
@@ -57,7 +60,7 @@ func MaybeInit() {
 		err = setUp(cfg)
 	}
 	if err != nil {
-		fmt.Print(err)
+		fmt.Print(initFailed, err)
 		os.Exit(1)
 	}
 	fmt.Print(initReady)

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -47,7 +48,8 @@ type Peer struct {
 	opts  Options
 	log   io.Writer
 	pid   int
-	stdin io.Closer // its end of file is the end of PID 1
+	init  *os.Process // PID 1 inside
+	stdin io.Closer   // its end of file is the end of PID 1
 	done  chan struct{}
 	slot  io.Closer
 }
@@ -116,35 +118,50 @@ func (p *Peer) start(ctx context.Context) error {
 		lifeline.Close()
 		return fmt.Errorf("make namespaces (root is needed): %w", err)
 	}
-	p.pid, p.stdin = cmd.Process.Pid, lifeline
+	p.pid, p.init, p.stdin = cmd.Process.Pid, cmd.Process, lifeline
 
 	stop := context.AfterFunc(ctx, func() { lifeline.Close(); cmd.Process.Kill() })
 	defer stop()
 	err = json.NewEncoder(lifeline).Encode(initConfig{Name: p.opts.Name, Dir: p.opts.Dir})
 	var answer []byte
 	if err == nil {
-		// More than the answer if this is a program without MaybeInit: one
-		// that runs on instead of answering.
-		answer = make([]byte, len(initReady))
-		var n int
-		if n, err = io.ReadFull(status, answer); string(answer) == initReady {
-			return nil
-		}
-		answer = answer[:n]
-		if err == nil {
-			rest, _ := io.ReadAll(io.LimitReader(status, 1<<10))
-			answer = append(answer, rest...)
-		}
+		answer, err = readAnswer(status)
+	}
+	if err == nil && string(answer) == initReady {
+		return nil
 	}
 	p.Close()
-	return fmt.Errorf("set up namespaces: %w", errors.Join(context.Cause(ctx),
-		fmt.Errorf("PID 1 says %q (host.MaybeInit must come first in main or TestMain)", answer)))
+	if why, ok := strings.CutPrefix(string(answer), initFailed); ok {
+		return fmt.Errorf("set up namespaces: %s", why)
+	}
+	return fmt.Errorf("set up namespaces: %w", errors.Join(context.Cause(ctx), err,
+		fmt.Errorf("PID 1 says %q; host.MaybeInit must come first in main or TestMain", answer)))
 }
 
-// Close ends every process inside and waits until they are gone.
+// readAnswer reads PID 1's standard output up to the first line break, or to
+// its end after an error.
+func readAnswer(r io.Reader) ([]byte, error) {
+	answer := make([]byte, len(initReady), 1<<10)
+	if n, err := io.ReadFull(r, answer); err != nil || string(answer) == initReady {
+		return answer[:n], err
+	}
+	rest, err := io.ReadAll(io.LimitReader(r, 1<<10))
+	return append(answer, rest...), err
+}
+
+// closeTimeout is far more than the kernel needs to end a namespace.
+const closeTimeout = 10 * time.Second
+
+// Close kills every process inside and waits until they are gone. It fails if
+// one of them is a [Cmd] that was started and is not being waited for.
 func (p *Peer) Close() error {
 	p.stdin.Close()
-	<-p.done
+	p.init.Kill() // an error means that it has ended
+	select {
+	case <-p.done:
+	case <-time.After(closeTimeout):
+		return fmt.Errorf("host %s: a process inside is not gone %v after its kill; wait for every Cmd", p.opts.Name, closeTimeout)
+	}
 	if p.slot != nil {
 		p.slot.Close()
 	}

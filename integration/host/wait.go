@@ -65,7 +65,7 @@ func domainState(l *libvirt.Libvirt, domain string) (libvirt.DomainState, error)
 // exist yet.
 func (p *Peer) WaitLine(ctx context.Context, path string, match func(line string) bool) (string, error) {
 	lines := newStream[string]()
-	tail, err := startProcess(p.Command(ctx, "tail", "-n", "+1", "-F", path), readLines(lines))
+	tail, err := startProcess(p.Command(ctx, "tail", "-n", "+1", "-F", "-s", "0.02", path), readLines(lines))
 	if err != nil {
 		return "", fmt.Errorf("%s: follow %s: %w", p.opts.Name, path, err)
 	}
