@@ -1,0 +1,148 @@
+// Package bridgeconf decides over plain bridges as /etc/qemu/bridge.conf says, the access list of qemu-bridge-helper.
+//
+// The file is read line by line. Blank lines and lines whose first non-blank character is # are skipped; the others are
+//
+//	allow BRIDGE|all
+//	deny BRIDGE|all
+//	include FILE
+//
+// with the words separated by blanks or tabs, keywords in lower case, FILE an absolute path. All lines count, in
+// whatever order: a bridge is denied if any line denies it, otherwise allowed if any line allows it, otherwise denied.
+//
+// Who may read a file decides for whom its allow lines count: a file is read with the caller's own permissions. Three
+// things are stricter than in qemu-bridge-helper, which lets each of them pass: the deny lines of an included file that
+// the caller may not read count all the same; a file that cannot be read at all, or holds a line of another form, denies
+// everything; and every file must be root's alone (package trusted).
+package bridgeconf
+
+import (
+	"errors"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Path is the main file.
+const Path = "/etc/qemu/bridge.conf"
+
+// Limits of a set of files.
+const (
+	maxDepth = 8   // of includes
+	maxFiles = 64  // read in all
+	maxLine  = 255 // octets
+)
+
+// Causes of a denial, matched with errors.Is.
+var (
+	ErrDenied = errors.New("the bridge is not allowed")
+	ErrSyntax = errors.New("not one of: allow BRIDGE, deny BRIDGE, include FILE")
+	ErrLoop   = errors.New("includes nested too deeply, or too many of them")
+)
+
+// Files reads one file, either as the caller or, where that is refused with EACCES, as root.
+type Files interface {
+	ReadAsCaller(path string) ([]byte, error)
+	ReadAsRoot(path string) ([]byte, error)
+}
+
+type list struct {
+	files   Files
+	bridge  string
+	allowed bool
+	denied  bool
+	read    int
+}
+
+// Check returns nil if the caller may use bridge, an error wrapping ErrDenied if the files say otherwise, and another
+// error, which is a denial too, if they cannot be read or understood.
+func Check(files Files, path, bridge string) error {
+	l := list{files: files, bridge: bridge}
+	if err := l.file(path, 0, true); err != nil {
+		return err
+	}
+	if l.denied || !l.allowed {
+		return ErrDenied
+	}
+	return nil
+}
+
+// file reads one file. mayAllow is false below a file that the caller himself could not read.
+func (l *list) file(path string, depth int, mayAllow bool) error {
+	l.read++
+	if depth > maxDepth || l.read > maxFiles {
+		return at(path, 0, ErrLoop)
+	}
+	var b []byte
+	err := error(unix.EACCES)
+	if mayAllow {
+		b, err = l.files.ReadAsCaller(path)
+	}
+	if errors.Is(err, unix.EACCES) && depth > 0 {
+		mayAllow = false
+		b, err = l.files.ReadAsRoot(path)
+	}
+	if err != nil {
+		return err
+	}
+	text := string(b)
+	for n := 1; text != ""; n++ {
+		var line string
+		line, text, _ = strings.Cut(text, "\n")
+		if err := l.line(line, depth, mayAllow); err == ErrSyntax {
+			return at(path, n, err)
+		} else if err != nil {
+			return err // an included file's, which names itself
+		}
+	}
+	return nil
+}
+
+func (l *list) line(line string, depth int, mayAllow bool) error {
+	if len(line) > maxLine {
+		return ErrSyntax
+	}
+	words := fields(line)
+	if len(words) == 0 || words[0][0] == '#' {
+		return nil
+	}
+	if len(words) != 2 {
+		return ErrSyntax
+	}
+	match := words[1] == l.bridge || words[1] == "all"
+	switch words[0] {
+	case "allow":
+		l.allowed = l.allowed || match && mayAllow
+	case "deny":
+		l.denied = l.denied || match
+	case "include":
+		return l.file(words[1], depth+1, mayAllow)
+	default:
+		return ErrSyntax
+	}
+	return nil
+}
+
+// fields splits at blanks and tabs; any other control character makes a word that nothing matches.
+func fields(s string) []string {
+	return strings.FieldsFunc(s, func(r rune) bool { return r == ' ' || r == '\t' || r == '\r' })
+}
+
+// Error is a line that could not be followed.
+type Error struct {
+	Path string
+	Line int // from 1; 0 if the file as a whole is meant
+	Err  error
+}
+
+func at(path string, line int, err error) error { return &Error{path, line, err} }
+
+func (e *Error) Error() string {
+	if e.Line == 0 {
+		return e.Path + ": " + e.Err.Error()
+	}
+	return e.Path + ":" + strconv.Itoa(e.Line) + ": " + e.Err.Error()
+}
+
+// Unwrap is the cause.
+func (e *Error) Unwrap() error { return e.Err }

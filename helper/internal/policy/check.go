@@ -1,0 +1,95 @@
+package policy
+
+import "slices"
+
+// maxVLANRanges keeps the anti-spoof filter's jumps within the 8 bits they have.
+const maxVLANRanges = 32
+
+// finish applies the defaults that depend on other keys, and checks what only a whole profile can tell.
+func (p *parser) finish() error {
+	for i := range p.config.Profiles {
+		f := &p.config.Profiles[i]
+		if msg := p.complete(f, p.keys[i]); msg != "" {
+			return &Error{f.Line, "profile " + f.Name + ": " + msg}
+		}
+	}
+	return nil
+}
+
+func (p *parser) complete(f *Profile, keys []string) string {
+	given := func(key string) bool { return slices.Contains(keys, key) }
+	if f.Kind == 0 {
+		return "kind is missing"
+	}
+	foreign := []string{"bridge", "isolated", "learning"}
+	if f.Kind == Bridge {
+		foreign = []string{"lower", "mode", "visible"}
+	}
+	for _, k := range foreign {
+		if given(k) {
+			return k + " is not for kind " + f.Kind.String()
+		}
+	}
+	if given("guest-vlans") && given("anti-spoof") && !f.AntiSpoof {
+		return "guest-vlans needs anti-spoof = yes"
+	}
+	var msg string
+	switch f.Kind {
+	case Macvtap:
+		msg = p.completeMacvtap(f, given)
+	case Bridge:
+		msg = completeBridge(f, given)
+	}
+	if msg != "" {
+		return msg
+	}
+	for _, r := range f.MACRules {
+		if r.Kind == LowerMAC && (f.Kind != Macvtap || f.Mode != Passthrough) {
+			return "mac = lower is for mode passthrough"
+		}
+	}
+	return ""
+}
+
+func (p *parser) completeMacvtap(f *Profile, given func(string) bool) string {
+	if !given("anti-spoof") {
+		f.AntiSpoof = true
+	}
+	if !given("lower") {
+		return "lower is missing"
+	}
+	if !given("mac") {
+		f.MACRules = []MACRule{{Kind: DerivedMAC}}
+	}
+	if f.Mode != Passthrough {
+		if len(f.Lower) != 1 {
+			return "only mode passthrough takes more than one lower device"
+		}
+		return ""
+	}
+	if !given("mac") {
+		f.MACRules = []MACRule{{Kind: LowerMAC}}
+	}
+	if f.VLAN != 0 {
+		return "mode passthrough takes no vlan: name the sub-interface itself as lower"
+	}
+	for _, d := range f.Lower {
+		if !slices.Contains(p.config.Passthrough, d) {
+			return "device " + d + " is not in the file's passthrough line, and mode passthrough lets the guest change the device itself"
+		}
+	}
+	return ""
+}
+
+func completeBridge(f *Profile, given func(string) bool) string {
+	if !given("bridge") {
+		return "bridge is missing"
+	}
+	if given("guest-vlans") && !f.AntiSpoof {
+		return "guest-vlans needs anti-spoof = yes"
+	}
+	if !given("mac") {
+		f.MACRules = []MACRule{{Kind: AnyMAC}}
+	}
+	return ""
+}

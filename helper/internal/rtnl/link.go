@@ -1,0 +1,248 @@
+package rtnl
+
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+
+	"libvirt-direct/helper/internal/ether"
+)
+
+// Link is what the helper has to know of a network device.
+type Link struct {
+	Index    int
+	Name     string
+	Type     uint16 // ARPHRD_*
+	Flags    uint32 // IFF_*
+	MTU      uint32
+	MAC      ether.MAC
+	Kind     string // IFLA_INFO_KIND, empty for hardware
+	Master   int    // 0 if it has none
+	Lower    int    // IFLA_LINK, 0 if it has none
+	VLAN     uint16 // of kind vlan
+	VLANTPID uint16 // of kind vlan, host byte order
+
+	VLANFiltering bool   // of kind bridge
+	DefaultPVID   uint16 // of kind bridge
+}
+
+// ErrNoLink is a device that does not exist.
+var ErrNoLink = errors.New("no such network device")
+
+// LinkByName looks a device up, without asking for its statistics and virtual functions: the cost does not depend on
+// how many there are of either, nor on the number of links.
+func (c *Conn) LinkByName(name string) (Link, error) {
+	var m Batch
+	m.begin(unix.RTM_GETLINK, 0)
+	m.link(unix.AF_UNSPEC, 0, 0, 0)
+	m.attrString(unix.IFLA_IFNAME, name)
+	m.attr32(unix.IFLA_EXT_MASK, extMaskSkipStats)
+	m.end()
+	// An answer is acknowledgement enough.
+	put16(m.b[6:], unix.NLM_F_REQUEST)
+	c.seq++
+	put32(m.b[8:], c.seq)
+	if err := c.send(m.b); err != nil {
+		return Link{}, err
+	}
+	for {
+		msg, err := c.receive()
+		if err != nil {
+			return Link{}, err
+		}
+		if len(msg) < unix.SizeofNlMsghdr || int(get32(msg)) > len(msg) || get32(msg) < unix.SizeofNlMsghdr+4 {
+			return Link{}, ErrMalformed
+		}
+		if get32(msg[8:]) != c.seq {
+			continue
+		}
+		switch get16(msg[4:]) {
+		case unix.NLMSG_ERROR:
+			err := parseError(msg[:get32(msg)], 0)
+			if errors.Is(err, unix.ENODEV) {
+				err = ErrNoLink
+			}
+			if err == nil {
+				err = ErrMalformed
+			}
+			return Link{}, err
+		case unix.RTM_NEWLINK:
+			return parseLink(msg[unix.SizeofNlMsghdr:get32(msg)])
+		}
+	}
+}
+
+// parseLink reads a struct ifinfomsg and the attributes behind it.
+func parseLink(b []byte) (Link, error) {
+	if len(b) < unix.SizeofIfInfomsg {
+		return Link{}, ErrMalformed
+	}
+	l := Link{Type: get16(b[2:]), Index: int(int32(get32(b[4:]))), Flags: get32(b[8:])}
+	attributes(b[unix.SizeofIfInfomsg:], func(kind uint16, v []byte) {
+		switch {
+		case kind == unix.IFLA_IFNAME:
+			l.Name = cString(v)
+		case kind == unix.IFLA_LINKINFO:
+			l.parseInfo(v)
+		case kind == unix.IFLA_ADDRESS && len(v) == len(l.MAC):
+			copy(l.MAC[:], v)
+		case len(v) != 4:
+		case kind == unix.IFLA_MTU:
+			l.MTU = get32(v)
+		case kind == unix.IFLA_MASTER:
+			l.Master = int(int32(get32(v)))
+		case kind == unix.IFLA_LINK:
+			l.Lower = int(int32(get32(v)))
+		}
+	})
+	return l, nil
+}
+
+func (l *Link) parseInfo(b []byte) {
+	var data []byte
+	attributes(b, func(kind uint16, v []byte) {
+		switch kind {
+		case unix.IFLA_INFO_KIND:
+			l.Kind = cString(v)
+		case unix.IFLA_INFO_DATA:
+			data = v
+		}
+	})
+	attributes(data, func(kind uint16, v []byte) {
+		switch {
+		case l.Kind == "vlan" && kind == unix.IFLA_VLAN_ID && len(v) == 2:
+			l.VLAN = get16(v)
+		case l.Kind == "vlan" && kind == unix.IFLA_VLAN_PROTOCOL && len(v) == 2:
+			l.VLANTPID = uint16(v[0])<<8 | uint16(v[1])
+		case l.Kind == "bridge" && kind == unix.IFLA_BR_VLAN_FILTERING && len(v) == 1:
+			l.VLANFiltering = v[0] != 0
+		case l.Kind == "bridge" && kind == unix.IFLA_BR_VLAN_DEFAULT_PVID && len(v) == 2:
+			l.DefaultPVID = get16(v)
+		}
+	})
+}
+
+// Macvtap is a macvtap device to be made.
+type Macvtap struct {
+	Index int // of the new device
+	Name  string
+	Lower int
+	MAC   *ether.MAC // nil leaves it to the kernel
+	Mode  uint32     // enum macvlan_mode
+	NSPid int        // thread whose network namespace takes the device; 0 for that of the socket
+}
+
+// AddMacvtap asks for a new device, which is down.
+func (m *Batch) AddMacvtap(d Macvtap) {
+	m.begin(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
+	m.link(unix.AF_UNSPEC, d.Index, 0, 0)
+	m.attrString(unix.IFLA_IFNAME, d.Name)
+	m.attr32(unix.IFLA_LINK, uint32(d.Lower))
+	if d.MAC != nil {
+		m.attr(unix.IFLA_ADDRESS, d.MAC[:])
+	}
+	if d.NSPid != 0 {
+		m.attr32(unix.IFLA_NET_NS_PID, uint32(d.NSPid))
+	}
+	m.nest(unix.IFLA_LINKINFO, func() {
+		m.attrString(unix.IFLA_INFO_KIND, "macvtap")
+		m.nest(unix.IFLA_INFO_DATA, func() { m.attr32(unix.IFLA_MACVLAN_MODE, d.Mode) })
+	})
+	m.end()
+}
+
+// AddVLAN asks for a new 802.1Q sub-interface, up.
+func (m *Batch) AddVLAN(name string, lower int, vid uint16) {
+	m.begin(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
+	m.link(unix.AF_UNSPEC, 0, unix.IFF_UP, unix.IFF_UP)
+	m.attrString(unix.IFLA_IFNAME, name)
+	m.attr32(unix.IFLA_LINK, uint32(lower))
+	m.nest(unix.IFLA_LINKINFO, func() {
+		m.attrString(unix.IFLA_INFO_KIND, "vlan")
+		m.nest(unix.IFLA_INFO_DATA, func() { m.attr16(unix.IFLA_VLAN_ID, vid) })
+	})
+	m.end()
+}
+
+// NoIPv6Address keeps the kernel from giving the device a link-local address of its own, and from announcing it on the
+// wire under the guest's MAC address, when it comes up. A kernel without IPv6 answers EAFNOSUPPORT.
+func (m *Batch) NoIPv6Address(index int) {
+	m.begin(unix.RTM_SETLINK, 0)
+	m.link(unix.AF_UNSPEC, index, 0, 0)
+	m.nest(unix.IFLA_AF_SPEC, func() {
+		m.nest(unix.AF_INET6, func() { m.attr8(unix.IFLA_INET6_ADDR_GEN_MODE, addrGenModeNone) })
+	})
+	m.end()
+}
+
+// SetMAC gives the device another address.
+func (m *Batch) SetMAC(index int, mac ether.MAC) {
+	m.begin(unix.RTM_SETLINK, 0)
+	m.link(unix.AF_UNSPEC, index, 0, 0)
+	m.attr(unix.IFLA_ADDRESS, mac[:])
+	m.end()
+}
+
+// Enslave gives the device an address and an MTU, and makes it a port of a bridge.
+func (m *Batch) Enslave(index, master int, mac ether.MAC, mtu uint32) {
+	m.begin(unix.RTM_SETLINK, 0)
+	m.link(unix.AF_UNSPEC, index, 0, 0)
+	m.attr(unix.IFLA_ADDRESS, mac[:])
+	m.attr32(unix.IFLA_MTU, mtu)
+	m.attr32(unix.IFLA_MASTER, uint32(master))
+	m.end()
+}
+
+// Up brings the device up.
+func (m *Batch) Up(index int) {
+	m.begin(unix.RTM_SETLINK, 0)
+	m.link(unix.AF_UNSPEC, index, unix.IFF_UP, unix.IFF_UP)
+	m.end()
+}
+
+// Delete removes the device.
+func (m *Batch) Delete(index int) {
+	m.begin(unix.RTM_DELLINK, 0)
+	m.link(unix.AF_UNSPEC, index, 0, 0)
+	m.end()
+}
+
+// BridgePort sets a port's flags.
+func (m *Batch) BridgePort(index int, isolated, learning bool) {
+	m.begin(unix.RTM_SETLINK, 0)
+	m.link(unix.AF_BRIDGE, index, 0, 0)
+	m.nest(unix.IFLA_PROTINFO, func() {
+		m.attr8(unix.IFLA_BRPORT_ISOLATED, bit(isolated))
+		m.attr8(unix.IFLA_BRPORT_LEARNING, bit(learning))
+	})
+	m.end()
+}
+
+func bit(v bool) uint8 {
+	if v {
+		return 1
+	}
+	return 0
+}
+
+// BridgePortVLAN makes a port an untagged member of vid.
+func (m *Batch) BridgePortVLAN(index int, vid uint16) {
+	m.bridgeVLAN(unix.RTM_SETLINK, index, bridgeVLANPVID|bridgeVLANUntagged, vid)
+}
+
+// DelBridgePortVLAN ends a port's membership in vid.
+func (m *Batch) DelBridgePortVLAN(index int, vid uint16) {
+	m.bridgeVLAN(unix.RTM_DELLINK, index, 0, vid)
+}
+
+func (m *Batch) bridgeVLAN(kind uint16, index int, flags, vid uint16) {
+	m.begin(kind, 0)
+	m.link(unix.AF_BRIDGE, index, 0, 0)
+	m.nest(unix.IFLA_AF_SPEC, func() {
+		m.u16(8) // struct bridge_vlan_info
+		m.u16(bridgeVLANInfo)
+		m.u16(flags)
+		m.u16(vid)
+	})
+	m.end()
+}
