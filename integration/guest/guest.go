@@ -18,17 +18,9 @@
 package guest
 
 import (
-	"bytes"
-	"compress/gzip"
 	"context"
-	"crypto/sha256"
 	_ "embed"
-	"errors"
-	"fmt"
 	"io"
-	"io/fs"
-	"os"
-	"path/filepath"
 
 	"libvirt-direct/integration/guest/cpio"
 	"libvirt-direct/integration/guest/kernel"
@@ -56,7 +48,7 @@ func Prepare(ctx context.Context, cacheDir string, log io.Writer) (*Image, error
 	if err != nil {
 		return nil, err
 	}
-	initrd, err := Initramfs(ctx, k, "guest", func(busybox []byte) ([]cpio.File, error) {
+	initrd, err := k.Initramfs("guest", func(busybox []byte) ([]cpio.File, error) {
 		base, err := k.ModuleFiles(ctx, "modules/base",
 			"virtio_pci", "virtio_net", "e1000e", "igbvf", "button", "evdev")
 		if err != nil {
@@ -76,73 +68,4 @@ func Prepare(ctx context.Context, cacheDir string, log io.Writer) (*Image, error
 		return nil, err
 	}
 	return &Image{Version: k.Version, KernelPath: k.Image, InitrdPath: initrd, ModulesDir: k.ModulesDir}, nil
-}
-
-const busyboxPath = "/bin/busybox"
-
-// Initramfs returns the path of a gzip'ed initramfs of the given name next to
-// k in its cache. It is made of the files that build returns, which is given the
-// statically linked busybox of this machine, unless it was made before from the
-// same kernel, busybox and inputs.
-func Initramfs(ctx context.Context, k *kernel.Kernel, name string,
-	build func(busybox []byte) ([]cpio.File, error), inputs ...[]byte) (string, error) {
-	info, err := os.Stat(busyboxPath)
-	if err != nil {
-		return "", fmt.Errorf("install busybox-static: %w", err)
-	}
-	hash := sha256.New()
-	fmt.Fprintln(hash, k.Version, info.Size(), info.ModTime().UnixNano())
-	for _, in := range inputs {
-		fmt.Fprintln(hash, len(in))
-		hash.Write(in)
-	}
-	file := filepath.Join(filepath.Dir(k.Root), fmt.Sprintf("%s-%x.cpio.gz", name, hash.Sum(nil)[:6]))
-	if _, err := os.Stat(file); err == nil {
-		return file, nil
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("look for %s: %w", file, err)
-	}
-
-	busybox, err := os.ReadFile(busyboxPath)
-	if err != nil {
-		return "", fmt.Errorf("read busybox: %w", err)
-	}
-	if err := checkStatic(busybox); err != nil {
-		return "", err
-	}
-	files, err := build(busybox)
-	if err != nil {
-		return "", err
-	}
-	var archive bytes.Buffer
-	w := gzip.NewWriter(&archive)
-	if err := cpio.Write(w, files); err != nil {
-		return "", err
-	}
-	if err := w.Close(); err != nil {
-		return "", err
-	}
-	if err := replaceFile(file, archive.Bytes()); err != nil {
-		return "", fmt.Errorf("write the initramfs: %w", err)
-	}
-	return file, nil
-}
-
-// replaceFile writes a file that is, at any time and also when two processes
-// write it at once, either complete or not there.
-func replaceFile(name string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(name), ".initramfs-")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	// QEMU may run as another user.
-	err = errors.Join(err, f.Chmod(0o644), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
-		os.Remove(f.Name())
-	}
-	return err
 }
