@@ -1,0 +1,112 @@
+package vdp
+
+import (
+	"encoding/binary"
+	"slices"
+)
+
+// An LLDPDU is as much of an IEEE 802.1AB frame as EVB needs. Other TLVs are
+// checked for form and dropped.
+type LLDPDU struct {
+	Chassis []byte // chassis id: subtype and 1 to 255 octets
+	Port    []byte // port id: likewise
+	TTL     uint16 // seconds; 0 says goodbye
+	EVB     *EVB
+	Draft   *EVBDraft
+}
+
+const (
+	tlvChassis = 1
+	tlvPort    = 2
+	tlvTTL     = 3
+)
+
+// MarshalBinary returns the Ethernet payload.
+func (p *LLDPDU) MarshalBinary() ([]byte, error) {
+	if !validLLDPID(p.Chassis) || !validLLDPID(p.Port) {
+		return nil, bad("LLDPDU: chassis or port id", ErrLength)
+	}
+	b := appendTLV(nil, tlvChassis, p.Chassis)
+	b = appendTLV(b, tlvPort, p.Port)
+	b = appendTLV(b, tlvTTL, binary.BigEndian.AppendUint16(nil, p.TTL))
+	if p.EVB != nil {
+		v, err := p.EVB.MarshalBinary()
+		if err != nil {
+			return nil, err
+		}
+		b = appendTLV(b, tlvOrganisational, v)
+	}
+	if p.Draft != nil {
+		v, err := p.Draft.MarshalBinary()
+		if err != nil {
+			return nil, err
+		}
+		b = appendTLV(b, tlvOrganisational, v)
+	}
+	return append(b, 0, 0), nil
+}
+
+// UnmarshalBinary reads the payload of an Ethernet frame. The fields do not
+// alias b. Chassis id, port id and TTL must come first and once each, and the
+// EVB TLVs at most once; octets of the TTL TLV past the second are ignored,
+// as 802.1AB asks.
+func (p *LLDPDU) UnmarshalBinary(b []byte) error {
+	var d LLDPDU
+	i := uint8(0)
+	err := eachTLV("LLDPDU", b, func(typ uint8, v []byte) error {
+		i = min(i+1, tlvTTL+1)
+		if want := i; want <= tlvTTL && typ != want || want > tlvTTL && typ <= tlvTTL {
+			return badf(ErrOrder, "LLDPDU: TLV type %d", typ)
+		}
+		switch typ {
+		case tlvChassis, tlvPort:
+			if !validLLDPID(v) {
+				return bad("LLDPDU: chassis or port id", ErrLength)
+			}
+			if typ == tlvChassis {
+				d.Chassis = slices.Clone(v)
+			} else {
+				d.Port = slices.Clone(v)
+			}
+		case tlvTTL:
+			if len(v) < 2 {
+				return bad("LLDPDU: TTL", ErrLength)
+			}
+			d.TTL = binary.BigEndian.Uint16(v)
+		case tlvOrganisational:
+			return d.organisational(v)
+		}
+		return nil
+	})
+	if err == nil && i < tlvTTL {
+		err = bad("LLDPDU", ErrTruncated)
+	}
+	if err != nil {
+		return err
+	}
+	*p = d
+	return nil
+}
+
+func (p *LLDPDU) organisational(v []byte) error {
+	if len(v) < 4 {
+		return bad("LLDPDU: organisational TLV", ErrLength)
+	}
+	switch [4]byte(v) {
+	case ouiEVB:
+		if p.EVB != nil {
+			return bad("LLDPDU: EVB TLV", ErrOrder)
+		}
+		p.EVB = new(EVB)
+		return p.EVB.UnmarshalBinary(v)
+	case ouiEVBDraft:
+		if p.Draft != nil {
+			return bad("LLDPDU: draft EVB TLV", ErrOrder)
+		}
+		p.Draft = new(EVBDraft)
+		return p.Draft.UnmarshalBinary(v)
+	}
+	return nil
+}
+
+func validLLDPID(b []byte) bool { return len(b) >= 2 && len(b) <= 256 }
