@@ -1,0 +1,181 @@
+package vdp
+
+import (
+	"bytes"
+	"slices"
+	"time"
+)
+
+// ecpLink is the state of ECP: one request of ours may be under way, and the
+// last one of the switch is remembered.
+type ecpLink struct {
+	sequence uint16 // last used
+	payload  []byte // of the request under way, nil for none
+	riders   []*association
+	first    uint16    // sequence of its first transmission
+	left     int       // retransmissions left
+	deadline time.Time // for its acknowledgement
+
+	heard    bool // these say what the switch sent last
+	heardSeq uint16
+	heardPDU []byte
+	heardAt  time.Time
+}
+
+// reset forgets both directions, but not our sequence number.
+func (l *ecpLink) reset() { *l = ecpLink{sequence: l.sequence} }
+
+func (l *ecpLink) advance() {
+	l.sequence++
+	if l.sequence == 0 { // 802.1Qbg-2012 does not use it
+		l.sequence = 1
+	}
+}
+
+func (e Edition) etherType() uint16 {
+	if e == EditionDraft {
+		return EtherTypeECPDraft
+	}
+	return EtherTypeECP
+}
+
+func (e Edition) ecpGroup() MAC {
+	if e == EditionDraft {
+		return NearestBridge
+	}
+	return NearestCustomerBridge
+}
+
+func (s *Station) sendECP(p *ECPDU) {
+	p.Edition = s.edition
+	if p.Edition == Edition2012 {
+		p.Subtype = ECPSubtypeVDP
+	}
+	b, err := p.MarshalBinary()
+	if err != nil {
+		return // unreachable: edition and subtype are ours
+	}
+	s.send(s.edition.ecpGroup(), s.edition.etherType(), b)
+}
+
+// transmit starts the next ECPDU if none is under way.
+func (s *Station) transmit(now time.Time) {
+	for s.Ready() == nil && s.ecp.payload == nil && len(s.queue) > 0 {
+		riders, msgs := s.batch(now)
+		if len(riders) == 0 {
+			continue
+		}
+		payload, err := MarshalMessages(s.edition, msgs)
+		if err != nil {
+			for _, a := range riders {
+				s.fail(now, a, err)
+			}
+			continue
+		}
+		for _, a := range riders {
+			a.sent, a.offered = a.want, true
+			if a.answerBy.IsZero() {
+				a.answerBy = now.Add(s.timers.answer)
+			}
+		}
+		s.ecp.advance()
+		s.ecp.payload, s.ecp.riders = payload, riders
+		s.ecp.first, s.ecp.left = s.ecp.sequence, s.timers.ecpRetries
+		s.ecp.deadline = now.Add(s.timers.ecpAck)
+		s.sendECP(&ECPDU{Sequence: s.ecp.sequence, Payload: payload})
+	}
+}
+
+// batch takes from the queue what fits into one ECPDU: in the 2012 edition
+// only VSIs of one manager.
+func (s *Station) batch(now time.Time) (riders []*association, msgs []Message) {
+	room := min(s.cfg.MTU, maxFrameLen-etherHeaderLen) - 2
+	if s.edition == EditionDraft {
+		room -= ecpDraftHeaderLen
+	} else {
+		room -= ecpHeaderLen + 2 + len(ManagerID{})
+	}
+	queue := s.queue
+	s.queue = nil
+	var later []*association
+	for _, a := range queue {
+		if s.vsis[a.vsi.ID] != a || !a.queued {
+			continue
+		}
+		m := Message{Mode: a.want, VSI: a.vsi}
+		if err := m.validate(s.edition); err != nil {
+			a.queued = false
+			s.fail(now, a, err)
+			continue
+		}
+		other := s.edition == Edition2012 && len(msgs) > 0 && msgs[0].VSI.Manager != a.vsi.Manager
+		if n := m.wireLen(s.edition); !other && n <= room {
+			room -= n
+			a.queued = false
+			riders, msgs = append(riders, a), append(msgs, m)
+		} else {
+			later = append(later, a)
+		}
+	}
+	s.queue = append(later, s.queue...) // fail may have queued a de-associate
+	return riders, msgs
+}
+
+// ecpTimeout retransmits, or gives up and lets the requests be offered again.
+func (s *Station) ecpTimeout(now time.Time) {
+	l := &s.ecp
+	if l.left == 0 {
+		for _, a := range l.riders {
+			if a.sent != 0 && a.wake.IsZero() && s.vsis[a.vsi.ID] == a {
+				a.wake = now.Add(redeliver)
+			}
+		}
+		l.payload, l.riders, l.deadline = nil, nil, time.Time{}
+		return
+	}
+	l.left--
+	if s.edition == EditionDraft {
+		l.advance() // lldpad neither takes nor acknowledges the same frame twice
+	}
+	l.deadline = now.Add(s.timers.ecpAck)
+	s.sendECP(&ECPDU{Sequence: l.sequence, Payload: l.payload})
+}
+
+// handleECP takes an acknowledgement or a request. Requests are acknowledged
+// before their contents are looked at, repeated ones are then dropped.
+func (s *Station) handleECP(now time.Time, f *Frame) error {
+	p, err := UnmarshalECPDU(s.edition, f.Payload)
+	if err != nil {
+		return err
+	}
+	if s.edition == Edition2012 && p.Subtype != ECPSubtypeVDP {
+		return badf(ErrUnsupported, "ECPDU: subtype %d", p.Subtype)
+	}
+	l := &s.ecp
+	if p.Ack {
+		// An acknowledgement of an earlier transmission counts as well.
+		if l.payload == nil || p.Sequence-l.first > l.sequence-l.first {
+			return ErrStray
+		}
+		l.payload, l.riders, l.deadline = nil, nil, time.Time{}
+		return nil
+	}
+	s.sendECP(&ECPDU{Ack: true, Sequence: p.Sequence})
+
+	// The time bound lets a restarted switch repeat its numbers and contents.
+	window := max(time.Second, 2*time.Duration(s.timers.ecpRetries+1)*s.timers.ecpAck)
+	if l.heard && l.heardSeq == p.Sequence && bytes.Equal(l.heardPDU, p.Payload) && now.Sub(l.heardAt) < window {
+		return nil
+	}
+	l.heard, l.heardSeq, l.heardPDU, l.heardAt = true, p.Sequence, slices.Clone(p.Payload), now
+	msgs, err := UnmarshalMessages(s.edition, p.Payload)
+	if err != nil {
+		return err
+	}
+	for i := range msgs {
+		if e := s.message(now, &msgs[i]); e != nil && err == nil {
+			err = e
+		}
+	}
+	return err
+}

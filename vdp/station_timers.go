@@ -1,0 +1,54 @@
+package vdp
+
+import "time"
+
+// timers are the times in use, from the edition and the negotiated exponents.
+type timers struct {
+	ecpAck     time.Duration // per transmission
+	ecpRetries int           // after the first transmission
+	answer     time.Duration // from the first transmission of a request
+	keepalive  time.Duration
+}
+
+// The draft's times are constants of lldpad, which the switches built for it
+// were tested with; its EVB TLV's RTE is not used by ECP.
+var draftTimers = timers{ecpAck: 500 * time.Millisecond, ecpRetries: 2, answer: 3 * time.Second, keepalive: 10 * time.Second}
+
+const (
+	// redeliver is how long after ECP gave up a request is offered again
+	// while the answer time lasts. With the usual exponents ECP gives up
+	// after 10 ms, much less than a busy switch may need.
+	redeliver = time.Second
+
+	minBackoff = time.Second
+	maxBackoff = 30 * time.Second
+)
+
+// exponents returns the numbers in use: the larger of ours and the switch's.
+func (s *Station) exponents() EVBConfig {
+	e := s.cfg.EVB
+	if s.neighbor != nil && s.neighbor.EVB != nil {
+		n := s.neighbor.EVB
+		e.Retries, e.RTE = max(e.Retries, n.Retries), max(e.RTE, n.RTE)
+		e.RWD, e.RKA = max(e.RWD, n.RWD), max(e.RKA, n.RKA)
+	}
+	return e
+}
+
+// negotiate recomputes the timers. Those of the 2012 edition follow
+// 802.1Qbg-2012 41.5.5: half as much again as ECP both ways and the bridge's
+// own work may take.
+func (s *Station) negotiate() {
+	if s.edition == EditionDraft {
+		s.timers = draftTimers
+		return
+	}
+	e := s.exponents()
+	rte := exponent(e.RTE)
+	s.timers = timers{
+		ecpAck:     rte,
+		ecpRetries: int(e.Retries),
+		answer:     (time.Duration(1+2*int(e.Retries))*rte + exponent(e.RWD)) * 3 / 2,
+		keepalive:  exponent(e.RKA),
+	}
+}

@@ -1,0 +1,71 @@
+package vdptest
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"time"
+)
+
+// A Server runs a Bridge on a socket.
+type Server struct {
+	mu     sync.Mutex
+	bridge *Bridge
+	conn   net.PacketConn
+	to     net.Addr
+}
+
+// NewServer returns a server for a bridge. The conn reads and writes whole
+// Ethernet frames, as a packet socket of type raw bound to all EtherTypes;
+// to is the address that it wants with each write. The conn stays the
+// caller's.
+func NewServer(b *Bridge, conn net.PacketConn, to net.Addr) *Server {
+	return &Server{bridge: b, conn: conn, to: to}
+}
+
+// Do calls f with the bridge and sends the frames that it returns.
+func (s *Server) Do(f func(b *Bridge) [][]byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, frame := range f(s.bridge) {
+		if _, err := s.conn.WriteTo(frame, s.to); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Serve runs the bridge until ctx is done, which is not an error.
+func (s *Server) Serve(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { s.conn.SetReadDeadline(time.Now()) })
+	defer stop()
+	buf := make([]byte, 2048)
+	for ctx.Err() == nil {
+		if err := s.Do(func(b *Bridge) [][]byte { return b.Tick(time.Now()) }); err != nil {
+			return err
+		}
+		// A change by Do may need attention sooner than the bridge knew.
+		s.mu.Lock()
+		next := s.bridge.Next()
+		s.mu.Unlock()
+		if limit := time.Now().Add(50 * time.Millisecond); next.After(limit) {
+			next = limit
+		}
+		if err := s.conn.SetReadDeadline(next); err != nil {
+			return err
+		}
+		n, _, err := s.conn.ReadFrom(buf)
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			continue
+		case err != nil:
+			return err
+		}
+		if err := s.Do(func(b *Bridge) [][]byte { return b.Handle(time.Now(), buf[:n]) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
