@@ -1,0 +1,150 @@
+package hooks
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"libvirt-direct/internal/config"
+	"libvirt-direct/xmlfilter"
+)
+
+// Explain writes what we would do for a domain: in all of its life, or in one
+// operation. It touches nothing. Its text is for people; it is not a format.
+func Explain(w io.Writer, op Op, d *xmlfilter.Domain, cfg *config.Config, host Host) error {
+	fmt.Fprintf(w, "domain %q\n", d.Name)
+	for _, key := range d.Stray {
+		fmt.Fprintf(w, "  the metadata has words for %s, which no NIC has\n", key)
+	}
+	for i := range d.NICs {
+		n := &d.NICs[i]
+		fmt.Fprintf(w, "  %s: %s\n", n, describe(cfg, n))
+	}
+	changes, rewriteErr := Rewrite(d, cfg, host, true)
+	var planned []Step
+	var planErr error
+	for _, o := range []Op{"rewrite", Prepare, Start, Started, Stopped, Release, Migrate, Restore, Reconnect} {
+		if op != "" && o != op {
+			continue
+		}
+		var lines []string
+		var err error
+		switch o {
+		case "rewrite", Migrate, Restore:
+			if op == "" && o != "rewrite" {
+				continue // the same as rewrite, for XML from elsewhere
+			}
+			err = rewriteErr
+			for _, c := range changes {
+				lines = append(lines, explainChange(d, c))
+			}
+		case Prepare, Start, Reconnect:
+			if op == "" && o == Reconnect {
+				continue
+			}
+			var steps []Step
+			steps, err = Plan(o, d, cfg, host)
+			for _, s := range steps {
+				lines = append(lines, "NIC "+s.NIC+": "+s.String())
+			}
+		case Stopped, Release:
+			if planned, planErr = Plan(Prepare, d, cfg, host); planErr != nil {
+				continue
+			}
+			lines = explainUndo(o, planned)
+		}
+		fmt.Fprintf(w, "%s:\n", o)
+		switch {
+		case err != nil && op != "":
+			return err
+		case err != nil:
+			fmt.Fprintf(w, "  refused: %s\n", OneLine(err))
+		case len(lines) == 0:
+			fmt.Fprintln(w, "  nothing")
+		}
+		for _, l := range lines {
+			fmt.Fprintf(w, "  %s\n", l)
+		}
+	}
+	for _, c := range changes {
+		if c.Ethernet == "" {
+			continue
+		}
+		fmt.Fprintf(w, "what hook-owned %s loses:\n", &d.NICs[c.NIC])
+		for _, l := range Loses(&d.NICs[c.NIC]) {
+			fmt.Fprintf(w, "  %s\n", l)
+		}
+	}
+	for i := range d.NICs {
+		n := &d.NICs[i]
+		if s, err := settingsOf(cfg, n); err == nil && n.Type == "ethernet" && s.own && n.Words != nil {
+			fmt.Fprintf(w, "what hook-owned %s loses:\n", n)
+			for _, l := range Loses(n) {
+				fmt.Fprintf(w, "  %s\n", l)
+			}
+		}
+	}
+	return nil
+}
+
+func describe(cfg *config.Config, n *xmlfilter.NIC) string {
+	if !ours(n) {
+		return fmt.Sprintf("type='%s', not ours", n.Type)
+	}
+	s, err := settingsOf(cfg, n)
+	if err != nil {
+		return err.Error()
+	}
+	owner := "assisted: libvirt makes its macvtap"
+	if s.own {
+		owner = "hook-owned: the hook makes its macvtap"
+	}
+	text := fmt.Sprintf("type='%s', %s", n.Type, owner)
+	if s.uplink != nil {
+		text += fmt.Sprintf(", uplink %q", s.uplink.Name)
+	}
+	if n.Type == "direct" && !n.RxFilters && !s.allMulti {
+		text += "; IPv6 needs trustGuestRxFilters='yes' or allmulticast, or neighbours cannot find the guest"
+	}
+	return text
+}
+
+func explainChange(d *xmlfilter.Domain, c xmlfilter.Change) string {
+	n := &d.NICs[c.NIC]
+	var parts []string
+	if c.SourceDev != "" {
+		parts = append(parts, fmt.Sprintf("<source dev='%s'> becomes '%s'", n.Source.Dev, c.SourceDev))
+	}
+	if c.SourceMode != "" {
+		parts = append(parts, fmt.Sprintf("mode becomes '%s'", c.SourceMode))
+	}
+	if c.DropVLAN {
+		parts = append(parts, "<vlan> goes")
+	}
+	if c.Ethernet != "" {
+		parts = append(parts, fmt.Sprintf("it becomes <interface type='ethernet'> with <target dev='%s' managed='no'/>", c.Ethernet))
+	}
+	for _, name := range xmlfilter.WordNames() {
+		if v, ok := c.Words[name]; ok && v != "" {
+			parts = append(parts, fmt.Sprintf("noted: %s='%s'", name, v))
+		}
+	}
+	if c.WasDev != "" {
+		parts = append(parts, fmt.Sprintf("the kept original names '%s'", c.WasDev))
+	}
+	return n.String() + ": " + strings.Join(parts, "; ")
+}
+
+func explainUndo(op Op, steps []Step) []string {
+	var lines []string
+	for i := len(steps) - 1; i >= 0; i-- {
+		s := steps[i]
+		switch {
+		case op == Stopped && s.Macvtap != nil:
+			lines = append(lines, fmt.Sprintf("NIC %s: take %s down", s.NIC, s.Macvtap.Name))
+		case op == Release && s.undoString() != "":
+			lines = append(lines, "NIC "+s.NIC+": "+s.undoString())
+		}
+	}
+	return lines
+}

@@ -1,0 +1,142 @@
+package hooks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"libvirt-direct/internal/link"
+	"libvirt-direct/internal/state"
+)
+
+// Collector finishes or undoes what domains have left that are not running any more:
+// because the hook was killed, or libvirt, or the whole of both.
+type Collector struct {
+	Kernel Kernel
+	Dir    *state.Dir
+	// Alive reports whether libvirt has the domain running or starting. An error
+	// leaves that domain's things alone.
+	Alive func(ctx context.Context, uuid, name string) (bool, error)
+	// DryRun only says what would be done.
+	DryRun bool
+}
+
+// Run goes over all journals, then over the devices with our mark that no journal
+// names. It returns a line for each thing done; errors of single domains are joined,
+// and the others are gone on with.
+func (c *Collector) Run(ctx context.Context) (done []string, err error) {
+	uuids, err := c.Dir.Domains()
+	if err != nil {
+		return nil, err
+	}
+	var errs []error
+	for _, uuid := range uuids {
+		lines, err := c.domain(ctx, uuid)
+		done = append(done, lines...)
+		errs = append(errs, err)
+	}
+	lines, err := c.strays(ctx)
+	return append(done, lines...), errors.Join(append(errs, err)...)
+}
+
+func (c *Collector) domain(ctx context.Context, uuid string) ([]string, error) {
+	// A hook at work on the domain has the lock.
+	unlock, err := c.Dir.Lock(ctx, "domain-"+uuid)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if c.DryRun {
+		j, err := c.Dir.Load(uuid)
+		if err != nil || j == nil {
+			return nil, err
+		}
+	}
+	a, err := load(c.Dir, uuid, "")
+	if err != nil {
+		return nil, err
+	}
+	if len(a.steps) == 0 {
+		return nil, nil
+	}
+	alive, err := c.Alive(ctx, uuid, a.journal.Name)
+	if err != nil || alive {
+		return nil, err
+	}
+	a.kernel = c.Kernel
+	who := fmt.Sprintf("domain %q (%s): ", a.journal.Name, uuid)
+	if c.DryRun {
+		for i := len(a.steps) - 1; i >= 0; i-- {
+			a.note("would %s", a.steps[i].undoString())
+		}
+	} else {
+		err = a.undoFrom(ctx, 0)
+	}
+	for i := range a.notes {
+		a.notes[i] = who + a.notes[i]
+	}
+	if !c.DryRun && err == nil && len(a.notes) == 0 {
+		a.notes = []string{who + "nothing was left but the journal"}
+	}
+	return a.notes, err
+}
+
+// strays removes devices that carry our mark and that no journal names, as after
+// /run was cleared.
+func (c *Collector) strays(ctx context.Context) ([]string, error) {
+	links, err := c.Kernel.All(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var done []string
+	var errs []error
+	for _, l := range links {
+		uuid, marked := strings.CutPrefix(l.Alias, Mark)
+		if !marked {
+			continue
+		}
+		gone, err := c.stray(ctx, l, strings.TrimSpace(uuid))
+		if err != nil {
+			errs = append(errs, err)
+		} else if gone && c.DryRun {
+			done = append(done, fmt.Sprintf("would remove %s %s, which no journal names", l.Kind, l.Name))
+		} else if gone {
+			done = append(done, fmt.Sprintf("removed %s %s, which no journal named", l.Kind, l.Name))
+		}
+	}
+	return done, errors.Join(errs...)
+}
+
+func (c *Collector) stray(ctx context.Context, l link.Link, uuid string) (gone bool, err error) {
+	// The lock and the journal are read as if by a domain that nobody has.
+	a := &applier{kernel: c.Kernel, dir: c.Dir, journal: &state.Journal{}}
+	lock := l.Parent
+	unlock, err := a.lockLink(ctx, lock)
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	named, err := a.others(func(s Step) (bool, bool) {
+		return s.VLAN != nil && s.VLAN.Index == l.Index || s.Macvtap != nil && s.Macvtap.Index == l.Index, false
+	})
+	if err != nil || named != unheld {
+		return false, err
+	}
+	switch {
+	case l.Kind == "macvtap" && uuid != "":
+		if alive, err := c.Alive(ctx, uuid, ""); err != nil || alive {
+			return false, err
+		}
+	case l.Kind == "vlan" && uuid == "":
+		if uppers, err := c.Kernel.Uppers(ctx, l.Name); err != nil || len(uppers) > 0 {
+			return false, err
+		}
+	default:
+		return false, nil
+	}
+	if c.DryRun {
+		return true, nil
+	}
+	return true, c.Kernel.Delete(ctx, l.Index)
+}

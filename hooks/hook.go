@@ -1,0 +1,259 @@
+package hooks
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"libvirt-direct/internal/config"
+	"libvirt-direct/internal/state"
+	"libvirt-direct/xmlfilter"
+)
+
+// Call is one call of the hook program by libvirt: its arguments and what it reads
+// and writes (libvirt's docs/hooks.rst).
+type Call struct {
+	Domain string // argv[1], the domain's name, for messages only
+	Op     Op     // argv[2]
+	Stdin  io.Reader
+	Stdout io.Writer
+}
+
+// maxXML bounds the domain document.
+const maxXML = 16 << 20
+
+// Hook is the hook program without its process: all that it touches is given to it.
+type Hook struct {
+	// Config reads the host's configuration. It is called only for a domain that
+	// concerns us.
+	Config func() (*config.Config, error)
+	// Kernel connects to the kernel, likewise.
+	Kernel func() (Kernel, func(), error)
+	// Journal is where the journal directory lies. It is made when there is
+	// something to hold.
+	Journal string
+	Log     *slog.Logger
+	// Privileged is false in a session daemon's hook, which only filters.
+	Privileged bool
+}
+
+// Run does what one call asks for. An error is one line for a person; the caller
+// prints it and exits non-zero, except for Reconnect, where Run logs it and returns
+// nil: libvirt would kill the running guest.
+func (h *Hook) Run(ctx context.Context, c Call) error {
+	switch c.Op {
+	case Prepare, Start, Stopped, Release, Migrate, Restore, Reconnect:
+	default: // started has nothing to do; others are not known
+		return nil
+	}
+	if !h.Privileged && c.Op != Migrate && c.Op != Restore {
+		return nil
+	}
+	doc, err := io.ReadAll(io.LimitReader(c.Stdin, maxXML+1))
+	if err != nil {
+		return fmt.Errorf("read the domain XML: %w", err)
+	}
+	if len(doc) > maxXML {
+		return fmt.Errorf("%w: more than %d MiB", xmlfilter.ErrSyntax, maxXML>>20)
+	}
+	err = h.run(ctx, c, doc)
+	if err != nil && c.Op == Reconnect {
+		h.Log.Warn("domain "+c.Domain+" goes on, but: "+OneLine(err), "op", string(c.Op), "domain", c.Domain)
+		return nil
+	}
+	return err
+}
+
+func (h *Hook) run(ctx context.Context, c Call, doc []byte) error {
+	d, err := xmlfilter.Parse(doc)
+	if err != nil {
+		return fmt.Errorf("domain %q: %w", c.Domain, err)
+	}
+	switch c.Op {
+	case Migrate, Restore:
+		return h.filter(ctx, c, d, doc)
+	}
+	concerned := concerns(d)
+	if !concerned || c.Op == Stopped || c.Op == Release {
+		// The journal decides, not the XML: the domain may have been edited since.
+		if held, err := h.holds(d.UUID); err != nil || !held && (c.Op != Reconnect || !concerned) {
+			return err
+		}
+	}
+	return h.operate(ctx, c, d)
+}
+
+// concerns reports whether any of a domain's NICs is ours.
+func concerns(d *xmlfilter.Domain) bool {
+	return slices.ContainsFunc(d.NICs, func(n xmlfilter.NIC) bool { return ours(&n) })
+}
+
+// holds reports whether there is a journal for a domain.
+func (h *Hook) holds(uuid string) (bool, error) {
+	j, err := state.Existing(h.Journal).Load(uuid)
+	return j != nil || errors.Is(err, state.ErrCorrupt), ignore(err, state.ErrCorrupt)
+}
+
+func ignore(err, kind error) error {
+	if errors.Is(err, kind) {
+		return nil
+	}
+	return err
+}
+
+// filter prints the domain as this host understands it, or nothing when that is what
+// it says already. It allocates nothing: no stopped or release would follow.
+func (h *Hook) filter(ctx context.Context, c Call, d *xmlfilter.Domain, doc []byte) error {
+	if !concerns(d) {
+		return nil
+	}
+	cfg, err := h.Config()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(cfg.Deadline))
+	defer cancel()
+	k, closeKernel, err := h.Kernel()
+	if err != nil {
+		return err
+	}
+	defer closeKernel()
+	host, err := Survey(ctx, k, cfg, d)
+	if err != nil {
+		return err
+	}
+	changes, err := Rewrite(d, cfg, host, false)
+	if err != nil {
+		return err
+	}
+	out, err := d.Rewrite(changes)
+	if err != nil || bytes.Equal(out, doc) {
+		return err
+	}
+	if _, err := c.Stdout.Write(out); err != nil {
+		return fmt.Errorf("write the domain XML: %w", err)
+	}
+	h.log(c, changed(d, changes))
+	return nil
+}
+
+func changed(d *xmlfilter.Domain, changes []xmlfilter.Change) []string {
+	var notes []string
+	for _, c := range changes {
+		if to := first(c.SourceDev, c.Ethernet); to != "" {
+			notes = append(notes, fmt.Sprintf("%s: %s is %s here", &d.NICs[c.NIC], d.NICs[c.NIC].Source.Dev, to))
+		}
+	}
+	return notes
+}
+
+// operate does the operations that touch the host.
+func (h *Hook) operate(ctx context.Context, c Call, d *xmlfilter.Domain) error {
+	// A configuration that cannot be read stops a start, but never the undoing.
+	cfg, cfgErr := h.Config()
+	deadline := config.DefaultDeadline
+	if cfgErr == nil {
+		deadline = time.Duration(cfg.Deadline)
+	}
+	ctx, cancel := context.WithTimeout(ctx, deadline)
+	defer cancel()
+	dir, err := state.Open(h.Journal)
+	if err != nil {
+		return err
+	}
+	unlock, err := dir.Lock(ctx, "domain-"+d.UUID)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	a, err := load(dir, d.UUID, d.Name)
+	if err != nil {
+		return err
+	}
+	k, closeKernel, err := h.Kernel()
+	if err != nil {
+		return err
+	}
+	defer closeKernel()
+	a.kernel = k
+	defer func() { h.log(c, a.notes) }()
+
+	switch c.Op {
+	case Stopped:
+		return a.quiet(ctx)
+	case Release:
+		return a.undoFrom(ctx, 0)
+	}
+	if c.Op == Prepare && len(a.steps) > 0 {
+		// Left by a run that was killed. The domain is not running now.
+		if err := a.undoFrom(ctx, 0); err != nil {
+			return err
+		}
+	}
+	if cfgErr != nil {
+		return cfgErr
+	}
+	host, err := Survey(ctx, k, cfg, d)
+	if err != nil {
+		return err
+	}
+	steps, err := Plan(c.Op, d, cfg, host)
+	if err != nil {
+		return err
+	}
+	if c.Op == Reconnect {
+		return a.repair(ctx, d, cfg, host, steps)
+	}
+	return a.apply(ctx, d.Name, steps)
+}
+
+// repair takes up what a running guest has and the journal does not know, and sets
+// again what can be set again.
+func (a *applier) repair(ctx context.Context, d *xmlfilter.Domain, cfg *config.Config, host Host, steps []Step) error {
+	again, err := Plan(Start, d, cfg, host)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, s := range append(steps, again...) {
+		if s.Macvtap != nil {
+			errs = append(errs, a.adopt(ctx, s))
+			continue
+		}
+		// A VLAN or a name that is there is shared, one that is missing is made.
+		errs = append(errs, a.do(ctx, s))
+	}
+	return errors.Join(errs...)
+}
+
+// adopt notes a hook-owned device that is there. One that is gone cannot be made
+// again: QEMU holds the old one's descriptor.
+func (a *applier) adopt(ctx context.Context, s Step) error {
+	have, err := a.kernel.ByName(ctx, s.Macvtap.Name)
+	if err != nil {
+		return fmt.Errorf("the guest's device is lost, restart the guest: %w", err)
+	}
+	if a.holds(s.key()) {
+		return nil
+	}
+	m := *s.Macvtap
+	m.Index = have.Index
+	s.Macvtap = &m
+	a.note("adopted macvtap %s", m.Name)
+	return a.put(s, state.Done)
+}
+
+func (h *Hook) log(c Call, notes []string) {
+	if len(notes) > 0 {
+		h.Log.Info(fmt.Sprintf("%s %q: %s", c.Op, c.Domain, strings.Join(notes, "; ")), "op", string(c.Op), "domain", c.Domain)
+	}
+}
+
+// OneLine is an error as it is shown to a person: one line, whatever it is made of.
+func OneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }

@@ -1,0 +1,311 @@
+// Package hooks is what each libvirt hook operation does to a domain's NICs: plan,
+// apply, undo.
+//
+// Plan is a pure function from an operation, the domain's NICs, the host's
+// configuration and what the host's devices are to a list of steps; nothing else
+// decides anything. Apply runs the steps, each written to the journal before it
+// acts, and undoes those that were done when one fails.
+package hooks
+
+import (
+	"fmt"
+	"slices"
+
+	"libvirt-direct/internal/config"
+	"libvirt-direct/xmlfilter"
+)
+
+// Op is a libvirt hook operation (libvirt's docs/hooks.rst; enum virHookQemuOp in
+// src/util/virhook.h).
+type Op string
+
+// The operations that we do something for. Others are accepted, and nothing is done.
+const (
+	Prepare   Op = "prepare"
+	Start     Op = "start"
+	Started   Op = "started"
+	Stopped   Op = "stopped"
+	Release   Op = "release"
+	Migrate   Op = "migrate"
+	Restore   Op = "restore"
+	Reconnect Op = "reconnect"
+)
+
+// Plan returns what an operation does, in order. It is pure: the same arguments give
+// the same steps, and nothing is touched. stopped and release have no plan of their
+// own, they undo what the journal says; migrate and restore have Rewrite.
+//
+// An error is a *NICError: which NIC, what is wrong, what to do.
+func Plan(op Op, d *xmlfilter.Domain, cfg *config.Config, host Host) ([]Step, error) {
+	p := planner{domain: d, cfg: cfg, host: host}
+	for i := range d.NICs {
+		n := &d.NICs[i]
+		if !ours(n) {
+			continue
+		}
+		var err error
+		switch op {
+		case Prepare, Reconnect:
+			if err = n.Err(); err == nil {
+				err = p.prepare(n)
+			}
+		case Start:
+			err = p.start(n)
+		}
+		if err != nil {
+			return nil, &NICError{Domain: d.Name, NIC: n.String(), Err: err}
+		}
+	}
+	return p.steps, nil
+}
+
+type planner struct {
+	domain *xmlfilter.Domain
+	cfg    *config.Config
+	host   Host
+	steps  []Step
+}
+
+// add appends a step once: two NICs of a domain can stand on one VLAN.
+func (p *planner) add(s Step) {
+	if !slices.ContainsFunc(p.steps, func(o Step) bool { return o.key() == s.key() }) {
+		p.steps = append(p.steps, s)
+	}
+}
+
+func (p *planner) prepare(n *xmlfilter.NIC) error {
+	s, err := settingsOf(p.cfg, n)
+	if err != nil {
+		return err
+	}
+	switch {
+	case n.Type == "direct" && n.Source.Network != "":
+		return nil // libvirt's own network chose the device
+	case n.Type == "direct" && s.own:
+		return p.notRewritten("it asks to be hook-owned")
+	case n.Type == "direct":
+		return p.assisted(n, s)
+	case n.Type == "ethernet" && s.own:
+		return p.hookOwned(n, s)
+	}
+	return remedy(ErrUnsuitable, "our words in <metadata> are for type='direct', this is type='%s'; remove its <nic>", n.Type)
+}
+
+func (p *planner) notRewritten(why string) error {
+	return remedy(ErrNotRewritten, "%s; run: libvirt-direct rewrite --domain %s", why, shellWord(p.domain.Name))
+}
+
+// assisted plans what libvirt needs before it can make the macvtap itself.
+func (p *planner) assisted(n *xmlfilter.NIC, s settings) error {
+	source, there := p.host.Devices[n.Source.Dev]
+	if n.VLAN != nil && !(there && source.VF && n.Source.Mode == "passthrough") {
+		return p.notRewritten("libvirt refuses <vlan> in this mode")
+	}
+	if s.mode != "" && s.mode != first(n.Source.Mode, "vepa") {
+		return p.notRewritten(fmt.Sprintf("it asks for mode %s and its <source> says %s", s.mode, first(n.Source.Mode, "vepa")))
+	}
+	if !config.ValidIfname(n.Source.Dev) {
+		return remedy(ErrNoDevice, "%q is no device name", n.Source.Dev)
+	}
+	parent, vid, isVLAN := splitVLAN(n.Source.Dev)
+	if s.vlan != 0 {
+		return p.assistedVLAN(n, s, parent)
+	}
+	if there {
+		if err := p.onUplink(n.Source.Dev, source, s.uplink); err != nil {
+			return err
+		}
+		if source.Kind != "vlan" {
+			return nil
+		}
+		if isVLAN { // possibly ours: hold it, so that no other guest's end removes it
+			if dev, ok := p.find(parent); ok && dev.Index == source.Parent {
+				return p.vlan(n, source.Name, dev, source.VLANID)
+			}
+		}
+		return nil
+	}
+	if u := p.cfg.UplinkCalled(n.Source.Dev); u != nil {
+		return p.altName(n, u)
+	}
+	if isVLAN {
+		if u := p.cfg.UplinkCalled(parent); u != nil || p.host.Devices[parent].Index != 0 {
+			return p.namedVLAN(n, parent, vid, u)
+		}
+	}
+	return noDevice(n.Source.Dev)
+}
+
+// find returns a device by its name, or by what an uplink is called.
+func (p *planner) find(name string) (Device, bool) {
+	if dev, ok := p.host.Devices[name]; ok {
+		return dev, true
+	}
+	if u := p.cfg.UplinkCalled(name); u != nil {
+		dev, ok := p.host.Uplinks[u.Name]
+		return dev, ok
+	}
+	return Device{}, false
+}
+
+func noDevice(name string) error {
+	return remedy(ErrNoDevice, "%q; say what it is here: [uplink.NAME] device = \"…\", also = [%q] in %s", name, name, config.Path)
+}
+
+// altName lets libvirt find an uplink's device by the name that the domain uses.
+func (p *planner) altName(n *xmlfilter.NIC, u *config.Uplink) error {
+	dev, err := p.uplink(u)
+	if err != nil {
+		return err
+	}
+	if dev.VF {
+		// libvirt tells a VF by its name in sysfs, where altnames do not exist.
+		return p.notRewritten(fmt.Sprintf("%q is the VF %s here", n.Source.Dev, dev.Name))
+	}
+	p.add(Step{NIC: n.MAC, AltName: &AltName{Device: dev.Name, Name: n.Source.Dev}})
+	return nil
+}
+
+// uplink returns an uplink's device.
+func (p *planner) uplink(u *config.Uplink) (Device, error) {
+	dev, ok := p.host.Uplinks[u.Name]
+	if !ok {
+		return Device{}, fmt.Errorf("%w: uplink %q: %w; mend [uplink.%s] in %s", ErrNoDevice, u.Name, p.host.Missing[u.Name], u.Name, config.Path)
+	}
+	return dev, nil
+}
+
+// namedVLAN plans the sub-interface that <source dev='PARENT.VID'> names without its
+// being there. An uplink's name as parent makes it the device's own sub-interface,
+// called so as well: the kernel takes a parent's VLAN only once.
+func (p *planner) namedVLAN(n *xmlfilter.NIC, parent string, vid int, u *config.Uplink) error {
+	if dev, ok := p.host.Devices[parent]; ok && dev.Name == parent {
+		return p.vlan(n, n.Source.Dev, dev, vid)
+	}
+	dev := p.host.Devices[parent]
+	if u != nil {
+		var err error
+		if dev, err = p.uplink(u); err != nil {
+			return err
+		}
+	}
+	name := vlanName(dev.Name, vid)
+	if err := p.vlan(n, name, dev, vid); err != nil {
+		return err
+	}
+	p.add(Step{NIC: n.MAC, AltName: &AltName{Device: name, Name: n.Source.Dev}})
+	return nil
+}
+
+// assistedVLAN plans for a NIC whose words name the VLAN; <source dev=> then is just
+// what its sub-interface is called.
+func (p *planner) assistedVLAN(n *xmlfilter.NIC, s settings, parentByName string) error {
+	dev, err := p.parent(s, parentByName)
+	if err != nil {
+		return err
+	}
+	if source, there := p.host.Devices[n.Source.Dev]; there && source.Index == dev.Index {
+		return p.notRewritten(fmt.Sprintf("it asks for VLAN %d and its <source> is %s itself", s.vlan, dev.Name))
+	} else if there && (source.Kind != "vlan" || source.VLANID != s.vlan || source.Parent != dev.Index) {
+		return remedy(ErrWrongDevice, "%s is not VLAN %d of %s", n.Source.Dev, s.vlan, dev.Name)
+	}
+	return p.vlan(n, n.Source.Dev, dev, s.vlan)
+}
+
+// parent returns the device that a NIC's uplink or device word means.
+func (p *planner) parent(s settings, otherwise string) (Device, error) {
+	if s.uplink != nil {
+		return p.uplink(s.uplink)
+	}
+	name := first(s.dev, otherwise)
+	if name == "" {
+		return Device{}, remedy(ErrNoDevice, "its words name neither uplink nor dev")
+	}
+	dev, ok := p.find(name)
+	if !ok {
+		return Device{}, noDevice(name)
+	}
+	return dev, nil
+}
+
+// vlan plans a sub-interface, if the host's configuration allows it.
+func (p *planner) vlan(n *xmlfilter.NIC, name string, parent Device, vid int) error {
+	u := p.uplinkOf(parent)
+	_, there := p.host.Devices[name]
+	switch create := p.cfg.VLAN.Create; {
+	case u != nil && !u.Allows(vid):
+		return remedy(ErrNotAllowed, "VLAN %d on uplink %q; add it to vlans of [uplink.%s] in %s", vid, u.Name, u.Name, config.Path)
+	case there:
+	case create == "never":
+		return remedy(ErrNotAllowed, "%s is not there, and vlan.create = \"never\" in %s", name, config.Path)
+	case create == "uplinks" && u == nil:
+		return remedy(ErrNotAllowed, "%s is not there, %s is no uplink, and vlan.create = \"uplinks\" in %s", name, parent.Name, config.Path)
+	}
+	p.add(Step{NIC: n.MAC, VLAN: &VLAN{Name: name, Parent: parent.Name, ID: vid}})
+	return nil
+}
+
+// uplinkOf returns the uplink that a device belongs to.
+func (p *planner) uplinkOf(dev Device) *config.Uplink {
+	for _, name := range p.cfg.UplinkNames() {
+		if p.host.Uplinks[name].Index == dev.Index && dev.Index != 0 {
+			return p.cfg.Uplinks[name]
+		}
+	}
+	return p.cfg.UplinkCalled(dev.Name)
+}
+
+// onUplink checks that a device leads to the uplink that the NIC's words name: a
+// domain defined for another host must not silently get another network here.
+func (p *planner) onUplink(name string, dev Device, u *config.Uplink) error {
+	if u == nil {
+		return nil
+	}
+	want, err := p.uplink(u)
+	if err != nil {
+		return err
+	}
+	if dev.Index != want.Index && dev.Parent != want.Index {
+		return p.notRewritten(fmt.Sprintf("uplink %q is %s here, and its <source> says %s", u.Name, want.Name, name))
+	}
+	return nil
+}
+
+// hookOwned plans the macvtap of a NIC that is <interface type='ethernet'> for
+// libvirt.
+func (p *planner) hookOwned(n *xmlfilter.NIC, s settings) error {
+	switch {
+	case n.MAC == "":
+		return remedy(ErrUnsuitable, "it has no <mac address=>")
+	case !config.ValidIfname(n.Target) || n.Managed != "no":
+		return p.notRewritten("it has no <target dev= managed='no'>")
+	}
+	dev, err := p.parent(s, "")
+	if err != nil {
+		return err
+	}
+	lower := dev.Name
+	if s.vlan != 0 {
+		lower = vlanName(dev.Name, s.vlan)
+		if err := p.vlan(n, lower, dev, s.vlan); err != nil {
+			return err
+		}
+	}
+	p.add(Step{NIC: n.MAC, Macvtap: &Macvtap{
+		Name: n.Target, Lower: lower, Mode: first(s.mode, "vepa"), MAC: n.MAC,
+		MTU: n.MTU, Queues: n.Queues, AllMulti: s.allMulti,
+	}})
+	return nil
+}
+
+// start plans what is to be set on the devices that libvirt has made by then.
+func (p *planner) start(n *xmlfilter.NIC) error {
+	s, err := settingsOf(p.cfg, n)
+	if err != nil {
+		return err
+	}
+	if n.Type == "direct" && s.allMulti && config.ValidIfname(n.Target) {
+		p.add(Step{NIC: n.MAC, AllMulti: &AllMulti{Device: n.Target}})
+	}
+	return nil
+}

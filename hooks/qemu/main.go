@@ -1,0 +1,74 @@
+// Command qemu is libvirt's hook program /etc/libvirt/hooks/qemu: libvirt runs it at
+// every step in a domain's life, with the domain's XML on standard input
+// (https://libvirt.org/hooks.html). It needs no arguments from anybody else.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"libvirt-direct/hooks"
+	"libvirt-direct/internal/config"
+	"libvirt-direct/internal/link"
+	"libvirt-direct/internal/logging"
+	"libvirt-direct/internal/state"
+	"libvirt-direct/internal/version"
+)
+
+func main() { os.Exit(run(os.Args)) }
+
+func run(args []string) int {
+	if leftOver(args[0]) {
+		return 0
+	}
+	if len(args) < 3 { // a person; libvirt gives four, and the first may be "--help"
+		fmt.Fprintf(os.Stderr, "libvirt-direct hook %s: run by libvirt as /etc/libvirt/hooks/qemu DOMAIN OPERATION SUB-OPERATION EXTRA; see `libvirt-direct --help`\n", version.Version)
+		if len(args) == 2 && (args[1] == "--help" || args[1] == "--version") {
+			return 0
+		}
+		return 2
+	}
+	log := logging.New("libvirt-direct", os.Stderr)
+	h := &hooks.Hook{
+		Config:     func() (*config.Config, error) { return config.Load(config.Path) },
+		Kernel:     openKernel,
+		Journal:    state.DefaultDir,
+		Log:        log,
+		Privileged: os.Geteuid() == 0,
+	}
+	call := hooks.Call{Domain: args[1], Op: hooks.Op(args[2]), Stdin: os.Stdin, Stdout: os.Stdout}
+	if err := h.Run(context.Background(), call); err != nil {
+		// libvirt shows this line to whoever started the domain.
+		line := "libvirt-direct: " + args[2] + ": " + hooks.OneLine(err)
+		fmt.Fprintln(os.Stderr, line)
+		log.Error(strings.TrimPrefix(line, "libvirt-direct: "), "domain", args[1], "op", args[2])
+		return 1
+	}
+	return 0
+}
+
+func openKernel() (hooks.Kernel, func(), error) {
+	c, err := link.Open()
+	if err != nil {
+		return nil, nil, err
+	}
+	return c, c.Close, nil
+}
+
+// leftOver reports whether this is a copy that a package manager or an editor has
+// left in qemu.d: libvirt runs every executable file there, whatever its name.
+func leftOver(program string) bool {
+	name := filepath.Base(program)
+	if strings.HasPrefix(name, ".") || strings.HasSuffix(name, "~") {
+		return true
+	}
+	switch filepath.Ext(name) {
+	case ".dpkg-old", ".dpkg-dist", ".dpkg-new", ".dpkg-tmp", ".dpkg-bak", ".ucf-old", ".ucf-dist", ".ucf-new",
+		".rpmsave", ".rpmnew", ".rpmorig", ".bak", ".orig", ".old", ".swp":
+		return true
+	}
+	return false
+}

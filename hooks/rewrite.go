@@ -1,0 +1,270 @@
+package hooks
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+
+	"libvirt-direct/internal/config"
+	"libvirt-direct/xmlfilter"
+)
+
+// Rewrite returns what is to be changed in a domain's XML, so that libvirt takes it
+// on this host. It is pure, like Plan, and allocates nothing.
+//
+// For migrate and restore the XML comes from a host where devices may have other
+// names: they are mapped by uplink. With keep, at define time, what is changed is
+// kept in the metadata for undoing.
+func Rewrite(d *xmlfilter.Domain, cfg *config.Config, host Host, keep bool) ([]xmlfilter.Change, error) {
+	r := rewriter{planner{domain: d, cfg: cfg, host: host}}
+	var changes []xmlfilter.Change
+	for i := range d.NICs {
+		n := &d.NICs[i]
+		if !ours(n) {
+			continue
+		}
+		c, err := r.nic(n)
+		if err != nil {
+			return nil, &NICError{Domain: d.Name, NIC: n.String(), Err: err}
+		}
+		if c.SourceDev != "" || c.SourceMode != "" || c.DropVLAN || c.Ethernet != "" || c.WasDev != "" || len(c.Words) > 0 {
+			c.NIC, c.Keep = i, keep
+			changes = append(changes, c)
+		}
+	}
+	return changes, nil
+}
+
+type rewriter struct{ planner }
+
+func (r *rewriter) nic(n *xmlfilter.NIC) (xmlfilter.Change, error) {
+	none := xmlfilter.Change{}
+	if err := n.Err(); err != nil {
+		return none, err
+	}
+	s, err := settingsOf(r.cfg, n)
+	if err != nil {
+		return none, err
+	}
+	switch {
+	case n.Type == "direct" && n.Source.Network != "":
+		return none, nil
+	case n.Type == "direct" && s.own:
+		return r.toHookOwned(n, s)
+	case n.Type == "direct":
+		return r.assisted(n, s)
+	case n.Type == "ethernet" && s.own:
+		return r.hookOwned(n, s)
+	}
+	return none, remedy(ErrUnsuitable, "our words in <metadata> are for type='direct', this is type='%s'; remove its <nic>", n.Type)
+}
+
+// place is where a NIC stands: on a device of this host, or on a VLAN of it.
+type place struct {
+	dev    Device
+	uplink *config.Uplink // nil where none is concerned
+	vid    int            // 0: on the device itself
+}
+
+// locate finds out where a NIC stands from its words and its <source dev=>, which
+// may be this host's name, an uplink's, or another host's.
+func (r *rewriter) locate(n *xmlfilter.NIC, s settings) (place, error) {
+	pl := place{vid: s.vlan, uplink: s.uplink}
+	source := n.Source.Dev
+	if n.VLAN != nil {
+		switch {
+		case len(n.VLAN.Tags) != 1 || n.VLAN.Trunk:
+			return pl, remedy(ErrUnsuitable, "<vlan> has %d tags; a macvtap stands on one VLAN", len(n.VLAN.Tags))
+		case n.VLAN.Tags[0] == 0 || n.VLAN.Tags[0] > 4094:
+			return pl, remedy(ErrUnsuitable, "<vlan> tag %d; VLANs are 1 to 4094", n.VLAN.Tags[0])
+		case pl.vid != 0 && pl.vid != n.VLAN.Tags[0]:
+			return pl, remedy(ErrUnsuitable, "<vlan> says %d and its words say %d", n.VLAN.Tags[0], pl.vid)
+		}
+		pl.vid = n.VLAN.Tags[0]
+	}
+	name := first(s.dev, source)
+	if parent, vid, ok := splitVLAN(name); ok && r.cfg.UplinkCalled(name) == nil {
+		whole, there := r.host.Devices[name]
+		isVLAN := !there || whole.Kind == "vlan"
+		if isVLAN && (pl.vid == 0 || pl.vid == vid) {
+			name, pl.vid = parent, vid
+		}
+	}
+	if pl.uplink == nil {
+		pl.uplink = r.cfg.UplinkCalled(name)
+	}
+	var err error
+	if pl.uplink != nil {
+		pl.dev, err = r.uplink(pl.uplink)
+		return pl, err
+	}
+	dev, ok := r.host.Devices[name]
+	if !ok {
+		return pl, noDevice(name)
+	}
+	pl.dev = dev
+	return pl, nil
+}
+
+// words are the words that say a place.
+func (pl place) words() map[string]string {
+	w := map[string]string{}
+	if pl.uplink != nil {
+		w[xmlfilter.WordUplink] = pl.uplink.Name
+	} else {
+		w[xmlfilter.WordDev] = pl.dev.Name
+	}
+	if pl.vid != 0 {
+		w[xmlfilter.WordVLAN] = strconv.Itoa(pl.vid)
+	}
+	return w
+}
+
+// assisted maps the source device, and turns <vlan> and the words' VLAN into the
+// sub-interface that libvirt understands.
+func (r *rewriter) assisted(n *xmlfilter.NIC, s settings) (xmlfilter.Change, error) {
+	var c xmlfilter.Change
+	if s.mode != "" && s.mode != first(n.Source.Mode, "vepa") {
+		c.SourceMode = s.mode
+	}
+	source, there := r.host.Devices[n.Source.Dev]
+	if there && source.Name == n.Source.Dev && s.uplink == nil && s.vlan == 0 && n.VLAN == nil && r.foreign(n.Source.Dev) == nil {
+		return c, nil // it is what it says: the host's own device, whatever its name looks like
+	}
+	pl, err := r.locate(n, s)
+	if err != nil {
+		return c, err
+	}
+	if n.VLAN != nil && pl.dev.VF && first(s.mode, n.Source.Mode) == "passthrough" {
+		pl.vid = 0 // libvirt sets a VF's VLAN itself
+	}
+	dev := pl.dev.Name
+	if pl.vid != 0 {
+		dev = vlanName(dev, pl.vid)
+		c.DropVLAN = n.VLAN != nil
+	}
+	if dev != n.Source.Dev {
+		c.SourceDev = dev
+	}
+	if c.SourceDev == "" && !c.DropVLAN {
+		return c, nil
+	}
+	// Words only where the new name does not say it all: so that the next host can
+	// map it back.
+	if pl.uplink != nil || pl.vid != 0 {
+		c.Words = newWords(n, pl.words())
+	}
+	return c, nil
+}
+
+// foreign returns the uplink that a name means when another device of this host has
+// it by accident: other hosts' names go before, when the configuration lists them.
+func (r *rewriter) foreign(name string) *config.Uplink {
+	if parent, _, ok := splitVLAN(name); ok {
+		if u := r.cfg.UplinkCalled(parent); u != nil && slices.Contains(u.Also, parent) {
+			return u
+		}
+	}
+	if u := r.cfg.UplinkCalled(name); u != nil && slices.Contains(u.Also, name) {
+		return u
+	}
+	return nil
+}
+
+// toHookOwned turns <interface type='direct'> into type='ethernet' with a device that
+// the hook will make, and notes in the words what the XML no longer says.
+func (r *rewriter) toHookOwned(n *xmlfilter.NIC, s settings) (xmlfilter.Change, error) {
+	c := xmlfilter.Change{}
+	if n.VirtualPort != nil {
+		return c, remedy(ErrUnsuitable, "it has <virtualport type='%s'>, which is libvirt's to associate; leave own='hook' out", n.VirtualPort.Type)
+	}
+	if n.MAC == "" {
+		return c, remedy(ErrUnsuitable, "it has no <mac address=>; define the domain first, libvirt gives it one")
+	}
+	pl, err := r.locate(n, s)
+	if err != nil {
+		return c, err
+	}
+	words := pl.words()
+	words[xmlfilter.WordOwn] = xmlfilter.OwnHook
+	words[xmlfilter.WordMode] = first(s.mode, n.Source.Mode, "vepa")
+	c.Words = newWords(n, words)
+	c.Ethernet = targetName(r.domain, n)
+	return c, nil
+}
+
+// hookOwned maps the lower device of a NIC that is hook-owned already.
+func (r *rewriter) hookOwned(n *xmlfilter.NIC, s settings) (xmlfilter.Change, error) {
+	var c xmlfilter.Change
+	if s.uplink == nil {
+		pl, err := r.locate(n, s)
+		if err != nil {
+			return c, err
+		}
+		if pl.uplink != nil || pl.dev.Name != s.dev {
+			c.Words = newWords(n, map[string]string{xmlfilter.WordDev: pl.dev.Name})
+		}
+	}
+	if n.Words != nil && n.Words.Was != nil && n.Words.Was.Source.Dev != "" {
+		was := *n
+		was.Source, was.VLAN = n.Words.Was.Source, nil
+		// What was kept serves only undo: a name that means nothing here stays.
+		if pl, err := r.locate(&was, settings{uplink: s.uplink}); err == nil {
+			dev := pl.dev.Name
+			if pl.vid != 0 {
+				dev = vlanName(dev, pl.vid)
+			}
+			if dev != was.Source.Dev {
+				c.WasDev = dev
+			}
+		}
+	}
+	return c, nil
+}
+
+// newWords leaves out what the NIC's words say already.
+func newWords(n *xmlfilter.NIC, words map[string]string) map[string]string {
+	if n.Words == nil {
+		return words
+	}
+	w := n.Words
+	vlan := ""
+	if w.VLAN != 0 {
+		vlan = strconv.Itoa(w.VLAN)
+	}
+	for name, have := range map[string]string{
+		xmlfilter.WordUplink: w.Uplink, xmlfilter.WordDev: w.Dev, xmlfilter.WordVLAN: vlan,
+		xmlfilter.WordOwn: w.Own, xmlfilter.WordMode: w.Mode,
+	} {
+		if words[name] == have {
+			delete(words, name)
+		}
+	}
+	return words
+}
+
+// shellWord quotes a domain's name for a command line that a person may copy.
+func shellWord(s string) string {
+	if s != "" && !strings.HasPrefix(s, "-") && strings.IndexFunc(s, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_.,:@%+=/", r))
+	}) < 0 {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+// Loses lists what a hook-owned NIC cannot have, for explain.
+func Loses(n *xmlfilter.NIC) []string {
+	lost := []string{
+		"virsh suspend, save and migration do not take the device down: it stays up from prepare to release",
+		"virsh domif-setlink changes the guest's link only, as with any NIC",
+	}
+	rx := n.RxFilters || n.Words != nil && n.Words.Was != nil && n.Words.Was.RxFilters
+	if rx {
+		lost = append(lost, "trustGuestRxFilters: libvirt does not carry the guest's MAC and multicast filters to this device; say allmulticast='yes'")
+	}
+	if n.Bandwidth {
+		lost = append(lost, "<bandwidth>: libvirt takes the device for a tap and applies inbound and outbound the wrong way round; swap them")
+	}
+	return lost
+}

@@ -1,0 +1,147 @@
+package hooks
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"libvirt-direct/internal/config"
+	"libvirt-direct/xmlfilter"
+)
+
+// Errors that callers tell apart with errors.Is.
+var (
+	// ErrNotRewritten: the domain asks for something that libvirt refuses, and the
+	// rewriter has not been over it yet.
+	ErrNotRewritten = errors.New("must be rewritten first")
+	// ErrNoDevice: a device or uplink is not on this host.
+	ErrNoDevice = errors.New("no such device on this host")
+	// ErrNotAllowed: the host's configuration forbids it.
+	ErrNotAllowed = errors.New("not allowed on this host")
+	// ErrWrongDevice: a device of that name is there, but it is another one.
+	ErrWrongDevice = errors.New("another device has that name")
+	// ErrUnknownWord: the domain names an uplink or profile that is not configured.
+	ErrUnknownWord = errors.New("not configured on this host")
+	// ErrUnsuitable: the words do not fit the kind of NIC.
+	ErrUnsuitable = errors.New("does not fit this NIC")
+)
+
+// NICError says which NIC of which domain an error concerns.
+type NICError struct {
+	Domain string
+	NIC    string
+	Err    error
+}
+
+func (e *NICError) Error() string { return fmt.Sprintf("domain %q, %s: %v", e.Domain, e.NIC, e.Err) }
+
+// Unwrap returns the cause.
+func (e *NICError) Unwrap() error { return e.Err }
+
+// remedy is an error with what to do about it, on one line.
+func remedy(kind error, format string, args ...any) error {
+	return fmt.Errorf("%w: %s", kind, fmt.Sprintf(format, args...))
+}
+
+// ours reports whether a NIC concerns us at all: libvirt makes a macvtap for it, or
+// the metadata speaks of it.
+func ours(n *xmlfilter.NIC) bool { return n.Type == "direct" || n.Words != nil }
+
+// settings are what holds for a NIC: its own words, then its profile's, then its
+// uplink's.
+type settings struct {
+	uplink   *config.Uplink
+	dev      string // lower device or VLAN parent by its word, where no uplink is named
+	mode     string
+	vlan     int
+	own      bool // hook-owned
+	allMulti bool
+}
+
+func settingsOf(cfg *config.Config, n *xmlfilter.NIC) (settings, error) {
+	w := n.Words
+	if w == nil {
+		w = &xmlfilter.Words{}
+	}
+	p := &config.Profile{}
+	if w.Profile != "" {
+		if p = cfg.Profiles[w.Profile]; p == nil {
+			return settings{}, remedy(ErrUnknownWord, "profile %q; add [profile.%s] to %s", w.Profile, w.Profile, config.Path)
+		}
+	}
+	s := settings{dev: w.Dev, mode: first(w.Mode, p.Mode), vlan: w.VLAN, own: first(w.Own, p.Own) == xmlfilter.OwnHook}
+	if s.vlan == 0 {
+		s.vlan = p.VLAN
+	}
+	if name := first(w.Uplink, p.Uplink); name != "" {
+		if s.uplink = cfg.Uplinks[name]; s.uplink == nil {
+			return settings{}, remedy(ErrUnknownWord, "uplink %q; add [uplink.%s] with device = \"…\" to %s", name, name, config.Path)
+		}
+	}
+	u := s.uplink
+	if u == nil {
+		dev := first(s.dev, n.Source.Dev)
+		if u = cfg.UplinkCalled(dev); u == nil {
+			if parent, _, ok := splitVLAN(dev); ok {
+				u = cfg.UplinkCalled(parent)
+			}
+		}
+	}
+	for _, say := range []*bool{w.AllMulticast, p.AllMulticast, allMultiOf(u)} {
+		if say != nil {
+			s.allMulti = *say
+			break
+		}
+	}
+	return s, nil
+}
+
+func allMultiOf(u *config.Uplink) *bool {
+	if u == nil {
+		return nil
+	}
+	return u.AllMulticast
+}
+
+func first(words ...string) string {
+	for _, w := range words {
+		if w != "" {
+			return w
+		}
+	}
+	return ""
+}
+
+// splitVLAN takes "eth0.100" apart.
+func splitVLAN(name string) (parent string, vid int, ok bool) {
+	i := strings.LastIndexByte(name, '.')
+	if i < 1 {
+		return "", 0, false
+	}
+	vid, err := strconv.Atoi(name[i+1:])
+	if err != nil || vid < 1 || vid > 4094 || name[i+1] == '0' || name[i+1] == '+' {
+		return "", 0, false
+	}
+	return name[:i], vid, true
+}
+
+// vlanName is the name of a VLAN sub-interface: "eth0.100", or where that is longer
+// than the kernel allows one drawn from the parent's name, the same at every start.
+func vlanName(parent string, vid int) string {
+	name := parent + "." + strconv.Itoa(vid)
+	if config.ValidIfname(name) {
+		return name
+	}
+	sum := sha256.Sum256([]byte(parent))
+	return "ld" + hex.EncodeToString(sum[:3]) + "." + strconv.Itoa(vid)
+}
+
+// targetName is the name of a hook-owned NIC's device, the same at every start and
+// different for every NIC of every domain.
+func targetName(d *xmlfilter.Domain, n *xmlfilter.NIC) string {
+	sum := sha256.Sum256([]byte(first(d.UUID, d.Name) + " " + n.MAC))
+	return "ldt" + hex.EncodeToString(sum[:5])
+}

@@ -1,0 +1,173 @@
+package hooks
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strconv"
+
+	"libvirt-direct/internal/config"
+	"libvirt-direct/internal/state"
+)
+
+// Step is one thing to do for a NIC, as data: Plan makes it, explain prints it, the
+// journal keeps it with what is needed to undo it. Exactly one of its pointers is
+// set.
+type Step struct {
+	NIC string `json:"nic"` // the NIC's MAC, for messages
+
+	VLAN     *VLAN     `json:"vlan,omitempty"`
+	AltName  *AltName  `json:"altname,omitempty"`
+	Macvtap  *Macvtap  `json:"macvtap,omitempty"`
+	AllMulti *AllMulti `json:"allmulti,omitempty"`
+}
+
+// VLAN makes a VLAN sub-interface, or shares the one that is there. It is held as
+// long as any domain's journal names it, and removed with the last one if we made
+// it.
+type VLAN struct {
+	Name   string `json:"name"`
+	Parent string `json:"parent"`
+	ID     int    `json:"id"`
+
+	// What Apply notes before it acts.
+	ParentIndex int  `json:"parent_index,omitempty"`
+	Index       int  `json:"index,omitempty"`
+	Made        bool `json:"made,omitempty"` // by us, for this domain or another
+}
+
+// AltName gives a device one more name, so that libvirt finds the uplink's device by
+// the name that the domain uses. It is shared like a VLAN.
+type AltName struct {
+	Device string `json:"device"`
+	Name   string `json:"name"`
+
+	Index int  `json:"index,omitempty"`
+	Made  bool `json:"made,omitempty"`
+}
+
+// Macvtap makes the device of a hook-owned NIC.
+type Macvtap struct {
+	Name     string `json:"name"`
+	Lower    string `json:"lower"`
+	Mode     string `json:"mode"`
+	MAC      string `json:"mac"`
+	MTU      int    `json:"mtu,omitempty"`
+	Queues   int    `json:"queues,omitempty"`
+	AllMulti bool   `json:"allmulti,omitempty"`
+
+	Index int `json:"index,omitempty"`
+}
+
+// AllMulti lets a macvtap that libvirt has made receive all multicast frames. There
+// is nothing to undo: the device goes with the domain.
+type AllMulti struct {
+	Device string `json:"device"`
+}
+
+// key names what the step is about, the same in a plan and in a journal.
+func (s Step) key() string {
+	switch {
+	case s.VLAN != nil:
+		return "vlan " + s.VLAN.Name
+	case s.AltName != nil:
+		return "altname " + s.AltName.Name
+	case s.Macvtap != nil:
+		return "macvtap " + s.Macvtap.Name
+	case s.AllMulti != nil:
+		return "allmulti " + s.AllMulti.Device
+	}
+	return ""
+}
+
+// String says what the step does, for a person.
+func (s Step) String() string {
+	switch {
+	case s.VLAN != nil:
+		return fmt.Sprintf("make or share VLAN sub-interface %s (VLAN %d of %s)", s.VLAN.Name, s.VLAN.ID, s.VLAN.Parent)
+	case s.AltName != nil:
+		return fmt.Sprintf("let %s also be called %s", s.AltName.Device, s.AltName.Name)
+	case s.Macvtap != nil:
+		m := s.Macvtap
+		text := fmt.Sprintf("make macvtap %s on %s, mode %s", m.Name, m.Lower, m.Mode)
+		if m.MTU > 0 {
+			text += ", MTU " + strconv.Itoa(m.MTU)
+		}
+		if m.Queues > 1 {
+			text += fmt.Sprintf(", %d queues", m.Queues)
+		}
+		if m.AllMulti {
+			text += ", allmulticast"
+		}
+		return text
+	case s.AllMulti != nil:
+		return fmt.Sprintf("let %s receive all multicast frames", s.AllMulti.Device)
+	}
+	return "nothing"
+}
+
+// undoString says what undoing the step does.
+func (s Step) undoString() string {
+	switch {
+	case s.VLAN != nil:
+		return fmt.Sprintf("remove %s if we made it and no other guest uses it", s.VLAN.Name)
+	case s.AltName != nil:
+		return fmt.Sprintf("take the name %s from %s when no other guest uses it", s.AltName.Name, s.AltName.Device)
+	case s.Macvtap != nil:
+		return fmt.Sprintf("remove macvtap %s", s.Macvtap.Name)
+	}
+	return ""
+}
+
+// check refuses a step that a journal cannot rightly hold.
+func (s Step) check() error {
+	set := 0
+	names := []string{}
+	if s.VLAN != nil {
+		set++
+		names = append(names, s.VLAN.Name, s.VLAN.Parent)
+		if s.VLAN.ID < 1 || s.VLAN.ID > 4094 {
+			return fmt.Errorf("VLAN %d", s.VLAN.ID)
+		}
+	}
+	if s.AltName != nil {
+		set++
+		names = append(names, s.AltName.Device, s.AltName.Name)
+	}
+	if s.Macvtap != nil {
+		set++
+		names = append(names, s.Macvtap.Name, s.Macvtap.Lower)
+	}
+	if set != 1 || s.AllMulti != nil {
+		return fmt.Errorf("%d things to undo in one step", set)
+	}
+	for _, n := range names {
+		if !config.ValidIfname(n) {
+			return fmt.Errorf("device name %q", n)
+		}
+	}
+	return nil
+}
+
+// decodeSteps reads the steps of a journal. A step that it does not understand
+// makes the whole journal one that cannot be trusted.
+func decodeSteps(j *state.Journal) ([]Step, error) {
+	steps := make([]Step, len(j.Entries))
+	for i, e := range j.Entries {
+		dec := json.NewDecoder(bytes.NewReader(e.Step))
+		dec.DisallowUnknownFields()
+		err := dec.Decode(&steps[i])
+		if err == nil {
+			if _, extra := dec.Token(); extra != io.EOF {
+				err = fmt.Errorf("text behind the step")
+			} else {
+				err = steps[i].check()
+			}
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%w: domain %s, step %d: %w", state.ErrCorrupt, j.UUID, i, err)
+		}
+	}
+	return steps, nil
+}
