@@ -125,10 +125,11 @@ func (h *Host) StartLibvirtd(ctx context.Context) error {
 func (h *Host) awaitLibvirtd(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	daemon := h.libvirtd
 	go func() {
 		select {
-		case <-h.libvirtd.done:
-			cancel(fmt.Errorf("libvirtd ended: %s", h.libvirtd.cmd.ProcessState))
+		case <-daemon.done:
+			cancel(fmt.Errorf("libvirtd ended: %s", daemon.cmd.ProcessState))
 		case <-ctx.Done():
 		}
 	}()
@@ -197,7 +198,8 @@ func (h *Host) Virsh(ctx context.Context, args ...string) (string, error) {
 	return h.Run(ctx, "virsh", append([]string{"--connect", "qemu:///system", "--quiet"}, args...)...)
 }
 
-// Define defines a persistent domain.
+// Define defines a persistent domain, after checking the XML against libvirt's
+// schema, for libvirt drops what it does not know.
 func (h *Host) Define(ctx context.Context, xml string) error {
 	cmd := h.Command(ctx, "virsh", "--connect", "qemu:///system", "define", "--validate", "/dev/stdin")
 	cmd.Stdin = strings.NewReader(xml)

@@ -133,6 +133,11 @@ func setUp(cfg initConfig) error {
 			return err
 		}
 	}
+	// libvirtd looks its own name up, and there may be no name server.
+	names := fmt.Sprintf("127.0.0.1 localhost\n127.0.1.1 %s\n", cfg.Name)
+	if err := os.WriteFile("/etc/hosts", []byte(names), 0o644); err != nil {
+		return err
+	}
 	if err := mountAt(fmt.Sprintf("/proc/self/fd/%d", dir), cfg.Dir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 		return err
 	}
