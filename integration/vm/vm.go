@@ -204,7 +204,7 @@ type runDir string
 func (d runDir) console() string { return filepath.Join(string(d), "console") }
 
 func (d runDir) fill(k *kernel.Kernel, shares []string, command string) error {
-	mounts := "mkdir -p /lib/modules\nmount --bind " + quote(k.ModulesDir) + " /lib/modules\n"
+	mounts := "modules " + quote(k.ModulesDir) + "\n"
 	for i, dir := range shares {
 		mounts += "share " + shareTag(i) + " " + quote(dir) + "\n"
 	}
