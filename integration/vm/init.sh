@@ -4,6 +4,9 @@
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export PATH
 
+# The command may mount something over the path.
+exec 3>/mnt/testvm/status
+
 # There is no udev: load the drivers of the network cards, which are of PCI
 # class 02 or virtio device type 1.
 set --
@@ -19,6 +22,6 @@ for port in /sys/class/virtio-ports/*; do
 	read -r name <"$port/name"
 	[ "$name" = output ] && output=/dev/${port##*/}
 done
-setsid -w sh /mnt/testvm/command </dev/null >"$output" 2>&1
-echo $? >/mnt/testvm/status
+setsid -w sh /mnt/testvm/command </dev/null >"$output" 2>&1 3>&-
+echo $? >&3
 busybox poweroff -f

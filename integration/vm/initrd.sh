@@ -42,7 +42,7 @@ share() { # TAG DIRECTORY: written through to the host
 	mount -t 9p -o $p9,cache=none "$1" "/root$2"
 }
 
-fresh /run /var/log /var/lib/libvirt /var/cache/libvirt /etc/libvirt/qemu \
+fresh /run /var/log /var/lib/libvirt /etc/libvirt/qemu \
 	/var/lib/lldpad /var/lib/openvswitch /etc/openvswitch
 mkdir -p run/lock run/netns run/libvirt run/openvswitch var/log/openvswitch var/log/libvirt/qemu \
 	var/lib/libvirt/qemu var/lib/libvirt/images var/lib/libvirt/network var/lib/libvirt/boot
