@@ -1,6 +1,7 @@
 package hooks
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -18,12 +19,20 @@ func Explain(w io.Writer, op Op, d *xmlfilter.Domain, cfg *config.Config, host H
 	}
 	for i := range d.NICs {
 		n := &d.NICs[i]
-		fmt.Fprintf(w, "  %s: %s\n", n, describe(cfg, n))
+		fmt.Fprintf(w, "  %s: %s\n", n, describe(cfg, host, n))
 	}
+	before := d
 	changes, rewriteErr := Rewrite(d, cfg, host, true)
-	var planned []Step
-	var planErr error
-	for _, o := range []Op{"rewrite", Prepare, Start, Started, Stopped, Release, Migrate, Restore, Reconnect} {
+	// What needs rewriting first is planned as it is afterwards.
+	planned, planErr := Plan(Prepare, d, cfg, host)
+	then := ""
+	if errors.Is(planErr, ErrNotRewritten) && rewriteErr == nil && op == "" {
+		if after, err := rewritten(d, changes); err == nil {
+			d, then = after, ", once rewritten"
+			planned, planErr = Plan(Prepare, d, cfg, host)
+		}
+	}
+	for _, o := range []Op{"rewrite", Prepare, Start, Stopped, Release, Migrate, Restore, Reconnect} {
 		if op != "" && o != op {
 			continue
 		}
@@ -36,7 +45,7 @@ func Explain(w io.Writer, op Op, d *xmlfilter.Domain, cfg *config.Config, host H
 			}
 			err = rewriteErr
 			for _, c := range changes {
-				lines = append(lines, explainChange(d, c))
+				lines = append(lines, explainChange(before, c))
 			}
 		case Prepare, Start, Reconnect:
 			if op == "" && o == Reconnect {
@@ -48,12 +57,16 @@ func Explain(w io.Writer, op Op, d *xmlfilter.Domain, cfg *config.Config, host H
 				lines = append(lines, "NIC "+s.NIC+": "+s.String())
 			}
 		case Stopped, Release:
-			if planned, planErr = Plan(Prepare, d, cfg, host); planErr != nil {
+			if planErr != nil {
 				continue
 			}
 			lines = explainUndo(o, planned)
 		}
-		fmt.Fprintf(w, "%s:\n", o)
+		if o == "rewrite" {
+			fmt.Fprintf(w, "%s:\n", o)
+		} else {
+			fmt.Fprintf(w, "%s%s:\n", o, then)
+		}
 		switch {
 		case err != nil && op != "":
 			return err
@@ -66,45 +79,50 @@ func Explain(w io.Writer, op Op, d *xmlfilter.Domain, cfg *config.Config, host H
 			fmt.Fprintf(w, "  %s\n", l)
 		}
 	}
-	for _, c := range changes {
-		if c.Ethernet == "" {
-			continue
-		}
-		fmt.Fprintf(w, "what hook-owned %s loses:\n", &d.NICs[c.NIC])
-		for _, l := range Loses(&d.NICs[c.NIC]) {
-			fmt.Fprintf(w, "  %s\n", l)
-		}
-	}
 	for i := range d.NICs {
 		n := &d.NICs[i]
-		if s, err := settingsOf(cfg, n); err == nil && n.Type == "ethernet" && s.own && n.Words != nil {
-			fmt.Fprintf(w, "what hook-owned %s loses:\n", n)
-			for _, l := range Loses(n) {
-				fmt.Fprintf(w, "  %s\n", l)
-			}
+		if s, err := settingsOf(cfg, host, n); err != nil || n.Words == nil || !s.own {
+			continue
+		}
+		fmt.Fprintf(w, "what hook-owned %s loses:\n", n)
+		for _, l := range Loses(n) {
+			fmt.Fprintf(w, "  %s\n", l)
 		}
 	}
 	return nil
 }
 
-func describe(cfg *config.Config, n *xmlfilter.NIC) string {
+// rewritten is the domain as it is after its changes.
+func rewritten(d *xmlfilter.Domain, changes []xmlfilter.Change) (*xmlfilter.Domain, error) {
+	doc, err := d.Rewrite(changes)
+	if err != nil {
+		return nil, err
+	}
+	return xmlfilter.Parse(doc)
+}
+
+func describe(cfg *config.Config, host Host, n *xmlfilter.NIC) string {
 	if !ours(n) {
 		return fmt.Sprintf("type='%s', not ours", n.Type)
 	}
-	s, err := settingsOf(cfg, n)
+	s, err := settingsOf(cfg, host, n)
 	if err != nil {
 		return err.Error()
 	}
-	owner := "assisted: libvirt makes its macvtap"
-	if s.own {
-		owner = "hook-owned: the hook makes its macvtap"
+	text := fmt.Sprintf("type='%s', ", n.Type)
+	switch {
+	case s.own:
+		text += "hook-owned: the hook makes its macvtap"
+	case n.Type == "direct":
+		text += "assisted: libvirt makes its macvtap"
+	default:
+		text += "which our words in <metadata> do not fit"
 	}
-	text := fmt.Sprintf("type='%s', %s", n.Type, owner)
 	if s.uplink != nil {
 		text += fmt.Sprintf(", uplink %q", s.uplink.Name)
 	}
 	if n.Type == "direct" && !n.RxFilters && !s.allMulti {
-		text += "; IPv6 needs trustGuestRxFilters='yes' or allmulticast, or neighbours cannot find the guest"
+		text += "; for IPv6 it needs trustGuestRxFilters='yes' or allmulticast"
 	}
 	return text
 }

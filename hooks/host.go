@@ -91,6 +91,25 @@ func Survey(ctx context.Context, k Kernel, cfg *config.Config, d *xmlfilter.Doma
 	return h, nil
 }
 
+// uplinkOf returns the uplink that a device name means or leads to: by what the
+// uplink is called, or because it is its device, or a VLAN of it.
+func (h Host) uplinkOf(cfg *config.Config, name string) *config.Uplink {
+	if u := cfg.UplinkCalled(name); u != nil {
+		return u
+	}
+	if dev, there := h.Devices[name]; there {
+		for _, u := range cfg.UplinkNames() {
+			if up, ok := h.Uplinks[u]; ok && (up.Index == dev.Index || up.Index == dev.Parent) {
+				return cfg.Uplinks[u]
+			}
+		}
+	}
+	if parent, _, ok := splitVLAN(name); ok {
+		return h.uplinkOf(cfg, parent)
+	}
+	return nil
+}
+
 func (h *Host) look(ctx context.Context, k Kernel, name string) error {
 	if _, known := h.Devices[name]; known || !config.ValidIfname(name) {
 		return nil

@@ -74,7 +74,7 @@ func (p *planner) add(s Step) {
 }
 
 func (p *planner) prepare(n *xmlfilter.NIC) error {
-	s, err := settingsOf(p.cfg, n)
+	s, err := settingsOf(p.cfg, p.host, n)
 	if err != nil {
 		return err
 	}
@@ -115,13 +115,14 @@ func (p *planner) assisted(n *xmlfilter.NIC, s settings) error {
 		if err := p.onUplink(n.Source.Dev, source, s.uplink); err != nil {
 			return err
 		}
-		if source.Kind != "vlan" {
-			return nil
-		}
-		if isVLAN { // possibly ours: hold it, so that no other guest's end removes it
-			if dev, ok := p.find(parent); ok && dev.Index == source.Parent {
-				return p.vlan(n, source.Name, dev, source.VLANID)
+		// Possibly ours: held, so that no other guest's end removes it.
+		if dev, ok := p.find(parent); ok && source.Kind == "vlan" && dev.Index == source.Parent {
+			if err := p.vlan(n, source.Name, dev, source.VLANID); err != nil {
+				return err
 			}
+		}
+		if source.Name != n.Source.Dev {
+			p.add(Step{NIC: n.MAC, AltName: &AltName{Device: source.Name, Name: n.Source.Dev}})
 		}
 		return nil
 	}
@@ -200,7 +201,7 @@ func (p *planner) namedVLAN(n *xmlfilter.NIC, parent string, vid int, u *config.
 // assistedVLAN plans for a NIC whose words name the VLAN; <source dev=> then is just
 // what its sub-interface is called.
 func (p *planner) assistedVLAN(n *xmlfilter.NIC, s settings, parentByName string) error {
-	dev, err := p.parent(s, parentByName)
+	dev, err := p.parent(s, first(parentByName, n.Source.Dev))
 	if err != nil {
 		return err
 	}
@@ -230,7 +231,7 @@ func (p *planner) parent(s settings, otherwise string) (Device, error) {
 
 // vlan plans a sub-interface, if the host's configuration allows it.
 func (p *planner) vlan(n *xmlfilter.NIC, name string, parent Device, vid int) error {
-	u := p.uplinkOf(parent)
+	u := p.host.uplinkOf(p.cfg, parent.Name)
 	_, there := p.host.Devices[name]
 	switch create := p.cfg.VLAN.Create; {
 	case u != nil && !u.Allows(vid):
@@ -243,16 +244,6 @@ func (p *planner) vlan(n *xmlfilter.NIC, name string, parent Device, vid int) er
 	}
 	p.add(Step{NIC: n.MAC, VLAN: &VLAN{Name: name, Parent: parent.Name, ID: vid}})
 	return nil
-}
-
-// uplinkOf returns the uplink that a device belongs to.
-func (p *planner) uplinkOf(dev Device) *config.Uplink {
-	for _, name := range p.cfg.UplinkNames() {
-		if p.host.Uplinks[name].Index == dev.Index && dev.Index != 0 {
-			return p.cfg.Uplinks[name]
-		}
-	}
-	return p.cfg.UplinkCalled(dev.Name)
 }
 
 // onUplink checks that a device leads to the uplink that the NIC's words name: a
@@ -300,7 +291,7 @@ func (p *planner) hookOwned(n *xmlfilter.NIC, s settings) error {
 
 // start plans what is to be set on the devices that libvirt has made by then.
 func (p *planner) start(n *xmlfilter.NIC) error {
-	s, err := settingsOf(p.cfg, n)
+	s, err := settingsOf(p.cfg, p.host, n)
 	if err != nil {
 		return err
 	}

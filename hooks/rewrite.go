@@ -16,7 +16,7 @@ import (
 // names: they are mapped by uplink. With keep, at define time, what is changed is
 // kept in the metadata for undoing.
 func Rewrite(d *xmlfilter.Domain, cfg *config.Config, host Host, keep bool) ([]xmlfilter.Change, error) {
-	r := rewriter{planner{domain: d, cfg: cfg, host: host}}
+	r := rewriter{planner: planner{domain: d, cfg: cfg, host: host}, keep: keep}
 	var changes []xmlfilter.Change
 	for i := range d.NICs {
 		n := &d.NICs[i]
@@ -35,14 +35,17 @@ func Rewrite(d *xmlfilter.Domain, cfg *config.Config, host Host, keep bool) ([]x
 	return changes, nil
 }
 
-type rewriter struct{ planner }
+type rewriter struct {
+	planner
+	keep bool
+}
 
 func (r *rewriter) nic(n *xmlfilter.NIC) (xmlfilter.Change, error) {
 	none := xmlfilter.Change{}
 	if err := n.Err(); err != nil {
 		return none, err
 	}
-	s, err := settingsOf(r.cfg, n)
+	s, err := settingsOf(r.cfg, r.host, n)
 	if err != nil {
 		return none, err
 	}
@@ -205,7 +208,7 @@ func (r *rewriter) hookOwned(n *xmlfilter.NIC, s settings) (xmlfilter.Change, er
 			c.Words = newWords(n, map[string]string{xmlfilter.WordDev: pl.dev.Name})
 		}
 	}
-	if n.Words != nil && n.Words.Was != nil && n.Words.Was.Source.Dev != "" {
+	if !r.keep && n.Words != nil && n.Words.Was != nil && n.Words.Was.Source.Dev != "" {
 		was := *n
 		was.Source, was.VLAN = n.Words.Was.Source, nil
 		// What was kept serves only undo: a name that means nothing here stays.
@@ -257,7 +260,7 @@ func shellWord(s string) string {
 func Loses(n *xmlfilter.NIC) []string {
 	lost := []string{
 		"virsh suspend, save and migration do not take the device down: it stays up from prepare to release",
-		"virsh domif-setlink changes the guest's link only, as with any NIC",
+		"libvirt and its tools show type='ethernet': what looks for type='direct' does not see it",
 	}
 	rx := n.RxFilters || n.Words != nil && n.Words.Was != nil && n.Words.Was.RxFilters
 	if rx {

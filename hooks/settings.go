@@ -61,7 +61,7 @@ type settings struct {
 	allMulti bool
 }
 
-func settingsOf(cfg *config.Config, n *xmlfilter.NIC) (settings, error) {
+func settingsOf(cfg *config.Config, host Host, n *xmlfilter.NIC) (settings, error) {
 	w := n.Words
 	if w == nil {
 		w = &xmlfilter.Words{}
@@ -83,12 +83,7 @@ func settingsOf(cfg *config.Config, n *xmlfilter.NIC) (settings, error) {
 	}
 	u := s.uplink
 	if u == nil {
-		dev := first(s.dev, n.Source.Dev)
-		if u = cfg.UplinkCalled(dev); u == nil {
-			if parent, _, ok := splitVLAN(dev); ok {
-				u = cfg.UplinkCalled(parent)
-			}
-		}
+		u = host.uplinkOf(cfg, first(s.dev, n.Source.Dev))
 	}
 	for _, say := range []*bool{w.AllMulticast, p.AllMulticast, allMultiOf(u)} {
 		if say != nil {

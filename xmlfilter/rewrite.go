@@ -14,6 +14,8 @@ type Change struct {
 
 	// SourceDev replaces <source dev=>; "" keeps it.
 	SourceDev string
+	// SourceMode replaces <source mode=>; "" keeps it.
+	SourceMode string
 	// DropVLAN removes <vlan>, because SourceDev now is the VLAN's own device.
 	DropVLAN bool
 	// Ethernet is the name of the device that the NIC becomes:
@@ -42,7 +44,7 @@ func (d *Domain) Rewrite(changes []Change) ([]byte, error) {
 			return nil, fmt.Errorf("xmlfilter: no NIC %d", c.NIC)
 		}
 		n := &d.NICs[c.NIC]
-		for _, v := range append(slices.Collect(maps.Values(c.Words)), c.SourceDev, c.Ethernet, c.WasDev) {
+		for _, v := range append(slices.Collect(maps.Values(c.Words)), c.SourceDev, c.SourceMode, c.Ethernet, c.WasDev) {
 			if !printable(v) {
 				return nil, fmt.Errorf("%w: %s: %q cannot be written", ErrNIC, n, v)
 			}
@@ -100,6 +102,9 @@ func (ed *editor) change(n *NIC, c Change) {
 	if c.Ethernet == "" {
 		if c.SourceDev != "" && source != nil {
 			ed.setAttr(source, "dev", c.SourceDev)
+		}
+		if c.SourceMode != "" && source != nil {
+			ed.setAttr(source, "mode", c.SourceMode)
 		}
 		if c.DropVLAN {
 			ed.removeChild(n.elem, "vlan")

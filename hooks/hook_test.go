@@ -1,0 +1,622 @@
+package hooks
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"libvirt-direct/internal/config"
+	"libvirt-direct/internal/link"
+	"libvirt-direct/internal/state"
+	"libvirt-direct/xmlfilter"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+const (
+	uuidA = "aaaaaaaa-0000-4000-8000-000000000001"
+	uuidB = "bbbbbbbb-0000-4000-8000-000000000002"
+)
+
+// domain is a domain's XML with the given interfaces and words.
+func domain(uuid, words, nics string) string {
+	meta := ""
+	if words != "" {
+		meta = "<metadata><ld:nics xmlns:ld='urn:libvirt-direct:1'>" + words + "</ld:nics></metadata>"
+	}
+	return "<domain type='qemu'><name>vm " + uuid[:1] + "</name><uuid>" + uuid + "</uuid>" + meta +
+		"<devices>" + nics + "</devices></domain>"
+}
+
+func direct(mac, dev, mode string, more ...string) string {
+	return fmt.Sprintf("<interface type='direct'><mac address='%s'/><source dev='%s' mode='%s'/>%s</interface>", mac, dev, mode, strings.Join(more, ""))
+}
+
+func owned(mac, target string, more ...string) string {
+	return fmt.Sprintf("<interface type='ethernet'><mac address='%s'/><target dev='%s' managed='no'/>%s</interface>", mac, target, strings.Join(more, ""))
+}
+
+const (
+	mac1 = "52:54:00:00:00:01"
+	mac2 = "52:54:00:00:00:02"
+	mac3 = "52:54:00:00:00:03"
+)
+
+// world is a host with the hook on it.
+type world struct {
+	t      *testing.T
+	kernel *fakeKernel
+	cfg    *config.Config
+	hook   *Hook
+	log    *bytes.Buffer
+}
+
+func newWorld(t *testing.T, cfg string, devices ...string) *world {
+	t.Helper()
+	c, err := config.Parse("test.toml", []byte(cfg))
+	require.NoError(t, err)
+	w := &world{t: t, kernel: newFake(devices...), cfg: c, log: &bytes.Buffer{}}
+	w.hook = &Hook{
+		Config:     func() (*config.Config, error) { return w.cfg, nil },
+		Kernel:     func() (Kernel, func(), error) { return w.kernel, func() {}, nil },
+		Journal:    filepath.Join(t.TempDir(), "journal"),
+		Log:        slog.New(slog.NewTextHandler(w.log, nil)),
+		Privileged: true,
+	}
+	return w
+}
+
+func (w *world) run(op Op, doc string) (string, error) {
+	var out bytes.Buffer
+	err := w.hook.Run(context.Background(), Call{Domain: "vm", Op: op, Stdin: strings.NewReader(doc), Stdout: &out})
+	return out.String(), err
+}
+
+func (w *world) must(op Op, doc string) string {
+	w.t.Helper()
+	out, err := w.run(op, doc)
+	require.NoError(w.t, err)
+	return out
+}
+
+func (w *world) journals() []string {
+	all, err := state.Existing(w.hook.Journal).Domains()
+	require.NoError(w.t, err)
+	return all
+}
+
+func (w *world) has(name string) bool {
+	_, err := w.kernel.ByName(context.Background(), name)
+	return err == nil
+}
+
+const twoUplinks = `
+[uplink.storage]
+device = "enpb"
+also = ["nica"]
+vlans = ["100-199"]
+[uplink.lan]
+pci = "0000:03:00.0"
+allmulticast = true
+[profile.gold]
+uplink = "storage"
+vlan = 120
+mode = "vepa"
+own = "hook"
+`
+
+// Every kind of NIC, as explain shows what is done for it.
+func TestExplainGolden(t *testing.T) {
+	cases := map[string]struct{ words, nics string }{
+		"plain":        {"", direct(mac1, "enpb", "bridge")},
+		"not-ours":     {"", "<interface type='network'><source network='default'/></interface>"},
+		"vlan-device":  {"", direct(mac1, "enpb.100", "bridge") + direct(mac2, "enpb.100", "private")},
+		"uplink-name":  {"", direct(mac1, "storage", "vepa") + direct(mac2, "storage.101", "bridge")},
+		"other-host":   {"", direct(mac1, "nica", "vepa") + direct(mac2, "nica.101", "bridge")},
+		"vlan-element": {"", direct(mac1, "enpb", "vepa", "<vlan><tag id='100'/></vlan>")},
+		"vlan-word":    {"<ld:nic mac='" + mac1 + "' vlan='100'/>", direct(mac1, "enpb", "vepa")},
+		"vf-vlan":      {"", direct(mac1, "vf0", "passthrough", "<vlan><tag id='100'/></vlan>")},
+		"allmulti":     {"", direct(mac1, "lanport", "bridge", "<target dev='macvtap3'/>")},
+		"to-own":       {"<ld:nic mac='" + mac1 + "' own='hook'/>", direct(mac1, "enpb", "private", "<bandwidth/>", "<driver queues='4'/>")},
+		"profile":      {"<ld:nic mac='" + mac1 + "' profile='gold'/>", direct(mac1, "anything", "bridge")},
+		"owned":        {"<ld:nic mac='" + mac1 + "' own='hook' uplink='storage' vlan='100' mode='bridge' allmulticast='yes'/>", owned(mac1, "ldt1", "<mtu size='1400'/>", "<driver queues='2'/>")},
+		"no-device":    {"", direct(mac1, "eth7", "bridge")},
+		"not-allowed":  {"", direct(mac1, "enpb.200", "bridge")},
+		"no-profile":   {"<ld:nic mac='" + mac1 + "' profile='glod'/>", direct(mac1, "enpb", "bridge")},
+		"wrong-uplink": {"<ld:nic mac='" + mac1 + "' uplink='storage'/>", direct(mac1, "lanport", "bridge")},
+		"trunk":        {"", direct(mac1, "enpb", "vepa", "<vlan trunk='yes'><tag id='100'/><tag id='101'/></vlan>")},
+		"bridge-words": {"<ld:nic mac='" + mac1 + "' vlan='100'/>", "<interface type='bridge'><mac address='" + mac1 + "'/><source bridge='br0'/></interface>"},
+		"stray":        {"<ld:nic mac='" + mac2 + "' vlan='100'/>", direct(mac1, "enpb", "bridge")},
+		"qbg":          {"<ld:nic mac='" + mac1 + "' own='hook'/>", direct(mac1, "enpb", "vepa", "<virtualport type='802.1Qbg'/>")},
+		"long-name":    {"", direct(mac1, "enp129s0f0np0", "vepa", "<vlan><tag id='4000'/></vlan>")},
+		"dotted":       {"", direct(mac1, "wan.7", "vepa")},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, twoUplinks, "enpb", "lanport", "vf0", "enp129s0f0np0", "wan.7")
+			w.kernel.pci["0000:03:00.0"] = "lanport"
+			w.kernel.vfs["vf0"] = true
+			d, err := xmlfilter.Parse([]byte(domain(uuidA, c.words, c.nics)))
+			require.NoError(t, err)
+			host, err := Survey(context.Background(), w.kernel, w.cfg, d)
+			require.NoError(t, err)
+			var out bytes.Buffer
+			require.NoError(t, Explain(&out, "", d, w.cfg, host))
+			path := filepath.Join("testdata", name+".golden")
+			if *update {
+				require.NoError(t, os.WriteFile(path, out.Bytes(), 0o644))
+			}
+			want, err := os.ReadFile(path)
+			require.NoError(t, err)
+			require.Equal(t, string(want), out.String())
+			require.Zero(t, w.kernel.calls, "explaining touches nothing")
+		})
+	}
+}
+
+func TestVLANIsSharedAndGoesWithItsLastGuest(t *testing.T) {
+	w := newWorld(t, "", "nica")
+	before := w.kernel.dump()
+	a, b := domain(uuidA, "", direct(mac1, "nica.100", "vepa")), domain(uuidB, "", direct(mac2, "nica.100", "vepa"))
+	w.must(Prepare, a)
+	require.True(t, w.has("nica.100"))
+	w.must(Prepare, b)
+	w.must(Release, a)
+	require.True(t, w.has("nica.100"), "b still uses it")
+	w.must(Release, b)
+	require.Equal(t, before, w.kernel.dump())
+	require.Empty(t, w.journals())
+}
+
+func TestVLANOfTheAdministratorStays(t *testing.T) {
+	w := newWorld(t, "", "nica")
+	nica, _ := w.kernel.ByName(context.Background(), "nica")
+	require.NoError(t, w.kernel.AddVLAN(context.Background(), link.VLAN{Name: "nica.100", Index: 50, Parent: nica.Index, ID: 100}))
+	before := w.kernel.dump()
+	doc := domain(uuidA, "", direct(mac1, "nica.100", "vepa"))
+	w.must(Prepare, doc)
+	w.must(Release, doc)
+	require.Equal(t, before, w.kernel.dump())
+}
+
+func TestVLANOfOursWithSomebodyOnItStays(t *testing.T) {
+	w := newWorld(t, "", "nica")
+	doc := domain(uuidA, "", direct(mac1, "nica.100", "vepa"))
+	w.must(Prepare, doc)
+	vlan, _ := w.kernel.ByName(context.Background(), "nica.100")
+	require.NoError(t, w.kernel.AddMacvtap(context.Background(), link.Macvtap{Name: "foreign", Index: 60, Lower: vlan.Index, Mode: "bridge", MAC: mac3}))
+	w.must(Release, doc)
+	require.True(t, w.has("nica.100") && w.has("foreign"))
+	require.Contains(t, w.log.String(), "left nica.100: foreign stands on it")
+}
+
+func TestAltNameIsSharedAndGoesWithItsLastGuest(t *testing.T) {
+	w := newWorld(t, twoUplinks, "enpb")
+	before := w.kernel.dump()
+	a, b := domain(uuidA, "", direct(mac1, "storage", "vepa")), domain(uuidB, "", direct(mac2, "storage", "vepa")+direct(mac3, "nica.150", "vepa"))
+	w.must(Prepare, a)
+	w.must(Prepare, b)
+	require.True(t, w.has("storage") && w.has("enpb.150") && w.has("nica.150"))
+	w.must(Release, a)
+	require.True(t, w.has("storage"))
+	w.must(Release, b)
+	require.Equal(t, before, w.kernel.dump())
+}
+
+func TestHookOwnedLife(t *testing.T) {
+	w := newWorld(t, twoUplinks, "enpb")
+	before := w.kernel.dump()
+	doc := domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook' uplink='storage' vlan='100' mode='passthrough' allmulticast='yes'/>", owned(mac1, "ldt1"))
+	w.must(Prepare, doc)
+	l, err := w.kernel.ByName(context.Background(), "ldt1")
+	require.NoError(t, err)
+	require.Equal(t, mac1, l.MAC)
+	require.True(t, l.Up && l.AllMulti)
+	require.Equal(t, "libvirt-direct "+uuidA, l.Alias)
+	w.must(Start, doc)
+	w.must(Started, doc)
+	w.must(Stopped, doc)
+	l, err = w.kernel.ByName(context.Background(), "ldt1")
+	require.NoError(t, err)
+	require.False(t, l.Up, "nothing answers for a dead guest")
+	// libvirt's stop XML can be anything by then: the journal decides.
+	w.must(Release, domain(uuidA, "", ""))
+	require.Equal(t, before, w.kernel.dump())
+}
+
+func TestNodeTakenTriesAnotherIndex(t *testing.T) {
+	doc := domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook' dev='nica'/>", owned(mac1, "ldt1"))
+	w := newWorld(t, "", "nica")
+	w.kernel.nodeTaken = 2
+	w.must(Prepare, doc)
+	w.must(Release, doc)
+	before := w.kernel.dump()
+	w.kernel.nodeTaken = 9
+	_, err := w.run(Prepare, doc)
+	require.ErrorIs(t, err, link.ErrNodeTaken)
+	require.Equal(t, before, w.kernel.dump())
+}
+
+func TestPassthroughAllMultiAndStart(t *testing.T) {
+	w := newWorld(t, "", "nica", "macvtap0")
+	mt, _ := w.kernel.ByName(context.Background(), "macvtap0")
+	w.kernel.links[mt.Index].Kind = "macvtap"
+	doc := domain(uuidA, "<ld:nic mac='"+mac1+"' allmulticast='yes'/>", direct(mac1, "nica", "bridge", "<target dev='macvtap0'/>"))
+	w.must(Prepare, doc)
+	require.False(t, w.kernel.links[mt.Index].AllMulti)
+	w.must(Start, doc)
+	require.True(t, w.kernel.links[mt.Index].AllMulti)
+	require.Empty(t, w.journals(), "libvirt's device goes with the domain")
+}
+
+// every is one domain with a step of each kind that is undone.
+func every() string {
+	return domain(uuidA,
+		"<ld:nic mac='"+mac1+"' own='hook' uplink='storage' vlan='100' mode='bridge' allmulticast='yes'/>",
+		owned(mac1, "ldt1")+direct(mac2, "storage", "vepa")+direct(mac3, "nica.101", "vepa"))
+}
+
+func TestFailureOfAnyCallLeavesNothing(t *testing.T) {
+	for n := 1; ; n++ {
+		w := newWorld(t, twoUplinks, "enpb")
+		before := w.kernel.dump()
+		boom := errors.New("EIO")
+		w.kernel.fail = func(call int, op string) error {
+			if call == n {
+				return boom
+			}
+			return nil
+		}
+		_, err := w.run(Prepare, every())
+		if w.kernel.calls < n {
+			require.NoError(t, err)
+			require.Greater(t, n, 15, "the domain exercises many calls")
+			return
+		}
+		require.ErrorIs(t, err, boom, "call %d", n)
+		var nic *NICError
+		require.ErrorAs(t, err, &nic)
+		require.Contains(t, []string{"NIC " + mac1, "NIC " + mac2, "NIC " + mac3}, nic.NIC)
+		require.NotContains(t, OneLine(err), "\n")
+		require.Equal(t, before, w.kernel.dump(), "call %d", n)
+		require.Empty(t, w.journals(), "call %d", n)
+	}
+}
+
+type killed struct{}
+
+// kill runs an operation and reports whether it was killed at the given call.
+func (w *world) kill(op Op, doc string, at int, after bool) (died bool) {
+	w.kernel.calls = 0
+	w.kernel.die = func(call int, isAfter bool) {
+		if call == at && isAfter == after {
+			panic(killed{})
+		}
+	}
+	defer func() {
+		w.kernel.die = nil
+		if r := recover(); r != nil {
+			if _, ok := r.(killed); !ok {
+				panic(r)
+			}
+			died = true
+		}
+	}()
+	w.must(op, doc)
+	return false
+}
+
+// A process killed at any change of the kernel, in a start or in a stop, leaves a
+// journal from which gc, or the domain's next start, puts everything back.
+func TestKilledAnywhereIsUndone(t *testing.T) {
+	for _, op := range []Op{Prepare, Release} {
+		for _, after := range []bool{false, true} {
+			for n := 1; ; n++ {
+				var died bool
+				for _, cure := range []string{"gc", "restart", "release"} {
+					w := newWorld(t, twoUplinks, "enpb")
+					before := w.kernel.dump()
+					if op == Release {
+						w.must(Prepare, every())
+					}
+					if died = w.kill(op, every(), n, after); !died {
+						break
+					}
+					switch cure {
+					case "gc":
+						w.gc(false)
+						w.gc(false) // and once more changes nothing
+					case "restart":
+						w.must(Prepare, every())
+						w.must(Release, every())
+					case "release":
+						w.must(Release, every())
+					}
+					require.Equal(t, before, w.kernel.dump(), "%s killed at %d (after=%t), then %s", op, n, after, cure)
+					require.Empty(t, w.journals())
+				}
+				if !died {
+					require.Greater(t, n, 4)
+					break
+				}
+			}
+		}
+	}
+}
+
+func (w *world) gc(dry bool, alive ...string) []string {
+	w.t.Helper()
+	dir, err := state.Open(w.hook.Journal)
+	require.NoError(w.t, err)
+	c := &Collector{Kernel: w.kernel, Dir: dir, DryRun: dry, Alive: func(_ context.Context, uuid, _ string) (bool, error) {
+		for _, a := range alive {
+			if a == uuid {
+				return true, nil
+			}
+		}
+		return false, nil
+	}}
+	lines, err := c.Run(context.Background())
+	require.NoError(w.t, err)
+	return lines
+}
+
+func TestCollectorLeavesTheLivingAlone(t *testing.T) {
+	w := newWorld(t, twoUplinks, "enpb")
+	w.must(Prepare, every())
+	running := w.kernel.dump()
+	require.Empty(t, w.gc(false, uuidA))
+	require.Equal(t, running, w.kernel.dump())
+	require.NotEmpty(t, w.gc(true))
+	require.Equal(t, running, w.kernel.dump(), "a dry run touches nothing")
+	require.NotEmpty(t, w.gc(false))
+}
+
+func TestCollectorFindsMarkedDevicesWithoutJournal(t *testing.T) {
+	w := newWorld(t, twoUplinks, "enpb")
+	before := w.kernel.dump()
+	doc := domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook' uplink='storage' vlan='100'/>", owned(mac1, "ldt1"))
+	w.must(Prepare, doc)
+	require.NoError(t, os.RemoveAll(w.hook.Journal))
+	require.Empty(t, w.gc(false, uuidA), "a running domain keeps its device")
+	w.gc(false)
+	w.gc(false)
+	require.Equal(t, before, w.kernel.dump())
+}
+
+func TestLostJournalDoesNotBlockTheNextStart(t *testing.T) {
+	w := newWorld(t, "", "nica")
+	doc := domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook' dev='nica'/>", owned(mac1, "ldt1"))
+	w.must(Prepare, doc)
+	require.NoError(t, os.RemoveAll(w.hook.Journal))
+	w.must(Prepare, doc)
+	require.Contains(t, w.log.String(), "left by an earlier run")
+}
+
+func TestForeignDeviceOfThatNameIsNotTouched(t *testing.T) {
+	w := newWorld(t, "", "nica", "ldt1")
+	before := w.kernel.dump()
+	_, err := w.run(Prepare, domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook' dev='nica'/>", owned(mac1, "ldt1")))
+	require.ErrorIs(t, err, ErrWrongDevice)
+	require.Equal(t, before, w.kernel.dump())
+}
+
+func TestCorruptJournalIsSetAsideAndNeverExecuted(t *testing.T) {
+	for name, data := range map[string]string{
+		"garbage":      "{",
+		"unknown step": `{"version":1,"uuid":"` + uuidA + `","name":"x","since":"2026-01-01T00:00:00Z","entries":[{"phase":"done","step":{"nic":"x","exec":"rm -rf /"}}]}`,
+		"empty step":   `{"version":1,"uuid":"` + uuidA + `","name":"x","since":"2026-01-01T00:00:00Z","entries":[{"phase":"done","step":{"nic":"x"}}]}`,
+		"bad name":     `{"version":1,"uuid":"` + uuidA + `","name":"x","since":"2026-01-01T00:00:00Z","entries":[{"phase":"done","step":{"nic":"x","macvtap":{"name":"../x","lower":"a","mode":"vepa","mac":"","index":2}}}]}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, "", "nica")
+			before := w.kernel.dump()
+			_, err := state.Open(w.hook.Journal)
+			require.NoError(t, err)
+			file := filepath.Join(w.hook.Journal, "domains", uuidA+".json")
+			require.NoError(t, os.WriteFile(file, []byte(data), 0o600))
+			doc := domain(uuidA, "", direct(mac1, "nica", "bridge"))
+			_, err = w.run(Prepare, doc)
+			require.ErrorIs(t, err, state.ErrCorrupt)
+			require.Contains(t, err.Error(), "corrupt-")
+			require.Equal(t, before, w.kernel.dump())
+			w.must(Prepare, doc)
+		})
+	}
+}
+
+func TestBrokenConfigNeverStopsTheUndoing(t *testing.T) {
+	w := newWorld(t, "", "nica")
+	before := w.kernel.dump()
+	doc := domain(uuidA, "", direct(mac1, "nica.100", "vepa"))
+	w.must(Prepare, doc)
+	w.hook.Config = func() (*config.Config, error) { return nil, &config.Error{File: "x", Msg: "broken"} }
+	w.must(Stopped, doc)
+	w.must(Release, doc)
+	require.Equal(t, before, w.kernel.dump())
+	_, err := w.run(Prepare, doc)
+	require.ErrorIs(t, err, config.ErrConfig)
+	w.must(Reconnect, doc)
+	require.Contains(t, w.log.String(), "goes on, but")
+}
+
+func TestGuestsThatAreNotOursCostNothing(t *testing.T) {
+	w := newWorld(t, "", "nica")
+	w.hook.Config = func() (*config.Config, error) { panic("config read") }
+	w.hook.Kernel = func() (Kernel, func(), error) { panic("kernel asked") }
+	for _, op := range []Op{Prepare, Start, Started, Stopped, Release, Migrate, Restore, Reconnect, "attach", "made-up"} {
+		require.Empty(t, w.must(op, domain(uuidA, "", "<interface type='network'><source network='default'/></interface>")))
+	}
+	_, err := os.Stat(w.hook.Journal)
+	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+func TestUnknownOperationsAreAccepted(t *testing.T) {
+	w := newWorld(t, "", "nica")
+	for _, op := range []Op{Started, "attach", "", "frobnicate"} {
+		require.Empty(t, w.must(op, "not even XML"))
+	}
+}
+
+func TestSessionDaemonOnlyFilters(t *testing.T) {
+	w := newWorld(t, twoUplinks, "enpb")
+	w.hook.Privileged = false
+	before := w.kernel.dump()
+	doc := domain(uuidA, "", direct(mac1, "nica", "vepa"))
+	for _, op := range []Op{Prepare, Start, Stopped, Release, Reconnect} {
+		require.Empty(t, w.must(op, doc))
+	}
+	require.Contains(t, w.must(Migrate, doc), "dev='enpb'")
+	require.Equal(t, before, w.kernel.dump())
+}
+
+func TestFilters(t *testing.T) {
+	for name, c := range map[string]struct{ doc, want string }{
+		"nothing to map":     {domain(uuidA, "", direct(mac1, "enpb", "vepa")), ""},
+		"another's name":     {domain(uuidA, "", direct(mac1, "nica", "vepa")), "dev='enpb'"},
+		"another's VLAN":     {domain(uuidA, "", direct(mac1, "nica.100", "vepa")), "dev='enpb.100'"},
+		"the uplink's name":  {domain(uuidA, "", direct(mac1, "storage", "vepa")), "uplink='storage'"},
+		"by word":            {domain(uuidA, "<ld:nic mac='"+mac1+"' uplink='storage'/>", direct(mac1, "whatever", "vepa")), "dev='enpb'"},
+		"VLAN by word":       {domain(uuidA, "<ld:nic mac='"+mac1+"' uplink='storage'/>", direct(mac1, "whatever.100", "vepa")), "dev='enpb.100'"},
+		"owned, by dev":      {domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook' dev='nica'/>", owned(mac1, "ldt1")), "dev='enpb'"},
+		"owned, by uplink":   {domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook' uplink='storage'/>", owned(mac1, "ldt1")), ""},
+		"libvirt's own pool": {domain(uuidA, "", "<interface type='direct'><source network='pool' dev='nica' mode='vepa'/></interface>"), ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, op := range []Op{Migrate, Restore} {
+				w := newWorld(t, twoUplinks, "enpb")
+				out := w.must(op, c.doc)
+				if c.want == "" {
+					require.Empty(t, out)
+				} else {
+					require.Contains(t, out, c.want)
+					require.Empty(t, w.must(op, out), "what was mapped needs no mapping")
+				}
+				require.Zero(t, w.kernel.calls)
+				_, err := os.Stat(w.hook.Journal)
+				require.ErrorIs(t, err, os.ErrNotExist, "nothing is allocated")
+			}
+		})
+	}
+}
+
+func TestWhatCannotBeMappedCancels(t *testing.T) {
+	w := newWorld(t, twoUplinks, "enpb")
+	_, err := w.run(Migrate, domain(uuidA, "", direct(mac1, "eth7", "vepa")))
+	require.ErrorIs(t, err, ErrNoDevice)
+	require.Equal(t, `domain "vm a", NIC 52:54:00:00:00:01: no such device on this host: "eth7"; say what it is here: `+
+		`[uplink.NAME] device = "…", also = ["eth7"] in /etc/libvirt-direct/config.toml`, err.Error())
+	w.kernel.links = map[int]*link.Link{}
+	_, err = w.run(Restore, domain(uuidA, "", direct(mac1, "nica", "vepa")))
+	require.ErrorIs(t, err, ErrNoDevice)
+	require.ErrorIs(t, err, link.ErrNotFound)
+	require.Contains(t, err.Error(), `uplink "storage"`)
+}
+
+// A guest goes there and back: B's name for the network is not known on A, but the
+// words tell.
+func TestMigrationThereAndBack(t *testing.T) {
+	a := newWorld(t, "[uplink.storage]\ndevice='nica'\nalso=['enpb']\n", "nica")
+	b := newWorld(t, "[uplink.storage]\ndevice='enpb'\nalso=['nica']\n", "enpb")
+	doc := domain(uuidA, "<ld:nic mac='"+mac3+"' own='hook' uplink='storage' vlan='7'/>",
+		direct(mac1, "nica", "bridge")+direct(mac2, "nica.100", "vepa")+owned(mac3, "ldt1"))
+	there := b.must(Migrate, doc)
+	require.Contains(t, there, "dev='enpb'")
+	require.Contains(t, there, "dev='enpb.100'")
+	b.must(Prepare, there)
+	require.True(t, b.has("enpb.100") && b.has("ldt1") && b.has("enpb.7"))
+	back := a.must(Migrate, there)
+	require.Contains(t, back, "dev='nica'")
+	require.Contains(t, back, "dev='nica.100'")
+	a.must(Prepare, back)
+	b.must(Release, there)
+	a.must(Release, back)
+	require.False(t, b.has("enpb.100") || a.has("nica.100"))
+}
+
+func TestReconnectAdoptsWhatTheJournalLost(t *testing.T) {
+	w := newWorld(t, twoUplinks, "enpb")
+	before := w.kernel.dump()
+	doc := every()
+	w.must(Prepare, doc)
+	require.NoError(t, os.RemoveAll(w.hook.Journal))
+	w.must(Reconnect, doc)
+	require.Equal(t, []string{uuidA}, w.journals())
+	w.must(Release, doc)
+	// The altnames carry no mark: without journal nobody knows that they are ours.
+	for _, l := range w.kernel.links {
+		l.AltNames = nil
+	}
+	require.Equal(t, before, w.kernel.dump())
+}
+
+func TestReconnectOfALostDeviceIsSaidAndNotFatal(t *testing.T) {
+	w := newWorld(t, "", "nica")
+	w.must(Reconnect, domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook' dev='nica'/>", owned(mac1, "ldt1")))
+	require.Contains(t, w.log.String(), "restart the guest")
+}
+
+func TestRewriteDefinesWhatPrepareAccepts(t *testing.T) {
+	w := newWorld(t, twoUplinks, "enpb")
+	doc := domain(uuidA, "<ld:nic mac='"+mac1+"' profile='gold'/>",
+		direct(mac1, "anything", "bridge")+direct(mac2, "enpb", "vepa", "<vlan><tag id='130'/></vlan>"))
+	_, err := w.run(Prepare, doc)
+	require.ErrorIs(t, err, ErrNotRewritten)
+	require.Contains(t, err.Error(), "run: libvirt-direct rewrite --domain 'vm a'")
+	d, err := xmlfilter.Parse([]byte(doc))
+	require.NoError(t, err)
+	host, err := Survey(context.Background(), w.kernel, w.cfg, d)
+	require.NoError(t, err)
+	changes, err := Rewrite(d, w.cfg, host, true)
+	require.NoError(t, err)
+	out, err := d.Rewrite(changes)
+	require.NoError(t, err)
+	w.must(Prepare, string(out))
+	require.True(t, w.has("enpb.120") && w.has("enpb.130"))
+
+	// Rewriting again finds nothing to do, and undoing gives back the bytes.
+	again, err := xmlfilter.Parse(out)
+	require.NoError(t, err)
+	host, err = Survey(context.Background(), w.kernel, w.cfg, again)
+	require.NoError(t, err)
+	more, err := Rewrite(again, w.cfg, host, true)
+	require.NoError(t, err)
+	require.Empty(t, more)
+	back, err := again.Undo()
+	require.NoError(t, err)
+	require.Equal(t, doc, string(back))
+}
+
+func TestDeadlineOfTheOperation(t *testing.T) {
+	w := newWorld(t, "deadline = '30ms'", "nica")
+	dir, err := state.Open(w.hook.Journal)
+	require.NoError(t, err)
+	unlock, err := dir.Lock(context.Background(), "domain-"+uuidA)
+	require.NoError(t, err)
+	defer unlock()
+	from := time.Now()
+	_, err = w.run(Prepare, domain(uuidA, "", direct(mac1, "nica.100", "vepa")))
+	require.ErrorIs(t, err, state.ErrLocked)
+	require.Less(t, time.Since(from), 5*time.Second)
+}
+
+func TestHugeDocumentIsRefused(t *testing.T) {
+	w := newWorld(t, "")
+	err := w.hook.Run(context.Background(), Call{Op: Prepare, Stdin: io.LimitReader(zeros{}, maxXML+100), Stdout: io.Discard})
+	require.ErrorIs(t, err, xmlfilter.ErrSyntax)
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { return len(p), nil }
