@@ -148,6 +148,7 @@ func TestMessagesRejected(t *testing.T) {
 		{"header cut", mgr + "06", vdp.Edition2012, vdp.ErrTruncated},
 		{"value cut", mgr + "0618 00 000005 02 05 fa9b7fffb0a04893abcdbeef4ff18f8f 02 00", vdp.Edition2012, vdp.ErrLength},
 		{"count too large", mgr + "0621" + head + "02 0002 525400112233 0064", vdp.Edition2012, vdp.ErrLength},
+		{"count too small", mgr + "0629" + head + "02 0001 525400112233 0064 525400112234 0064", vdp.Edition2012, vdp.ErrLength},
 		{"count of 65535", mgr + "0621" + head + "02 ffff 525400112233 0064", vdp.Edition2012, vdp.ErrLength},
 		{"no filter", mgr + "0619" + head + "02 0000", vdp.Edition2012, vdp.ErrLength},
 		{"filter format 0", mgr + "0621" + head + "00 0001 525400112233 0064", vdp.Edition2012, vdp.ErrUnsupported},

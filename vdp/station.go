@@ -118,6 +118,7 @@ func (s State) String() string {
 type VSIStatus struct {
 	VSI    VSI
 	Mode   Mode // asked for
+	Have   Mode // reached, 0 for none
 	State  State
 	Status Status // of the switch's last answer
 	Err    error  // why it was lost

@@ -164,7 +164,12 @@ func TestSetupTimeout(t *testing.T) {
 			"no EVB TLV":   {func(s *sim) { s.br.NoEVB = true; s.do(s.st.LinkUp(s.now)) }, vdp.ErrNoEVB},
 			"no answer":    {func(s *sim) { s.up(); s.br.NoAnswer = true }, vdp.ErrNoAnswer},
 			"nothing back": {func(s *sim) { s.up(); s.br.NoAck = true }, vdp.ErrNoAnswer},
-			"EVB TLV gone": {func(s *sim) { s.up(); s.bridge([][]byte{s.br.Goodbye()}); s.run(1e6); s.br.NoEVB, s.br.NoAck = true, true }, vdp.ErrNoEVB},
+			"EVB TLV gone": {func(s *sim) {
+				s.up()
+				s.bridge([][]byte{s.br.Goodbye()})
+				s.run(1e6)
+				s.br.NoEVB, s.br.NoAck = true, true
+			}, vdp.ErrNoEVB},
 		} {
 			t.Run(name, func(t *testing.T) {
 				s := newSim(t, ed)
@@ -362,6 +367,50 @@ func TestPacking(t *testing.T) {
 	}
 }
 
+// Keepalives of VSIs that came one after the other join.
+func TestKeepalivesJoin(t *testing.T) {
+	editions(t, func(t *testing.T, ed vdp.Edition) {
+		s := newSim(t, ed).up()
+		for i := range 20 {
+			s.associate(testVSI(i))
+			s.run(20 * time.Millisecond)
+		}
+		require.Equal(t, 20, s.br.ECPDUs)
+		s.run(15 * time.Second)
+		require.Equal(t, 21, s.br.ECPDUs)
+	})
+}
+
+// Every frame twice is the same as every frame once.
+func TestDuplicates(t *testing.T) {
+	editions(t, func(t *testing.T, ed vdp.Edition) {
+		s := newSim(t, ed).up()
+		s.travel = func(toBridge bool, _ []byte) []time.Duration {
+			if toBridge {
+				return []time.Duration{1e5}
+			}
+			return []time.Duration{1e5, 2e5}
+		}
+		v := testVSI(1)
+		s.associate(v)
+		s.run(time.Minute)
+		s.bridge(s.br.DeAssociate(s.now, v.ID))
+		s.run(time.Minute)
+		require.Equal(t, []vdp.EventType{vdp.EventEstablished, vdp.EventLost, vdp.EventEstablished}, s.types())
+		for _, err := range s.errs {
+			require.Equal(t, vdp.ErrStray, err, "an acknowledgement at most")
+		}
+		require.Equal(t, vdp.StateEstablished, s.state(v))
+		deassoc := s.br.DeAssociate(s.now, v.ID)[0]
+		for want := 1; want >= 0; want-- {
+			out, err := s.st.Handle(s.now, deassoc)
+			require.NoError(t, err)
+			require.Len(t, out.Events, want)
+			require.NotEmpty(t, out.Frames, "each is acknowledged")
+		}
+	})
+}
+
 func TestBridgeDeassociates(t *testing.T) {
 	editions(t, func(t *testing.T, ed vdp.Edition) {
 		s := newSim(t, ed).up()
@@ -375,13 +424,19 @@ func TestBridgeDeassociates(t *testing.T) {
 		require.Equal(t, vdp.Associate, s.br.Mode(v.ID))
 		require.Empty(t, s.errs)
 
-		// A switch that does so for ever is asked less and less often.
+		// A switch that does so for ever is asked less and less often, even
+		// if the owner answers each loss with a request, as libvirt does.
 		s.br.Log = nil
 		s.br.Answer = func(m vdp.Message) vdptest.Reply {
 			s.br.Send(s.now, vdp.Message{Mode: vdp.DeAssociate, VSI: m.VSI})
 			return vdptest.Reply{}
 		}
-		s.run(10 * time.Minute)
+		for range 600 {
+			s.run(time.Second)
+			if s.state(v) == vdp.StateLost {
+				s.associate(v)
+			}
+		}
 		require.Less(t, len(s.br.Log), 40) // each cycle is a keepalive and a request
 		require.Greater(t, len(s.br.Log), 15)
 	})

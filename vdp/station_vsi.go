@@ -37,7 +37,7 @@ type command struct {
 }
 
 func (a *association) report() VSIStatus {
-	r := VSIStatus{VSI: a.vsi.clone(), Mode: a.want, State: StateRequesting, Status: a.status, Err: a.err}
+	r := VSIStatus{VSI: a.vsi.clone(), Mode: a.want, Have: a.have, State: StateRequesting, Status: a.status, Err: a.err}
 	switch {
 	case a.want == DeAssociate:
 		r.State = StateWithdrawing
@@ -82,13 +82,14 @@ func (s *Station) command(now time.Time, v VSI, m Mode) (Output, error) {
 	case m < a.want:
 		return Output{}, ErrDowngrade
 	default:
-		if a.have != m {
+		again := a.want == m
+		a.want, a.announce = m, true
+		if a.lost && again {
+			break // requested anyway, no more often for being asked
+		}
+		if a.have != m && !a.lost {
 			a.setupBy = now.Add(s.cfg.SetupTimeout)
 		}
-		if a.lost {
-			a.setupBy, a.backoff = time.Time{}, 0
-		}
-		a.want, a.announce = m, true
 		s.request(a)
 	}
 	return s.finish(now), nil
