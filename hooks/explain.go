@@ -43,10 +43,7 @@ func Explain(w io.Writer, op Op, d *xmlfilter.Domain, cfg *config.Config, host H
 			if op == "" && o != "rewrite" {
 				continue // the same as rewrite, for XML from elsewhere
 			}
-			err = rewriteErr
-			for _, c := range changes {
-				lines = append(lines, explainChange(before, c))
-			}
+			lines, err = ExplainChanges(before, changes), rewriteErr
 		case Prepare, Start, Reconnect:
 			if op == "" && o == Reconnect {
 				continue
@@ -125,6 +122,15 @@ func describe(cfg *config.Config, host Host, n *xmlfilter.NIC) string {
 		text += "; for IPv6 it needs trustGuestRxFilters='yes' or allmulticast"
 	}
 	return text
+}
+
+// ExplainChanges says what each change does, a line for each.
+func ExplainChanges(d *xmlfilter.Domain, changes []xmlfilter.Change) []string {
+	var lines []string
+	for _, c := range changes {
+		lines = append(lines, explainChange(d, c))
+	}
+	return lines
 }
 
 func explainChange(d *xmlfilter.Domain, c xmlfilter.Change) string {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -257,3 +258,19 @@ func (h *Hook) log(c Call, notes []string) {
 
 // OneLine is an error as it is shown to a person: one line, whatever it is made of.
 func OneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
+
+// LeftOver reports whether a program's path is that of a copy that a package manager
+// or an editor has left in qemu.d: libvirt runs every executable file there, whatever
+// its name.
+func LeftOver(program string) bool {
+	name := filepath.Base(program)
+	if strings.HasPrefix(name, ".") || strings.HasSuffix(name, "~") {
+		return true
+	}
+	switch filepath.Ext(name) {
+	case ".dpkg-old", ".dpkg-dist", ".dpkg-new", ".dpkg-tmp", ".dpkg-bak", ".ucf-old", ".ucf-dist", ".ucf-new",
+		".rpmsave", ".rpmnew", ".rpmorig", ".bak", ".orig", ".old", ".swp":
+		return true
+	}
+	return false
+}

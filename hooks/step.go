@@ -107,6 +107,21 @@ func (s Step) String() string {
 	return "nothing"
 }
 
+// Thing names what the step made or changed, for a person.
+func (s Step) Thing() string {
+	switch {
+	case s.VLAN != nil && s.VLAN.Made:
+		return fmt.Sprintf("VLAN sub-interface %s (VLAN %d of %s), made by us", s.VLAN.Name, s.VLAN.ID, s.VLAN.Parent)
+	case s.VLAN != nil:
+		return fmt.Sprintf("VLAN sub-interface %s (VLAN %d of %s), not made by us", s.VLAN.Name, s.VLAN.ID, s.VLAN.Parent)
+	case s.AltName != nil:
+		return fmt.Sprintf("%s, also called %s", s.AltName.Device, s.AltName.Name)
+	case s.Macvtap != nil:
+		return fmt.Sprintf("macvtap %s on %s (%s, hook-owned)", s.Macvtap.Name, s.Macvtap.Lower, s.Macvtap.Mode)
+	}
+	return s.String()
+}
+
 // undoString says what undoing the step does.
 func (s Step) undoString() string {
 	switch {

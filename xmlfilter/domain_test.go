@@ -194,6 +194,16 @@ func TestRewriteTwiceKeepsTheFirstOriginal(t *testing.T) {
 	require.Equal(t, 1, strings.Count(string(same), "<ld:was"))
 }
 
+func TestSetRewrite(t *testing.T) {
+	for _, name := range []string{"plain.xml", "mixed.xml", "odd.xml"} {
+		out, err := load(t, name).SetRewrite("no")
+		require.NoError(t, err)
+		d, err := Parse(out)
+		require.NoError(t, err)
+		require.Equal(t, "no", d.Wish)
+	}
+}
+
 func TestWordsNeedAMAC(t *testing.T) {
 	d, err := Parse([]byte("<domain><devices><interface type='direct'/></devices></domain>"))
 	require.NoError(t, err)

@@ -208,7 +208,11 @@ func (d *Domain) addNICs(ed *editor, fresh []string) {
 		}
 		return
 	}
-	markup := fmt.Sprintf("<ld:nics xmlns:ld='%s'>%s</ld:nics>", Namespace, strings.Join(fresh, ""))
+	d.addMetadata(ed, fmt.Sprintf("<ld:nics xmlns:ld='%s'>%s</ld:nics>", Namespace, strings.Join(fresh, "")))
+}
+
+// addMetadata adds an element to <metadata>, which is made where it is missing.
+func (d *Domain) addMetadata(ed *editor, markup string) {
 	if meta := d.root.child("metadata"); meta != nil {
 		ed.appendChild(meta, markup)
 		return
@@ -333,13 +337,13 @@ func (d *Domain) dropEmptied(ed *editor, emptied []*element) {
 }
 
 // SetRewrite returns the document with the domain's wish to be rewritten at define
-// time set to "yes" or "no". The domain must have our metadata element.
+// time set to "yes" or "no".
 func (d *Domain) SetRewrite(wish string) ([]byte, error) {
-	nics := d.nicsElement()
-	if nics == nil {
-		return nil, fmt.Errorf("%w: the domain has no <nics xmlns='%s'>", ErrWords, Namespace)
-	}
 	ed := &editor{doc: d.doc}
-	ed.setAttr(nics, "rewrite", wish)
+	if nics := d.nicsElement(); nics != nil {
+		ed.setAttr(nics, "rewrite", wish)
+	} else {
+		d.addMetadata(ed, fmt.Sprintf("<ld:nics xmlns:ld='%s' rewrite='%s'/>", Namespace, escape(wish)))
+	}
 	return ed.bytes()
 }

@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"libvirt-direct/hooks"
@@ -21,7 +20,7 @@ import (
 func main() { os.Exit(run(os.Args)) }
 
 func run(args []string) int {
-	if leftOver(args[0]) {
+	if hooks.LeftOver(args[0]) {
 		return 0
 	}
 	if len(args) < 3 { // a person; libvirt gives four, and the first may be "--help"
@@ -56,19 +55,4 @@ func openKernel() (hooks.Kernel, func(), error) {
 		return nil, nil, err
 	}
 	return c, c.Close, nil
-}
-
-// leftOver reports whether this is a copy that a package manager or an editor has
-// left in qemu.d: libvirt runs every executable file there, whatever its name.
-func leftOver(program string) bool {
-	name := filepath.Base(program)
-	if strings.HasPrefix(name, ".") || strings.HasSuffix(name, "~") {
-		return true
-	}
-	switch filepath.Ext(name) {
-	case ".dpkg-old", ".dpkg-dist", ".dpkg-new", ".dpkg-tmp", ".dpkg-bak", ".ucf-old", ".ucf-dist", ".ucf-new",
-		".rpmsave", ".rpmnew", ".rpmorig", ".bak", ".orig", ".old", ".swp":
-		return true
-	}
-	return false
 }

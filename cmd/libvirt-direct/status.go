@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"libvirt-direct/hooks"
+	"libvirt-direct/internal/libvirtd"
+	"libvirt-direct/internal/link"
+	"libvirt-direct/internal/state"
+)
+
+func statusCommand(o *options) *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "status [--json]",
+		Short: "Show what is held for running guests, from the journal and the kernel side by side",
+		Args:  noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			ctx, cancel := o.deadline(c)
+			defer cancel()
+			k, err := link.Open()
+			if err != nil {
+				return err
+			}
+			defer k.Close()
+			all, err := hooks.Status(ctx, k, state.Existing(o.journal))
+			if err != nil {
+				return err
+			}
+			w := c.OutOrStdout()
+			if asJSON {
+				enc := json.NewEncoder(w)
+				enc.SetIndent("", "  ")
+				return enc.Encode(all)
+			}
+			if len(all) == 0 {
+				fmt.Fprintln(w, "nothing is held")
+			}
+			for _, d := range all {
+				fmt.Fprintf(w, "domain %q (%s)", d.Name, d.UUID)
+				if d.Error != "" {
+					fmt.Fprintf(w, ": %s\n", d.Error)
+					continue
+				}
+				fmt.Fprintf(w, " since %s\n", d.Since.Local().Format("2006-01-02 15:04:05"))
+				for _, h := range d.Held {
+					fmt.Fprintf(w, "  NIC %s: %s\n", h.NIC, h.Thing())
+					if h.Difference != "" {
+						fmt.Fprintf(w, "    BUT: %s\n", h.Difference)
+					}
+				}
+			}
+			return nil
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}
+
+func gcCommand(o *options) *cobra.Command {
+	var dry bool
+	c := &cobra.Command{
+		Use:   "gc [--dry-run]",
+		Short: "Finish or undo what domains have left that are not running any more",
+		Long: `gc goes over the journals of domains that libvirt does not have running or starting, and over
+devices that carry our mark and that no journal names, and removes what is left of them. Where
+libvirt does not answer, a domain counts as running while its QEMU process is there.`,
+		Args: noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			ctx, cancel := o.deadline(c)
+			defer cancel()
+			if os.Geteuid() != 0 {
+				return errors.New("gc needs root")
+			}
+			lines, err := o.collect(ctx, dry)
+			for _, l := range lines {
+				fmt.Fprintln(c.OutOrStdout(), l)
+			}
+			return err
+		},
+	}
+	c.Flags().BoolVar(&dry, "dry-run", false, "only say what would be done")
+	return c
+}
+
+func (o *options) collect(ctx context.Context, dry bool) ([]string, error) {
+	k, err := link.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer k.Close()
+	dir := state.Existing(o.journal)
+	if _, err := os.Stat(o.journal); !errors.Is(err, os.ErrNotExist) || !dry {
+		if dir, err = state.Open(o.journal); err != nil {
+			return nil, err
+		}
+	} else {
+		return nil, nil
+	}
+	alive, closeAlive := o.liveness(ctx)
+	defer closeAlive()
+	gc := &hooks.Collector{Kernel: k, Dir: dir, DryRun: dry, Alive: alive}
+	return gc.Run(ctx)
+}
+
+// liveness returns how to tell whether a domain is alive. A daemon knows, also of a
+// domain that is being started. Without daemon nothing is being started, and a domain
+// lives as long as its QEMU, whose pid file the daemon has left.
+func (o *options) liveness(ctx context.Context) (func(context.Context, string, string) (bool, error), func()) {
+	conn, err := libvirtd.Dial(ctx, o.connect)
+	if err == nil {
+		return func(ctx context.Context, uuid, _ string) (bool, error) { return conn.Active(ctx, uuid) }, conn.Close
+	}
+	return qemuAlive, func() {}
+}
+
+// qemuAlive looks for a QEMU process of that domain by libvirt's pid files.
+func qemuAlive(_ context.Context, uuid, _ string) (bool, error) {
+	files, err := filepath.Glob("/run/libvirt/qemu/*.pid")
+	if err != nil {
+		return false, err
+	}
+	for _, f := range files {
+		text, err := os.ReadFile(f)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+		if err != nil {
+			continue // no pid file of libvirt's
+		}
+		cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err == nil && strings.Contains(string(cmdline), uuid) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
