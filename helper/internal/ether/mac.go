@@ -69,12 +69,12 @@ func (m MAC) String() string {
 }
 
 // Derive is the address that belongs to one user's slot of a profile on one machine: the octet 0x52 (locally
-// administered, unicast), then the low 40 bits, most significant octet first, of the 64-bit FNV-1a hash of
+// administered, unicast), then the 40 low bits of h, most significant octet first, where h is the 64-bit FNV-1a hash of
 //
 //	machine NUL profile NUL uid (decimal) NUL slot (decimal)
 //
-// where machine is the text of /etc/machine-id without its newline. It is stable over reboots, and differs between
-// machines, so that users may write it down.
+// after h ^= h>>32, h *= 0x9e3779b97f4a7c15, h ^= h>>32. The text machine is that of /etc/machine-id without its newline.
+// The address is stable over reboots and differs between machines, so that users may write it down.
 func Derive(machine, profile, uid, slot string) MAC {
 	h := uint64(14695981039346656037)
 	for i, part := range [...]string{machine, profile, uid, slot} {
@@ -85,5 +85,8 @@ func Derive(machine, profile, uid, slot string) MAC {
 			h = (h ^ uint64(part[j])) * 1099511628211
 		}
 	}
+	h ^= h >> 32
+	h *= 0x9e3779b97f4a7c15
+	h ^= h >> 32
 	return MAC{0x52, byte(h >> 32), byte(h >> 24), byte(h >> 16), byte(h >> 8), byte(h)}
 }

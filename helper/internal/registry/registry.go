@@ -133,11 +133,7 @@ type Want struct {
 // Claim takes the first of w's candidates that is free. The claim is safe from other callers until the process ends or
 // the device exists.
 func (g *Registry) Claim(w Want) (Record, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(g.fd, &st); err != nil {
-		return Record{}, err
-	}
-	rs, err := g.read(int(st.Size / recordSize))
+	rs, err := g.read()
 	if err != nil {
 		return Record{}, err
 	}
@@ -210,11 +206,7 @@ func (g *Registry) claimRecord(w Want, rs []Record, slot int, mac ether.MAC) (Re
 }
 
 func (g *Registry) mayStand(w Want, mine *Record, at int) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(g.fd, &st); err != nil {
-		return err
-	}
-	rs, err := g.read(int(st.Size / recordSize))
+	rs, err := g.read()
 	if err != nil {
 		return err
 	}
@@ -229,6 +221,12 @@ func (g *Registry) mayStand(w Want, mine *Record, at int) error {
 		if same {
 			return ErrMACInUse
 		}
+		if ours && r.UID == mine.UID && r.Slot == mine.Slot {
+			return ErrUserLimit // it came and went between reading and locking
+		}
+		if !ours {
+			continue
+		}
 		total++
 		if total > w.Profile.Max {
 			return ErrProfileLimit
@@ -237,38 +235,38 @@ func (g *Registry) mayStand(w Want, mine *Record, at int) error {
 	return nil
 }
 
-// freeRecord locks a record that nothing lives in: a new one, an unused one, or one whose device is gone. It starts at a
-// place that is different each time, so that a registry of many living records does not have to be walked through.
+// freeRecord locks a record that nothing lives in: an unused one, one whose device is gone, or a new one. It looks at a
+// few places that differ from call to call and then appends, so that a registry of many living records does not have
+// to be walked through.
 func (g *Registry) freeRecord(rs []Record, start uint32) (int, error) {
-	n := len(rs) + 1
-	for k := 0; k < n; k++ {
-		i := (int(start%uint32(n)) + k) % n
-		if k == 4 && len(rs) < MaxRecords {
-			i = len(rs) // crowded: append, and go on behind it if others do the same
-			n = MaxRecords
-			start = uint32(i) - uint32(k)
+	for k := range uint32(4) {
+		i := int((start + k) % uint32(len(rs)+1))
+		if ok, err := g.take(rs, i); ok || err != nil {
+			return i, err
 		}
-		if i >= MaxRecords || i < len(rs) && rs[i].Index != 0 && g.exists(&rs[i]) {
-			continue
+	}
+	for k := range MaxRecords {
+		i := (len(rs) + k) % MaxRecords
+		if ok, err := g.take(rs, i); ok || err != nil {
+			return i, err
 		}
-		ok, err := g.lock(int64(i))
-		if err != nil {
-			return 0, err
-		}
-		if !ok {
-			continue
-		}
-		// Somebody may have used and left it since it was read.
-		now, err := g.readOne(i)
-		if err != nil {
-			return 0, err
-		}
-		if now.Index == 0 || !g.exists(&now) {
-			return i, nil
-		}
-		g.unlock(int64(i))
 	}
 	return 0, ErrFull
+}
+
+func (g *Registry) take(rs []Record, i int) (bool, error) {
+	if i >= MaxRecords || i < len(rs) && rs[i].Index != 0 && g.exists(&rs[i]) {
+		return false, nil
+	}
+	if ok, err := g.lock(int64(i)); !ok {
+		return false, err
+	}
+	now, err := g.readOne(i) // somebody may have used and left it since it was read
+	if err == nil && (now.Index == 0 || !g.exists(&now)) {
+		return true, nil
+	}
+	g.unlock(int64(i))
+	return false, err
 }
 
 // live reports whether the record's device exists, or is just being made.
@@ -313,27 +311,27 @@ func (g *Registry) locked(at int64) bool {
 	return err != nil || l.Type != unix.F_UNLCK
 }
 
-// Records returns all claims whose device exists.
+// Records returns the claims whose device exists and is not just being made.
 func (g *Registry) Records() ([]Record, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(g.fd, &st); err != nil {
-		return nil, err
-	}
-	rs, err := g.read(int(st.Size / recordSize))
+	rs, err := g.read()
 	if err != nil {
 		return nil, err
 	}
 	out := rs[:0]
 	for i := range rs {
-		if rs[i].Index != 0 && g.exists(&rs[i]) {
+		if rs[i].Index != 0 && g.exists(&rs[i]) && !g.locked(int64(i)) {
 			out = append(out, rs[i])
 		}
 	}
 	return out, nil
 }
 
-func (g *Registry) read(n int) ([]Record, error) {
-	n = min(n, MaxRecords)
+func (g *Registry) read() ([]Record, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(g.fd, &st); err != nil {
+		return nil, err
+	}
+	n := min(int(st.Size/recordSize), MaxRecords)
 	if n == 0 {
 		return nil, nil
 	}
