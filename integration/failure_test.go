@@ -1,0 +1,130 @@
+//go:build integration
+
+package integration
+
+import (
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+const uuid = "11111111-2222-4333-8444-555555555555"
+
+// A hook that fails makes `virsh start` fail with our one line, and leaves nothing.
+func TestFailedHookFailsStart(t *testing.T) {
+	ctx := deadline(t, time.Minute)
+	s := newSite(ctx, t, "a", conf)
+	newLAN(ctx, t, plug{s, "nica"})
+	s.up()
+	const journal = "/run/libvirt-direct/domains/" + uuid + ".json"
+	// Before a NIC that fails stands one that had been made ready.
+	ready := direct(1, "storage", "bridge")
+	for name, test := range map[string]struct {
+		nic, words string
+		prepare    func(s *site)
+		conf       string
+		want       string // of our line, behind "libvirt-direct: prepare: "
+	}{
+		"unknown profile": {
+			nic: direct(2, "nica", "bridge"), words: "profile='gold'",
+			want: `domain "g", NIC ` + mac(2) + `: not configured on this host: profile "gold"; add [profile.gold] to /etc/libvirt-direct/config.toml`,
+		},
+		"missing device": {
+			nic:  direct(2, "eth7", "bridge"),
+			want: `domain "g", NIC ` + mac(2) + `: no such device on this host: "eth7"; say what it is here: [uplink.NAME] device = "…", also = ["eth7"] in /etc/libvirt-direct/config.toml`,
+		},
+		"missing uplink": {
+			nic: direct(2, "nica", "bridge"), words: "uplink='backup'", conf: conf + "[uplink.backup]\ndevice = \"eth8\"\n",
+			want: `domain "g", NIC ` + mac(2) + `: no such device on this host: uplink "backup": look up eth8: no such link: no such device; mend [uplink.backup] in /etc/libvirt-direct/config.toml`,
+		},
+		"not rewritten": {
+			nic: direct(2, "nica", "bridge"), words: "own='hook'",
+			want: `domain "g", NIC ` + mac(2) + `: must be rewritten first: it asks to be hook-owned; run: libvirt-direct rewrite --domain g`,
+		},
+		"VLAN that libvirt refuses": {
+			nic:  direct(2, "nica", "bridge", "<vlan><tag id='100'/></vlan>"),
+			want: `domain "g", NIC ` + mac(2) + `: must be rewritten first: libvirt refuses <vlan> in this mode; run: libvirt-direct rewrite --domain g`,
+		},
+		"corrupt journal": {
+			nic: direct(2, "nica", "bridge"),
+			prepare: func(s *site) {
+				require.NoError(s.t, s.WriteFile(ctx, journal, 0o600, []byte(`{"version":1,"uuid":"`+uuid+`"`)))
+			},
+			want: `journal file cannot be trusted: ` + journal + `: unexpected EOF; nothing of it was done, it is now /run/libvirt-direct/corrupt-*/` + uuid + ".json; look at `libvirt-direct gc --dry-run`",
+		},
+		"journal of another": {
+			nic: direct(2, "nica", "bridge"),
+			prepare: func(s *site) {
+				require.NoError(s.t, s.WriteFile(ctx, journal, 0o600, []byte("{}")))
+				_, err := s.Run(ctx, "chown", "64321", journal)
+				require.NoError(s.t, err)
+			},
+			want: `journal file cannot be trusted: ` + journal + `: owned by uid 64321; nothing of it was done, it is now /run/libvirt-direct/corrupt-*/` + uuid + ".json; look at `libvirt-direct gc --dry-run`",
+		},
+		"misspelt configuration": {
+			nic: direct(2, "nica", "bridge"), conf: conf + "vlan = \"100\"\n",
+			want: `/etc/libvirt-direct/config.toml:4: unknown key "uplink.storage.vlan"; did you mean "vlans"?`,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := s.in(t)
+			if test.conf != "" {
+				s.configure(test.conf)
+				defer s.configure(conf)
+			}
+			before := s.snapshot()
+			d := tiny("g", ready, test.nic)
+			d.UUID, d.Metadata = uuid, metadata(2, test.words)
+			s.define(d)
+			if test.prepare != nil {
+				test.prepare(s)
+			}
+			_, err := s.Virsh(ctx, "start", "g")
+			require.Error(t, err)
+			lines := strings.Split(strings.TrimSpace(err.Error()), "\n")
+			require.Len(t, lines, 2, err)
+			require.Regexp(t, `error: Failed to start domain 'g'$`, lines[0])
+			want := strings.ReplaceAll(regexp.QuoteMeta("libvirt-direct: prepare: "+test.want), `\*`, `\d+`)
+			require.Regexp(t, `^error: Hook script execution failed: .* unexpected exit status 1: `+want+`$`, lines[1])
+			s.unchanged(before)
+			if test.prepare != nil {
+				// Set aside once, and out of the way.
+				aside, err := filepath.Glob(s.Path("/run/libvirt-direct/corrupt-*/" + uuid + ".json"))
+				require.NoError(t, err)
+				require.Len(t, aside, 1)
+				_, err = s.Run(ctx, "sh", "-c", "rm -r /run/libvirt-direct/corrupt-*")
+				require.NoError(t, err)
+				s.start("g")
+				s.stop("g")
+				s.unchanged(before)
+			}
+		})
+	}
+}
+
+// libvirt itself refuses, after the hook has made all ready.
+func TestFailedStartLeavesNothing(t *testing.T) {
+	ctx := deadline(t, time.Minute)
+	s := newSite(ctx, t, "a", conf)
+	newLAN(ctx, t, plug{s, "nica"})
+	s.up()
+	before := s.snapshot()
+	// The owned NIC's macvtap stands on what the assisted one wants for itself.
+	d := tiny("g", direct(1, "storage", "bridge"), direct(2, "enpb", "passthrough"))
+	d.Metadata = metadata(1, "own='hook'")
+	s.rewrite(d)
+	_, err := s.Virsh(ctx, "start", "g")
+	require.ErrorContains(t, err, "Device or resource busy")
+	s.unchanged(before)
+
+	// A hook that cannot run at all.
+	s.define(tiny("h", direct(1, "nica", "bridge")))
+	require.NoError(t, s.WriteFile(ctx, hookPath, 0o755, []byte("#!/nonexistent\n")))
+	_, err = s.Virsh(ctx, "start", "h")
+	require.ErrorContains(t, err, "Hook script execution failed")
+	s.unchanged(before)
+}

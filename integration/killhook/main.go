@@ -1,0 +1,5 @@
+//go:build integration || vm
+
+package main
+
+func main() {}
