@@ -194,6 +194,21 @@ func TestRewriteTwiceKeepsTheFirstOriginal(t *testing.T) {
 	require.Equal(t, 1, strings.Count(string(same), "<ld:was"))
 }
 
+// virsh metadata --set gives only the outermost element our namespace.
+func TestWordsAsVirshSetsThem(t *testing.T) {
+	d, err := Parse([]byte("<domain><metadata><ld:nics xmlns:ld='urn:libvirt-direct:1'><nic mac='52:54:00:00:00:01' own='hook'/></ld:nics></metadata>" +
+		"<devices><interface type='direct'><mac address='52:54:00:00:00:01'/><source dev='a'/></interface></devices></domain>"))
+	require.NoError(t, err)
+	require.Equal(t, OwnHook, d.NICs[0].Words.Own)
+	out, err := d.Rewrite([]Change{{NIC: 0, Ethernet: "ldt1", Keep: true, Words: map[string]string{WordMode: "vepa"}}})
+	require.NoError(t, err)
+	after, err := Parse(out)
+	require.NoError(t, err)
+	back, err := after.Undo()
+	require.NoError(t, err)
+	require.Equal(t, string(d.doc), string(back))
+}
+
 func TestSetRewrite(t *testing.T) {
 	for _, name := range []string{"plain.xml", "mixed.xml", "odd.xml"} {
 		out, err := load(t, name).SetRewrite("no")

@@ -68,6 +68,12 @@ const (
 	OwnLibvirt = "libvirt"
 )
 
+// ours reports whether an element below <nics> is the one of that name. It may stand
+// in our namespace or in none: `virsh metadata --set` puts only the outermost into it.
+func (e *element) ours(name string) bool {
+	return e.name.Local == name && (e.name.Space == Namespace || e.name.Space == "")
+}
+
 func (d *Domain) nicsElement() *element {
 	return d.root.child("metadata").childNS(Namespace, "nics")
 }
@@ -96,7 +102,7 @@ func (d *Domain) readWords() error {
 		}
 	}
 	for _, e := range nics.children {
-		if e.name.Space != Namespace || e.name.Local != "nic" {
+		if !e.ours("nic") {
 			return fmt.Errorf("%w: <%s> inside <nics>; only <nic> is known", ErrWords, e.name.Local)
 		}
 		key, w, err := readWord(e)
@@ -186,7 +192,7 @@ func readWord(e *element) (key string, w *Words, err error) {
 		return "", nil, fmt.Errorf("%w: a <nic> says neither mac nor alias", ErrWords)
 	}
 	for _, c := range e.children {
-		if c.name.Space != Namespace || c.name.Local != "was" || w.was != nil {
+		if !c.ours("was") || w.was != nil {
 			return "", nil, fmt.Errorf("%w: <%s> inside <nic>", ErrWords, c.name.Local)
 		}
 		w.was = c
