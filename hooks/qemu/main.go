@@ -6,6 +6,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
@@ -43,7 +44,8 @@ func run(args []string) int {
 		// libvirt shows this line to whoever started the domain.
 		line := "libvirt-direct: " + args[2] + ": " + hooks.OneLine(err)
 		fmt.Fprintln(os.Stderr, line)
-		log.Error(strings.TrimPrefix(line, "libvirt-direct: "), "domain", args[1], "op", args[2])
+		// Where there is neither journal nor syslog it is not to be shown twice.
+		logging.New("libvirt-direct", io.Discard).Error(strings.TrimPrefix(line, "libvirt-direct: "), "domain", args[1], "op", args[2])
 		return 1
 	}
 	return 0
