@@ -447,6 +447,9 @@ func (a *applier) clearLeftover(ctx context.Context, name, alias string) error {
 
 func (a *applier) makeMacvtap(ctx context.Context, m Macvtap, lower link.Link, alias string) error {
 	k := a.kernel
+	if m.MTU > lower.MTU && lower.MTU > 0 {
+		return fmt.Errorf("%w: MTU %d is larger than %d of %s", ErrUnsuitable, m.MTU, lower.MTU, m.Lower)
+	}
 	err := k.AddMacvtap(ctx, link.Macvtap{
 		Name: m.Name, Index: m.Index, Lower: lower.Index, Mode: m.Mode, MAC: m.MAC, MTU: m.MTU, Queues: m.Queues,
 	})

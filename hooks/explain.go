@@ -112,6 +112,8 @@ func describe(cfg *config.Config, host Host, n *xmlfilter.NIC) string {
 		text += "hook-owned: the hook makes its macvtap"
 	case n.Type == "direct":
 		text += "assisted: libvirt makes its macvtap"
+	case n.Type == "network" && s.onlyAllMulti():
+		text += "assisted: libvirt chooses and makes its device"
 	default:
 		text += "which our words in <metadata> do not fit"
 	}

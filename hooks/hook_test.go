@@ -140,6 +140,7 @@ func TestExplainGolden(t *testing.T) {
 		"stray":        {"<ld:nic mac='" + mac2 + "' vlan='100'/>", direct(mac1, "enpb", "bridge")},
 		"qbg":          {"<ld:nic mac='" + mac1 + "' own='hook'/>", direct(mac1, "enpb", "vepa", "<virtualport type='802.1Qbg'/>")},
 		"long-name":    {"", direct(mac1, "enp129s0f0np0", "vepa", "<vlan><tag id='4000'/></vlan>")},
+		"pool":         {"<ld:nic mac='" + mac1 + "' allmulticast='yes'/>", "<interface type='network'><mac address='" + mac1 + "'/><source network='pool'/></interface>"},
 		"dotted":       {"", direct(mac1, "wan.7", "vepa")},
 	}
 	for name, c := range cases {
@@ -402,6 +403,15 @@ func TestLostJournalDoesNotBlockTheNextStart(t *testing.T) {
 	require.NoError(t, os.RemoveAll(w.hook.Journal))
 	w.must(Prepare, doc)
 	require.Contains(t, w.log.String(), "left by an earlier run")
+}
+
+func TestMTUAboveTheUplinksIsRefused(t *testing.T) {
+	w := newWorld(t, "", "nica")
+	before := w.kernel.dump()
+	_, err := w.run(Prepare, domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook' dev='nica'/>", owned(mac1, "ldt1", "<mtu size='9000'/>")))
+	require.ErrorIs(t, err, ErrUnsuitable)
+	require.Contains(t, err.Error(), "MTU 9000 is larger than 1500 of nica")
+	require.Equal(t, before, w.kernel.dump())
 }
 
 func TestForeignDeviceOfThatNameIsNotTouched(t *testing.T) {

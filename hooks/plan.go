@@ -87,6 +87,8 @@ func (p *planner) prepare(n *xmlfilter.NIC) error {
 		return p.assisted(n, s)
 	case n.Type == "ethernet" && s.own:
 		return p.hookOwned(n, s)
+	case n.Type == "network" && s.onlyAllMulti():
+		return nil // libvirt chooses the device; what it makes is set at start
 	}
 	return remedy(ErrUnsuitable, "our words in <metadata> are for type='direct', this is type='%s'; remove its <nic>", n.Type)
 }

@@ -58,6 +58,8 @@ func (r *rewriter) nic(n *xmlfilter.NIC) (xmlfilter.Change, error) {
 		return r.assisted(n, s)
 	case n.Type == "ethernet" && s.own:
 		return r.hookOwned(n, s)
+	case n.Type == "network" && s.onlyAllMulti():
+		return none, nil
 	}
 	return none, remedy(ErrUnsuitable, "our words in <metadata> are for type='direct', this is type='%s'; remove its <nic>", n.Type)
 }

@@ -61,6 +61,11 @@ type settings struct {
 	allMulti bool
 }
 
+// onlyAllMulti reports whether nothing is said that would choose or make a device.
+func (s settings) onlyAllMulti() bool {
+	return s.uplink == nil && s.dev == "" && s.mode == "" && s.vlan == 0 && !s.own
+}
+
 func settingsOf(cfg *config.Config, host Host, n *xmlfilter.NIC) (settings, error) {
 	w := n.Words
 	if w == nil {
