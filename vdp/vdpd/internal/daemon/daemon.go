@@ -1,0 +1,312 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"libvirt-direct/vdp"
+	"libvirt-direct/vdp/vdpd/internal/vdpnl"
+)
+
+// stopTimeout bounds a graceful stop that de-associates.
+const stopTimeout = 5 * time.Second
+
+// A Daemon is one vdpd. All its state belongs to the goroutine of Run.
+type Daemon struct {
+	cfg   Config
+	log   *slog.Logger
+	nl    *endpoint
+	ports []*port
+	work  chan func(now time.Time)
+	dirty bool
+}
+
+// New takes lldpad's place: it checks that nobody else has it, reads the state
+// file, opens the endpoint and writes the pid file. The caller must call Run.
+func New(c Config, log *slog.Logger) (*Daemon, error) {
+	if len(c.Uplinks) == 0 {
+		return nil, fmt.Errorf("%w: no uplink", ErrConfig)
+	}
+	if err := checkRival(c.PidFile); err != nil {
+		return nil, err
+	}
+	nl, err := listen()
+	if err != nil {
+		return nil, err
+	}
+	d := &Daemon{cfg: c, log: log, nl: nl, work: make(chan func(time.Time), 64)}
+	if err := d.load(); err != nil {
+		nl.close()
+		return nil, err
+	}
+	return d, nil
+}
+
+func (d *Daemon) load() error {
+	if err := os.MkdirAll(filepath.Dir(d.cfg.StateFile), 0o700); err != nil {
+		return err
+	}
+	s, err := readState(d.cfg.StateFile)
+	if err != nil {
+		return err
+	}
+	for _, u := range d.cfg.Uplinks {
+		d.ports = append(d.ports, newPort(u, s.VSIs[u.Name], d.log))
+		delete(s.VSIs, u.Name)
+	}
+	for name, l := range s.VSIs {
+		d.log.Warn("VSIs of an uplink that is no longer configured are forgotten", "uplink", name, "vsis", len(l))
+	}
+	return writePid(d.cfg.PidFile)
+}
+
+// Run works until stop is done, which is not an error, or something without
+// which there is no sense in going on fails.
+func (d *Daemon) Run(stop context.Context) error {
+	// The sources outlast stop: de-associating needs the switch's answers.
+	ctx, cancel := context.WithCancel(context.WithoutCancel(stop))
+	defer cancel()
+	failed := make(chan error, 2)
+	go func() {
+		failed <- d.nl.serve(ctx, func(b []byte) (replies [][]byte) {
+			d.do(ctx, func(now time.Time) { replies = d.request(now, b) })
+			return replies
+		})
+	}()
+	go func() {
+		failed <- watchLinks(ctx, func(l linkInfo) {
+			d.do(ctx, func(now time.Time) { d.linkChanged(ctx, now, &l) })
+		})
+	}()
+	defer d.shut()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-stop.Done():
+			if d.cfg.Deassociate {
+				d.deassociateAll()
+			}
+			return nil
+		case err := <-failed:
+			return err
+		case f := <-d.work:
+			f(time.Now())
+		case <-timer.C:
+			d.tick(time.Now())
+		}
+		timer.Reset(d.wait(time.Now()))
+		if d.dirty && len(d.work) == 0 {
+			d.save()
+		}
+	}
+}
+
+// do runs f in Run's goroutine and waits for it.
+func (d *Daemon) do(ctx context.Context, f func(now time.Time)) {
+	done := make(chan struct{})
+	select {
+	case d.work <- func(now time.Time) { defer close(done); f(now) }:
+	case <-ctx.Done():
+		return
+	}
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+func (d *Daemon) tick(now time.Time) {
+	for _, p := range d.ports {
+		if p.st != nil {
+			d.apply(now, p, p.st.Tick(now))
+		}
+	}
+}
+
+// wait returns how long there is nothing to do.
+func (d *Daemon) wait(now time.Time) time.Duration {
+	w := time.Minute
+	for _, p := range d.ports {
+		if p.st == nil {
+			continue
+		}
+		if t := p.st.Next(); !t.IsZero() {
+			w = min(w, t.Sub(now))
+		}
+	}
+	return max(w, 0)
+}
+
+// apply sends frames and records events.
+func (d *Daemon) apply(now time.Time, p *port, out vdp.Output) {
+	for _, f := range out.Frames {
+		if p.send == nil {
+			break
+		}
+		if err := p.send(f); err != nil {
+			p.log.Warn("frame not sent", "err", err)
+			break
+		}
+	}
+	for i := range out.Events {
+		e := &out.Events[i]
+		dirty, indicate := p.event(now, e)
+		d.dirty = d.dirty || dirty
+		if indicate != nil {
+			// Whoever asked for the VSI may be gone; we restore it anyway.
+			_ = d.nl.send(vdpnl.Deassociated(*indicate, d.nl.pid, int32(p.ifindex), p.cfg.Name, &e.VSI), indicate.Pid)
+		}
+	}
+}
+
+// request answers a datagram from libvirt.
+func (d *Daemon) request(now time.Time, b []byte) (replies [][]byte) {
+	for len(b) > 0 {
+		r, rest, err := vdpnl.Parse(b)
+		if err != nil && rest == nil && r.Header == (vdpnl.Header{}) {
+			return replies // nothing that could be answered
+		}
+		b = rest
+		p := d.port(r.Ifname, int(r.Ifindex))
+		switch {
+		case errors.Is(err, vdpnl.ErrUnknownType):
+			replies = append(replies, vdpnl.Ack(r.Header, d.nl.pid, unix.EOPNOTSUPP))
+		case err != nil:
+			d.log.Warn("netlink request refused", "pid", r.Pid, "err", err)
+			replies = append(replies, vdpnl.Ack(r.Header, d.nl.pid, unix.EINVAL))
+		case p == nil:
+			replies = append(replies, vdpnl.Ack(r.Header, d.nl.pid, unix.ENODEV))
+		case r.Set != nil:
+			out, errno := p.set(now, r.Header, r.Set)
+			p.log.Info("request", "vsi", r.Set.VSI.ID, "mode", r.Set.Mode, "errno", int(errno))
+			d.apply(now, p, out)
+			replies = append(replies, vdpnl.Ack(r.Header, d.nl.pid, errno))
+		default:
+			replies = append(replies, vdpnl.Status(r.Header, d.nl.pid, int32(p.ifindex), p.ports(now)))
+		}
+	}
+	return replies
+}
+
+// port finds an uplink by name, or by index where there is none.
+func (d *Daemon) port(name string, index int) *port {
+	i := slices.IndexFunc(d.ports, func(p *port) bool {
+		if name != "" {
+			return p.cfg.Name == name
+		}
+		return index != 0 && p.ifindex == index
+	})
+	if i < 0 {
+		return nil
+	}
+	return d.ports[i]
+}
+
+// linkChanged follows an uplink's interface as it comes, changes and goes.
+func (d *Daemon) linkChanged(ctx context.Context, now time.Time, l *linkInfo) {
+	for _, p := range d.ports {
+		if p.ifindex == l.index && (l.removed || p.cfg.Name != l.name || p.mac != l.mac) {
+			d.apply(now, p, p.detach(now))
+		}
+		if p.cfg.Name != l.name || l.removed {
+			continue
+		}
+		if p.ifindex == 0 {
+			out, err := p.open(ctx, now, l,
+				func(f []byte) { d.do(ctx, func(now time.Time) { d.frame(now, p, f) }) },
+				func(err error) {
+					d.do(ctx, func(now time.Time) {
+						p.log.Warn("uplink lost", "err", err)
+						d.apply(now, p, p.detach(now))
+					})
+				})
+			if err != nil {
+				p.log.Error("uplink not usable", "err", err)
+				continue
+			}
+			d.apply(now, p, out)
+		}
+		d.apply(now, p, p.link(now, l.up))
+	}
+}
+
+func (d *Daemon) frame(now time.Time, p *port, f []byte) {
+	out, err := p.st.Handle(now, f)
+	if err != nil {
+		p.log.Debug("frame ignored", "err", err)
+	}
+	d.apply(now, p, out)
+}
+
+// save writes the state file. A failure is tried again with the next change.
+func (d *Daemon) save() {
+	s := state{Version: stateVersion, VSIs: make(map[string][]kept)}
+	for _, p := range d.ports {
+		for _, k := range p.kept {
+			s.VSIs[p.cfg.Name] = append(s.VSIs[p.cfg.Name], k)
+		}
+	}
+	if err := s.write(d.cfg.StateFile); err != nil {
+		d.log.Error("state not saved: a restart will not know the current VSIs", "err", err)
+		return
+	}
+	d.dirty = false
+}
+
+// deassociateAll takes all VSIs back and waits for the switch to confirm.
+func (d *Daemon) deassociateAll() {
+	now := time.Now()
+	for _, p := range d.ports {
+		if p.st == nil {
+			continue
+		}
+		for _, v := range p.st.VSIs() {
+			if out, err := p.st.DeAssociate(now, v.VSI.ID); err == nil {
+				d.apply(now, p, out)
+			}
+		}
+	}
+	left := func() (n int) {
+		for _, p := range d.ports {
+			if p.st != nil {
+				n += len(p.st.VSIs())
+			}
+		}
+		return n
+	}
+	deadline := time.NewTimer(stopTimeout)
+	defer deadline.Stop()
+	for left() > 0 {
+		select {
+		case f := <-d.work:
+			f(time.Now())
+		case <-time.After(d.wait(time.Now())):
+			d.tick(time.Now())
+		case <-deadline.C:
+			d.log.Warn("stopping before the switch confirmed all", "vsis", left())
+			return
+		}
+	}
+}
+
+func (d *Daemon) shut() {
+	for _, p := range d.ports {
+		if p.close != nil {
+			p.close()
+		}
+	}
+	d.save()
+	if err := removePid(d.cfg.PidFile); err != nil {
+		d.log.Warn("pid file not removed", "err", err)
+	}
+	d.nl.close()
+}

@@ -1,0 +1,270 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"libvirt-direct/vdp"
+	"libvirt-direct/vdp/vdpd/internal/uplink"
+	"libvirt-direct/vdp/vdpd/internal/vdpnl"
+)
+
+const (
+	// resultTTL is how long the end of a VSI can be read back: libvirt polls
+	// for 10 s at most.
+	resultTTL = 30 * time.Second
+
+	// evbGrace is how long after the link came up a request is taken though
+	// the switch's EVB TLV is missing. LLDP may need a second or two.
+	evbGrace = 5 * time.Second
+
+	// Failures for which the switch gave no reason: the kernel's
+	// PORT_PROFILE_RESPONSE_BADSTATE and _ERROR. libvirt prints the number.
+	responseBadState = 0x103
+	responseError    = 0x105
+)
+
+// A port is one uplink with its station.
+type port struct {
+	cfg  Uplink
+	log  *slog.Logger
+	send func(frame []byte) error // nil without an interface
+
+	ifindex int
+	mac     vdp.MAC
+	close   context.CancelFunc
+	st      *vdp.Station // nil until the interface was first seen
+	upSince time.Time    // zero while down
+
+	kept    map[vdp.ID]kept   // as in the state file
+	results map[vdp.ID]result // what GETLINK tells
+	changes uint64            // counts them, for the order of results
+}
+
+// A result is how far libvirt's last request for a VSI has come.
+type result struct {
+	header   vdpnl.Header
+	done     bool
+	response uint16
+	changed  uint64
+	expires  time.Time // zero while the station has the VSI
+}
+
+func newPort(u Uplink, l []kept, log *slog.Logger) *port {
+	p := &port{cfg: u, log: log.With("uplink", u.Name), kept: make(map[vdp.ID]kept), results: make(map[vdp.ID]result)}
+	for _, k := range l {
+		p.kept[k.VSI.ID] = k
+		p.results[k.VSI.ID] = result{header: k.Header}
+	}
+	return p
+}
+
+// attach gives the port its interface. The station, if there is one and the
+// address is the same, goes on.
+func (p *port) attach(now time.Time, ifindex int, mac vdp.MAC, mtu int, send func([]byte) error) (vdp.Output, error) {
+	p.ifindex, p.send = ifindex, send
+	if p.st != nil && p.mac == mac {
+		return vdp.Output{}, nil
+	}
+	c, err := p.cfg.station(mac)
+	if err != nil {
+		return vdp.Output{}, err
+	}
+	c.MTU, c.Sequence = mtu, uint16(rand.Uint32())
+	st, err := vdp.NewStation(c)
+	if err != nil {
+		return vdp.Output{}, err
+	}
+	p.st, p.mac = st, mac
+	var out vdp.Output
+	for _, k := range p.kept {
+		o, err := st.Restore(now, k.VSI, k.Mode)
+		if err != nil {
+			p.log.Warn("VSI not restored", "vsi", k.VSI.ID, "err", err)
+			delete(p.kept, k.VSI.ID)
+			continue
+		}
+		out.Frames = append(out.Frames, o.Frames...)
+	}
+	return out, nil
+}
+
+func (p *port) link(now time.Time, up bool) vdp.Output {
+	switch {
+	case p.st == nil:
+		return vdp.Output{}
+	case up:
+		if p.upSince.IsZero() {
+			p.upSince = now
+		}
+		return p.st.LinkUp(now)
+	}
+	p.upSince = time.Time{}
+	return p.st.LinkDown(now)
+}
+
+// set does what RTM_SETLINK asks for. The error is the reply's.
+func (p *port) set(now time.Time, h vdpnl.Header, s *vdpnl.Set) (vdp.Output, unix.Errno) {
+	id := s.VSI.ID
+	if s.Mode == vdp.DeAssociate {
+		if p.st != nil {
+			if out, err := p.st.DeAssociate(now, id); err == nil {
+				p.result(id, result{header: h})
+				return out, 0
+			}
+		}
+		// Gone already, or never there: what libvirt wants is the case.
+		delete(p.kept, id)
+		p.result(id, result{header: h, done: true, expires: now.Add(resultTTL)})
+		return vdp.Output{}, 0
+	}
+	if p.st == nil {
+		return vdp.Output{}, unix.ENODEV
+	}
+	switch err := p.st.Ready(); {
+	case errors.Is(err, vdp.ErrNoLink):
+		return vdp.Output{}, unix.ENETDOWN
+	case err != nil && now.Sub(p.upSince) > evbGrace:
+		return vdp.Output{}, unix.ENXIO // as lldpad
+	}
+	request := p.st.Associate
+	switch s.Mode {
+	case vdp.PreAssociate:
+		request = p.st.PreAssociate
+	case vdp.PreAssociateRR:
+		request = p.st.PreAssociateRR
+	}
+	out, err := request(now, s.VSI)
+	switch {
+	case err == nil:
+		p.result(id, result{header: h})
+		return out, 0
+	case errors.Is(err, vdp.ErrTooMany):
+		return out, unix.ENOSPC
+	case errors.Is(err, vdp.ErrDowngrade):
+		return out, unix.EBUSY
+	}
+	return out, unix.EINVAL
+}
+
+func (p *port) result(id vdp.ID, r result) {
+	p.changes++
+	r.changed = p.changes
+	p.results[id] = r
+}
+
+// ports returns the answer to RTM_GETLINK, the latest change first.
+func (p *port) ports(now time.Time) []vdpnl.Port {
+	type entry struct {
+		vdpnl.Port
+		changed uint64
+	}
+	l := make([]entry, 0, len(p.results))
+	for id, r := range p.results {
+		if !r.expires.IsZero() && !now.Before(r.expires) {
+			delete(p.results, id)
+			continue
+		}
+		l = append(l, entry{vdpnl.Port{ID: id, Done: r.done, Response: r.response}, r.changed})
+	}
+	slices.SortFunc(l, func(a, b entry) int { return cmp.Compare(b.changed, a.changed) })
+	out := make([]vdpnl.Port, len(l))
+	for i := range l {
+		out[i] = l[i].Port
+	}
+	return out
+}
+
+// event keeps results and state up to date. It reports whether the state file
+// has to change, and what libvirt is to be told.
+func (p *port) event(now time.Time, e *vdp.Event) (dirty bool, indicate *vdpnl.Header) {
+	id := e.VSI.ID
+	r := p.results[id]
+	log := p.log.With("vsi", id, "mode", e.Mode)
+	switch e.Type {
+	case vdp.EventNeighbor:
+		p.log.Info("EVB TLV from the switch", "edition", p.st.Edition())
+		return false, nil
+	case vdp.EventNeighborLost:
+		p.log.Warn("EVB TLV of the switch lost")
+		return false, nil
+	case vdp.EventEstablished:
+		log.Info("established", "vid", e.VSI.Filters[0].VID)
+		r.done, r.response, r.expires = true, 0, time.Time{}
+		p.kept[id] = kept{VSI: e.VSI, Mode: e.Mode, Header: r.header}
+	case vdp.EventFailed:
+		log.Warn("failed", "err", e.Err)
+		r.done, r.response = true, response(e.Err)
+		r.expires = now.Add(resultTTL)
+		if st, _ := p.st.VSI(id); st.Have == 0 {
+			delete(p.kept, id)
+		}
+	case vdp.EventLost:
+		log.Warn("lost, requesting it again", "err", e.Err)
+		r.done = false
+		if errors.Is(e.Err, vdp.ErrBridgeDeassociated) && r.header.Pid != 0 {
+			h := r.header
+			indicate = &h
+		}
+	case vdp.EventRemoved:
+		log.Info("de-associated", "err", e.Err)
+		delete(p.kept, id)
+		if _, again := p.st.VSI(id); !again {
+			r.done, r.response, r.expires = true, 0, now.Add(resultTTL)
+		}
+	}
+	p.result(id, r)
+	return true, indicate
+}
+
+// response is the number that libvirt prints: the switch's own where it gave
+// one.
+func response(err error) uint16 {
+	var refused *vdp.RefusedError
+	switch {
+	case errors.As(err, &refused):
+		return uint16(refused.Status &^ vdp.StatusAck)
+	case errors.Is(err, vdp.ErrNoLink), errors.Is(err, vdp.ErrNoEVB):
+		return responseBadState
+	}
+	return responseError
+}
+
+// open attaches the port to an interface and reads its frames in a goroutine,
+// which passes them to handle.
+func (p *port) open(ctx context.Context, now time.Time, ifi *linkInfo, handle func(frame []byte), gone func(error)) (vdp.Output, error) {
+	conn, err := uplink.Listen(ifi.netInterface())
+	if err != nil {
+		return vdp.Output{}, err
+	}
+	out, err := p.attach(now, ifi.index, ifi.mac, ifi.mtu, conn.Send)
+	if err != nil {
+		conn.Close()
+		return out, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	p.close = func() { cancel(); conn.Close() }
+	go func() {
+		if err := conn.ReadLoop(ctx, handle); ctx.Err() == nil {
+			gone(err)
+		}
+	}()
+	return out, nil
+}
+
+// detach lets the interface go.
+func (p *port) detach(now time.Time) vdp.Output {
+	if p.close != nil {
+		p.close()
+	}
+	out := p.link(now, false)
+	p.close, p.send, p.ifindex = nil, nil, 0
+	return out
+}
