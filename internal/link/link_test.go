@@ -57,6 +57,16 @@ func TestErrnoStaysInTheChain(t *testing.T) {
 	require.Equal(t, "look up eth9: no such network device: no such device", err.Error())
 }
 
+// libvirtd's AppArmor profile, in which hooks run, allows netlink only as SOCK_RAW.
+func TestConnIsARawSocket(t *testing.T) {
+	c, err := Open()
+	require.NoError(t, err)
+	defer c.Close()
+	typ, err := unix.GetsockoptInt(c.sock.GetFd(), unix.SOL_SOCKET, unix.SO_TYPE)
+	require.NoError(t, err)
+	require.Equal(t, unix.SOCK_RAW, typ)
+}
+
 func FuzzParseLink(f *testing.F) {
 	f.Add(reply(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated("eth0.9")), vlanInfo(nl.Uint16Attr(9))))
 	f.Add(reply(nl.NewRtAttr(unix.IFLA_ADDRESS, []byte{1, 2, 3, 4, 5, 6})))
