@@ -34,17 +34,23 @@ type applier struct {
 // load reads a domain's journal; one that cannot be trusted is set aside, and the
 // error says where it lies then.
 func load(dir *state.Dir, uuid, name string) (*applier, error) {
-	a := &applier{dir: dir}
-	var err error
-	if a.journal, err = dir.Load(uuid); err == nil && a.journal != nil {
-		a.steps, err = decodeSteps(a.journal)
-	}
+	a, err := look(dir, uuid, name)
 	if errors.Is(err, state.ErrCorrupt) {
 		aside, asideErr := dir.SetAside(uuid)
 		if asideErr != nil {
 			return nil, errors.Join(err, asideErr)
 		}
 		return nil, fmt.Errorf("%w; nothing of it was done, it is now %s; look at `libvirt-direct gc --dry-run`", err, aside)
+	}
+	return a, err
+}
+
+// look is load without setting anything aside.
+func look(dir *state.Dir, uuid, name string) (*applier, error) {
+	a := &applier{dir: dir}
+	var err error
+	if a.journal, err = dir.Load(uuid); err == nil && a.journal != nil {
+		a.steps, err = decodeSteps(a.journal)
 	}
 	if err != nil {
 		return nil, err
@@ -151,8 +157,10 @@ func (a *applier) undo(ctx context.Context, s Step) error {
 // lockLink takes the lock of a lower device, under which what stands on it is shared
 // out between domains.
 func (a *applier) lockLink(ctx context.Context, index int) (func(), error) {
-	return a.dir.Lock(ctx, "link-"+strconv.Itoa(index))
+	return a.dir.Lock(ctx, linkLock(index))
 }
+
+func linkLock(index int) string { return "link-" + strconv.Itoa(index) }
 
 // held is how other domains hold something shared.
 type held int

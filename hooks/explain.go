@@ -32,8 +32,8 @@ func Explain(w io.Writer, op Op, d *xmlfilter.Domain, cfg *config.Config, host H
 			planned, planErr = Plan(Prepare, d, cfg, host)
 		}
 	}
-	for _, o := range []Op{"rewrite", Prepare, Start, Stopped, Release, Migrate, Restore, Reconnect} {
-		if op != "" && o != op {
+	for _, o := range []Op{"rewrite", Prepare, Start, Started, Stopped, Release, Migrate, Restore, Reconnect} {
+		if op != "" && o != op || op == "" && o == Started {
 			continue
 		}
 		var lines []string
@@ -54,8 +54,8 @@ func Explain(w io.Writer, op Op, d *xmlfilter.Domain, cfg *config.Config, host H
 				lines = append(lines, "NIC "+s.NIC+": "+s.String())
 			}
 		case Stopped, Release:
-			if planErr != nil {
-				continue
+			if err = planErr; err != nil && op == "" {
+				continue // said under prepare
 			}
 			lines = explainUndo(o, planned)
 		}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	"libvirt-direct/internal/link"
 	"libvirt-direct/internal/state"
@@ -42,30 +44,31 @@ func (c *Collector) Run(ctx context.Context) (done []string, err error) {
 
 func (c *Collector) domain(ctx context.Context, uuid string) ([]string, error) {
 	// A hook at work on the domain has the lock.
-	unlock, err := c.Dir.Lock(ctx, "domain-"+uuid)
+	unlock, err := c.lock(ctx, "domain-"+uuid)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
+	read := load
 	if c.DryRun {
-		j, err := c.Dir.Load(uuid)
-		if err != nil || j == nil {
-			return nil, err
-		}
+		read = look
 	}
-	a, err := load(c.Dir, uuid, "")
+	a, err := read(c.Dir, uuid, "")
 	if err != nil {
 		return nil, err
 	}
 	if len(a.steps) == 0 {
 		return nil, nil
 	}
-	alive, err := c.Alive(ctx, uuid, a.journal.Name)
+	who := fmt.Sprintf("domain %q (%s): ", a.journal.Name, uuid)
+	alive, err := c.alive(ctx, uuid, a.journal.Name)
+	if errors.Is(err, errBusy) && !c.DryRun {
+		return []string{who + "left alone, libvirt is starting or stopping it"}, nil
+	}
 	if err != nil || alive {
-		return nil, err
+		return nil, ignore(err, errBusy)
 	}
 	a.kernel = c.Kernel
-	who := fmt.Sprintf("domain %q (%s): ", a.journal.Name, uuid)
 	if c.DryRun {
 		for i := len(a.steps) - 1; i >= 0; i-- {
 			a.note("would %s", a.steps[i].undoString())
@@ -82,6 +85,31 @@ func (c *Collector) domain(ctx context.Context, uuid string) ([]string, error) {
 	return a.notes, err
 }
 
+// lock takes a lock. Looking needs none: a start at work can be seen half-way.
+func (c *Collector) lock(ctx context.Context, name string) (func(), error) {
+	if c.DryRun {
+		return func() {}, nil
+	}
+	return c.Dir.Lock(ctx, name)
+}
+
+// answerTime bounds a question to libvirt while a lock is held. libvirt does not
+// answer for a domain whose hook it is running, and that hook can be waiting for the
+// very lock.
+const answerTime = time.Second
+
+var errBusy = errors.New("libvirt is busy with the domain")
+
+func (c *Collector) alive(ctx context.Context, uuid, name string) (bool, error) {
+	brief, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	alive, err := c.Alive(brief, uuid, name)
+	if err != nil && brief.Err() != nil && ctx.Err() == nil {
+		err = errBusy
+	}
+	return alive, err
+}
+
 // strays removes devices that carry our mark and that no journal names, as after
 // /run was cleared.
 func (c *Collector) strays(ctx context.Context) ([]string, error) {
@@ -89,6 +117,8 @@ func (c *Collector) strays(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	// What stands on a VLAN goes before it.
+	slices.SortStableFunc(links, func(a, b link.Link) int { return strings.Compare(a.Kind, b.Kind) })
 	var done []string
 	var errs []error
 	for _, l := range links {
@@ -109,10 +139,9 @@ func (c *Collector) strays(ctx context.Context) ([]string, error) {
 }
 
 func (c *Collector) stray(ctx context.Context, l link.Link, uuid string) (gone bool, err error) {
-	// The lock and the journal are read as if by a domain that nobody has.
+	// The journals are read as if by a domain that nobody has.
 	a := &applier{kernel: c.Kernel, dir: c.Dir, journal: &state.Journal{}}
-	lock := l.Parent
-	unlock, err := a.lockLink(ctx, lock)
+	unlock, err := c.lock(ctx, linkLock(l.Parent))
 	if err != nil {
 		return false, err
 	}
@@ -125,8 +154,8 @@ func (c *Collector) stray(ctx context.Context, l link.Link, uuid string) (gone b
 	}
 	switch {
 	case l.Kind == "macvtap" && uuid != "":
-		if alive, err := c.Alive(ctx, uuid, ""); err != nil || alive {
-			return false, err
+		if alive, err := c.alive(ctx, uuid, ""); err != nil || alive {
+			return false, ignore(err, errBusy)
 		}
 	case l.Kind == "vlan" && uuid == "":
 		if uppers, err := c.Kernel.Uppers(ctx, l.Name); err != nil || len(uppers) > 0 {

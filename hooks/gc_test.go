@@ -1,0 +1,77 @@
+package hooks
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"libvirt-direct/internal/state"
+	"libvirt-direct/xmlfilter"
+)
+
+// libvirt does not answer for a domain whose hook it runs, and that hook waits for
+// the lock that the collector has.
+func TestCollectorDoesNotHoldUpAStart(t *testing.T) {
+	w := newWorld(t, "", "nica")
+	doc := domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook' dev='nica'/>", owned(mac1, "ldt1"))
+	w.must(Prepare, doc)
+	running := w.kernel.dump()
+
+	dir, err := state.Open(w.hook.Journal)
+	require.NoError(t, err)
+	c := &Collector{Kernel: w.kernel, Dir: dir, Alive: func(ctx context.Context, _, _ string) (bool, error) {
+		<-ctx.Done()
+		return false, ctx.Err()
+	}}
+	begin := time.Now()
+	lines, err := c.Run(t.Context())
+	require.NoError(t, err)
+	require.Less(t, time.Since(begin), 5*time.Second, "a hook gives up after 10 s")
+	require.Len(t, lines, 1)
+	require.Contains(t, lines[0], "left alone")
+	require.Equal(t, running, w.kernel.dump())
+	require.Equal(t, []string{uuidA}, w.journals())
+}
+
+func TestDryRunLeavesTheJournalDirectoryAsItIs(t *testing.T) {
+	w := newWorld(t, "", "nica")
+	c := &Collector{
+		Kernel: w.kernel, Dir: state.Existing(w.hook.Journal), DryRun: true,
+		Alive: func(context.Context, string, string) (bool, error) { return false, nil },
+	}
+	_, err := c.Run(t.Context())
+	require.NoError(t, err)
+	require.NoDirExists(t, w.hook.Journal)
+
+	_, err = state.Open(w.hook.Journal)
+	require.NoError(t, err)
+	file := filepath.Join(w.hook.Journal, "domains", uuidA+".json")
+	unknown := `{"version":1,"uuid":"` + uuidA + `","name":"x","since":"2026-01-01T00:00:00Z","entries":[{"phase":"done","step":{"nic":"x","exec":"rm"}}]}`
+	require.NoError(t, os.WriteFile(file, []byte(unknown), 0o600))
+	_, err = c.Run(t.Context())
+	require.ErrorIs(t, err, state.ErrCorrupt)
+	require.FileExists(t, file)
+}
+
+func TestExplainOfOneOperation(t *testing.T) {
+	w := newWorld(t, "", "nica")
+	explain := func(op Op, doc string) (string, error) {
+		var out bytes.Buffer
+		d, err := xmlfilter.Parse([]byte(doc))
+		require.NoError(t, err)
+		host, err := Survey(t.Context(), w.kernel, w.cfg, d)
+		require.NoError(t, err)
+		err = Explain(&out, op, d, w.cfg, host)
+		return out.String(), err
+	}
+	out, err := explain(Started, domain(uuidA, "", direct(mac1, "nica", "bridge")))
+	require.NoError(t, err)
+	require.Contains(t, out, "started:\n  nothing\n")
+	_, err = explain(Release, domain(uuidA, "", direct(mac1, "nosuch", "bridge")))
+	require.ErrorIs(t, err, ErrNoDevice, "what cannot start is not released")
+}
