@@ -5,7 +5,7 @@
 // 802.1Q sub-interfaces among it, is tested by the files with the tag vm, in the
 // machine of package vm:
 //
-//	go build -o bin ./hooks/qemu ./integration/killhook ./integration/vm/testvm
+//	CGO_ENABLED=0 go build -o bin -tags vm ./hooks/qemu ./cmd/libvirt-direct ./integration/killhook ./integration/vm/testvm
 //	go test -tags integration ./integration
 //	go test -tags vm -exec "$PWD/bin/testvm -e LIBVIRT_DIRECT_BIN=$PWD/bin -t 5m --" ./integration
 //

@@ -39,7 +39,7 @@ func TestFailedHookFailsStart(t *testing.T) {
 		},
 		"missing uplink": {
 			nic: direct(2, "nica", "bridge"), words: "uplink='backup'", conf: conf + "[uplink.backup]\ndevice = \"eth8\"\n",
-			want: `domain "g", NIC ` + mac(2) + `: no such device on this host: uplink "backup": look up eth8: no such link: no such device; mend [uplink.backup] in /etc/libvirt-direct/config.toml`,
+			want: `domain "g", NIC ` + mac(2) + `: no such device on this host: uplink "backup": look up eth8: no such network device: no such device; mend [uplink.backup] in /etc/libvirt-direct/config.toml`,
 		},
 		"not rewritten": {
 			nic: direct(2, "nica", "bridge"), words: "own='hook'",
@@ -66,8 +66,8 @@ func TestFailedHookFailsStart(t *testing.T) {
 			want: `journal file cannot be trusted: ` + journal + `: owned by uid 64321; nothing of it was done, it is now /run/libvirt-direct/corrupt-*/` + uuid + ".json; look at `libvirt-direct gc --dry-run`",
 		},
 		"misspelt configuration": {
-			nic: direct(2, "nica", "bridge"), conf: conf + "vlan = \"100\"\n",
-			want: `/etc/libvirt-direct/config.toml:4: unknown key "uplink.storage.vlan"; did you mean "vlans"?`,
+			nic: direct(2, "nica", "bridge"), conf: conf + "alos = []\n",
+			want: `/etc/libvirt-direct/config.toml:4: unknown key "uplink.storage.alos"; did you mean "also"?`,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -118,7 +118,7 @@ func TestFailedStartLeavesNothing(t *testing.T) {
 	d.Metadata = metadata(1, "own='hook'")
 	s.rewrite(d)
 	_, err := s.Virsh(ctx, "start", "g")
-	require.ErrorContains(t, err, "Device or resource busy")
+	require.ErrorContains(t, err, "error creating macvtap interface")
 	s.unchanged(before)
 
 	// A hook that cannot run at all.

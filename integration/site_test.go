@@ -83,10 +83,10 @@ func (s *site) define(d host.Domain) {
 	s.defineXML(d.Name, d.XML())
 }
 
-// rewrite defines a domain as `libvirt-direct rewrite` would.
+// rewrite defines a domain after `libvirt-direct rewrite`.
 func (s *site) rewrite(d host.Domain) {
 	s.t.Helper()
-	s.defineXML(d.Name, s.inside(d.XML(), "rewrite"))
+	s.defineXML(d.Name, s.run(d.XML(), program(s.t, "libvirt-direct"), "rewrite"))
 }
 
 func (s *site) defineXML(name, xml string) {
@@ -99,20 +99,21 @@ func (s *site) defineXML(name, xml string) {
 	})
 }
 
-// gc runs the collector inside, for which the domains with these UUIDs run.
-func (s *site) gc(alive ...string) string { return s.inside("", "gc", alive...) }
-
-func (s *site) inside(stdin, what string, args ...string) string {
+// gc runs `libvirt-direct gc`.
+func (s *site) gc() string {
 	s.t.Helper()
-	self, err := os.Executable()
-	require.NoError(s.t, err)
-	cmd := s.Command(s.ctx, self, args...)
-	cmd.Env = append(cmd.Env, insideVariable+"="+what)
+	return s.run("", program(s.t, "libvirt-direct"), "gc")
+}
+
+// run runs a program inside, and returns its standard output.
+func (s *site) run(stdin, name string, args ...string) string {
+	s.t.Helper()
+	cmd := s.Command(s.ctx, name, args...)
 	cmd.Stdin = strings.NewReader(stdin)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
-	require.NoError(s.t, err, "%s inside: %s", what, stderr.String())
+	require.NoError(s.t, err, "%s %q: %s", name, args, stderr.String())
 	return string(out)
 }
 
@@ -166,6 +167,19 @@ func (s *site) qemu(name string) string {
 	pid, err := os.ReadFile(s.Path("/run/libvirt/qemu/" + name + ".pid"))
 	require.NoError(s.t, err)
 	return strings.TrimSpace(string(pid))
+}
+
+// kill kills processes and waits until they are gone.
+func (s *site) kill(pids ...string) {
+	s.t.Helper()
+	_, err := s.Run(s.ctx, "kill", append([]string{"-KILL"}, pids...)...)
+	require.NoError(s.t, err)
+	for _, pid := range pids {
+		require.Eventually(s.t, func() bool {
+			_, err := os.Stat(s.Path("/proc/" + pid))
+			return os.IsNotExist(err)
+		}, 10*time.Second, 5*time.Millisecond)
+	}
 }
 
 const (
@@ -289,10 +303,4 @@ func tiny(name string, nics ...string) host.Domain {
 // direct is an <interface type='direct'> without network boot.
 func direct(n int, dev, mode string, more ...string) string {
 	return host.DirectNIC(mac(n), dev, mode, append(more, "<rom enabled='no'/>")...)
-}
-
-// uuid is a defined domain's.
-func (s *site) uuid(name string) string {
-	s.t.Helper()
-	return strings.TrimSpace(s.virsh("domuuid", "--domain", name))
 }
