@@ -144,6 +144,7 @@ type Station struct {
 	link     bool
 	edition  Edition // in use; EditionAuto while none is known
 	neighbor *Neighbor
+	agreed   bool // our EVB TLV, too, takes the switch's into account
 	timers   timers
 	lldp     lldpSender
 	ecp      ecpLink
@@ -195,7 +196,7 @@ func (s *Station) LinkDown(now time.Time) Output {
 	if s.link {
 		s.link = false
 		s.forgetNeighbor()
-		s.edition = s.cfg.Edition
+		s.edition, s.agreed = s.cfg.Edition, false
 		s.negotiate()
 		s.ecp.reset()
 		s.abandon(now, ErrNoLink)
@@ -360,11 +361,13 @@ func (s *Station) Neighbor() (Neighbor, bool) {
 func (s *Station) Edition() Edition { return s.edition }
 
 // Ready returns nil if requests go out at once, else ErrNoLink or ErrNoEVB.
+// With EditionAuto that takes an LLDPDU of the switch and one in return: VSIs
+// that lldpad's bridge is asked for before, it grants and drops at once.
 func (s *Station) Ready() error {
 	switch {
 	case !s.link:
 		return ErrNoLink
-	case s.edition == EditionAuto:
+	case s.edition == EditionAuto, s.cfg.Edition == EditionAuto && !s.agreed:
 		return ErrNoEVB
 	}
 	return nil

@@ -26,6 +26,7 @@ type lldpSender struct {
 // not known it carries the EVB TLVs of both.
 func (s *Station) sendLLDP(now time.Time) {
 	s.lldp.sent, s.lldp.last, s.lldp.next = s.lldpdu(), now, now.Add(lldpInterval)
+	s.agreed = s.agreed || s.neighbor != nil
 	s.send(NearestCustomerBridge, EtherTypeLLDP, s.lldp.sent)
 }
 
@@ -134,6 +135,7 @@ func (s *Station) handleLLDP(now time.Time, f *Frame) error {
 		dst: f.Dst, until: now.Add(time.Duration(p.TTL) * time.Second),
 	}
 	if news {
+		s.agreed = false
 		s.out.Events = append(s.out.Events, Event{Type: EventNeighbor})
 	}
 	s.useEdition(now, ed)
