@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -54,8 +55,9 @@ func checkCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check [--json]",
 		Short: "Check that the hook, its configuration and this host are sound",
-		Long:  "check prints one line for each thing it looks at and exits with 1 if it found a fault.",
-		Args:  noArgs,
+		Long: `check prints one line for each thing it looks at: "ok", a "note" of what may be meant so, or a
+"FAULT" with what to do about it. It exits with 1 if it found a fault.`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := o.deadline(cmd)
 			defer cancel()
@@ -74,8 +76,12 @@ func checkCommand(o *options) *cobra.Command {
 					return err
 				}
 			} else {
+				table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 				for _, f := range c.found {
-					fmt.Fprintf(w, "%-5s  %-13s  %s\n", f.Level, f.About, f.Text)
+					fmt.Fprintf(table, "%s\t%s\t%s\n", f.Level, f.About, f.Text)
+				}
+				if err := table.Flush(); err != nil {
+					return err
 				}
 			}
 			if slices.ContainsFunc(c.found, func(f finding) bool { return f.Level == levelFault }) {
@@ -126,12 +132,17 @@ func (c *checker) hook() {
 			ours = append(ours, path)
 		}
 	}
+	_, err = os.Stat(main)
+	taken := err == nil && !ourHook(main)
 	switch {
+	case len(ours) == 0 && taken:
+		c.say(levelFault, "hook", "%s is another program's, and ours is not in %s.d: install it as %s.d/50-libvirt-direct", main, main, main)
+		return
 	case len(ours) == 0:
-		c.say(levelFault, "hook", "it is neither %s nor in %s.d: install it there", main, main)
+		c.say(levelFault, "hook", "it is not installed: copy it to %s, mode 755", main)
 		return
 	case len(ours) > 1:
-		c.say(levelNote, "hook", "it is there more than once (%s): remove all but one", strings.Join(ours, ", "))
+		c.say(levelFault, "hook", "it is there more than once, libvirt would run each (%s): remove all but one", strings.Join(ours, ", "))
 	}
 	for _, path := range ours {
 		fi, err := os.Stat(path)
@@ -146,8 +157,8 @@ func (c *checker) hook() {
 			c.say(levelOK, "hook", "%s", path)
 		}
 	}
-	if _, err := os.Stat(main); err == nil && !ourHook(main) && executable(main) {
-		c.say(levelNote, "hook", "%s is another program's; libvirt runs it before ours", main)
+	if taken && executable(main) {
+		c.say(levelNote, "hook", "%s is another program's: libvirt runs it before ours, and no guest starts when it fails", main)
 	}
 }
 
@@ -181,7 +192,7 @@ func (c *checker) daemon() {
 		}
 		if installed := firstHook(); installed.After(started) {
 			c.say(levelNote, name, "it was started at %s, before its first hook was installed at %s; unless it was reloaded since: systemctl reload %s",
-				started.Format(time.TimeOnly), installed.Format(time.TimeOnly), name)
+				started.Format(time.DateTime), installed.Format(time.DateTime), name)
 		} else {
 			c.say(levelOK, name, "it was started after the hook was installed")
 		}
@@ -245,7 +256,7 @@ func (c *checker) uplinks() {
 	case !rootOwned(fi):
 		c.say(levelFault, "config", "%s can be written by others than root: chown root:root, chmod 644", c.config)
 	default:
-		c.say(levelOK, "config", "%s: %d uplinks, %d profiles", c.config, len(cfg.Uplinks), len(cfg.Profiles))
+		c.say(levelOK, "config", "%s, with %d uplink(s) and %d profile(s)", c.config, len(cfg.Uplinks), len(cfg.Profiles))
 	}
 	k, err := link.Open()
 	if err != nil {
@@ -356,7 +367,7 @@ func (c *checker) leftovers() {
 	case err != nil:
 		c.say(levelFault, "leftovers", "%s", hooks.OneLine(err))
 	case len(lines) > 0:
-		c.say(levelNote, "leftovers", "%d things of domains that are not running: libvirt-direct gc", len(lines))
+		c.say(levelNote, "leftovers", "%d of domains that are not running: look with libvirt-direct gc --dry-run, remove with gc", len(lines))
 	default:
 		c.say(levelOK, "leftovers", "none")
 	}

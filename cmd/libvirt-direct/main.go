@@ -10,10 +10,12 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"libvirt-direct/hooks"
 	"libvirt-direct/internal/config"
@@ -55,6 +57,12 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return 0
 	case errors.Is(err, errFound):
 		return exitFault
+	case ctx.Err() != nil:
+		fmt.Fprintln(stderr, "libvirt-direct: interrupted")
+		return exitFault
+	case errors.Is(err, context.DeadlineExceeded):
+		fmt.Fprintf(stderr, "libvirt-direct: %s (see --timeout)\n", hooks.OneLine(err))
+		return exitFault
 	case errors.As(err, &usage):
 		fmt.Fprintf(stderr, "libvirt-direct: %s\nSee libvirt-direct --help.\n", hooks.OneLine(err))
 		return exitUsage
@@ -81,13 +89,14 @@ func command() *cobra.Command {
 		Version:       version.Version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usageError{fmt.Errorf("unknown command %q", args[0])}
+		Args:          unknownCommand,
+		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if o.timeout <= 0 {
+				return usageError{fmt.Errorf("--timeout %v: want more than 0, such as 10s", o.timeout)}
 			}
 			return nil
 		},
-		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	root.SetVersionTemplate("libvirt-direct {{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
@@ -95,9 +104,36 @@ func command() *cobra.Command {
 	flags.StringVar(&o.config, "config", config.Path, "the host's configuration `FILE`")
 	flags.StringVar(&o.journal, "journal", state.DefaultDir, "the journal's `DIRECTORY`")
 	flags.StringVar(&o.connect, "connect", libvirtd.DefaultURI, "libvirt `URI`")
-	flags.DurationVar(&o.timeout, "timeout", 30*time.Second, "give up after this long")
+	flags.DurationVar(&o.timeout, "timeout", 30*time.Second, "give up after this `TIME`, such as 10s")
 	root.AddCommand(explainCommand(o), rewriteCommand(o), statusCommand(o), checkCommand(o), gcCommand(o), watchCommand(o))
+	for _, c := range root.Commands() {
+		c.DisableFlagsInUseLine = true
+	}
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, c := range root.Commands() {
+		switch c.Name() { // cobra's own, which take a wrong word for a question
+		case "completion":
+			c.Args, c.RunE = unknownCommand, func(c *cobra.Command, _ []string) error { return c.Help() }
+		case "help":
+			c.Run, c.RunE = nil, func(c *cobra.Command, args []string) error {
+				about, rest, err := root.Find(args)
+				if err != nil || len(rest) > 0 {
+					return usageError{fmt.Errorf("no help about %q", args)}
+				}
+				return about.Help()
+			}
+		}
+	}
 	return root
+}
+
+// unknownCommand refuses operands where a command's name belongs.
+func unknownCommand(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usageError{fmt.Errorf("unknown command %q", args[0])}
+	}
+	return nil
 }
 
 // noArgs refuses operands, as a usage error.
@@ -106,6 +142,12 @@ func noArgs(c *cobra.Command, args []string) error {
 		return usageError{fmt.Errorf("%s takes no %q", c.CommandPath(), args[0])}
 	}
 	return nil
+}
+
+// complete offers words for a flag's value in a shell.
+func complete(c *cobra.Command, flag string, words ...string) {
+	// It fails for a flag that is not there or has words already: neither can be.
+	_ = c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
 }
 
 // deadline bounds a command.
@@ -117,21 +159,20 @@ func (o *options) deadline(c *cobra.Command) (context.Context, context.CancelFun
 const maxXML = 16 << 20
 
 // readDomain reads a domain's XML from standard input.
-func readDomain(c *cobra.Command) (*xmlfilter.Domain, []byte, error) {
+func readDomain(c *cobra.Command) (*xmlfilter.Domain, error) {
 	if f, ok := c.InOrStdin().(*os.File); ok {
-		if fi, err := f.Stat(); err == nil && fi.Mode()&os.ModeCharDevice != 0 {
+		if _, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS); err == nil {
 			fmt.Fprintln(c.ErrOrStderr(), "reading a domain's XML from the terminal; end with Ctrl-D")
 		}
 	}
 	doc, err := io.ReadAll(io.LimitReader(c.InOrStdin(), maxXML+1))
 	if err != nil {
-		return nil, nil, fmt.Errorf("read the domain XML: %w", err)
+		return nil, fmt.Errorf("read the domain XML: %w", err)
 	}
 	if len(doc) > maxXML {
-		return nil, nil, fmt.Errorf("the domain XML is larger than %d MiB", maxXML>>20)
+		return nil, fmt.Errorf("the domain XML is larger than %d MiB", maxXML>>20)
 	}
-	d, err := xmlfilter.Parse(doc)
-	return d, doc, err
+	return xmlfilter.Parse(doc)
 }
 
 // view is what Plan and Rewrite need of this host.
@@ -156,17 +197,17 @@ func (o *options) survey(ctx context.Context, d *xmlfilter.Domain) (view, error)
 
 func explainCommand(o *options) *cobra.Command {
 	var op string
+	known := []string{"rewrite", "prepare", "start", "started", "stopped", "release", "migrate", "restore", "reconnect"}
 	c := &cobra.Command{
 		Use:     "explain [--op OPERATION] < domain.xml",
 		Short:   "Say what the hook would do for a domain, and touch nothing",
 		Example: "  virsh dumpxml --inactive vm1 | libvirt-direct explain",
 		Args:    noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			known := []string{"rewrite", "prepare", "start", "started", "stopped", "release", "migrate", "restore", "reconnect"}
-			if op != "" && !slices.Contains(known, op) {
-				return usageError{fmt.Errorf("--op %q: want one of %v", op, known)}
+			if c.Flags().Changed("op") && !slices.Contains(known, op) {
+				return usageError{fmt.Errorf("--op %q: want %s", op, strings.Join(known, ", "))}
 			}
-			d, _, err := readDomain(c)
+			d, err := readDomain(c)
 			if err != nil {
 				return err
 			}
@@ -179,6 +220,7 @@ func explainCommand(o *options) *cobra.Command {
 			return hooks.Explain(c.OutOrStdout(), hooks.Op(op), d, v.cfg, v.host)
 		},
 	}
-	c.Flags().StringVar(&op, "op", "", "only this `OPERATION` of the hook: rewrite, prepare, start, stopped, release, migrate, restore, reconnect")
+	c.Flags().StringVar(&op, "op", "", "only this `OPERATION` of the hook: "+strings.Join(known, ", "))
+	complete(c, "op", known...)
 	return c
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -28,25 +27,29 @@ defines that domain anew. What it changes it keeps in the metadata, so that --un
 		Example: "  libvirt-direct rewrite --domain vm1 --dry-run\n  libvirt-direct rewrite < vm1.xml | virsh define /dev/stdin",
 		Args:    noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			named := c.Flags().Changed("domain")
+			var d *xmlfilter.Domain
+			switch {
+			case named && name == "":
+				return usageError{errors.New("--domain wants a name")}
+			case dry && !named:
+				return usageError{errors.New("--dry-run goes with --domain: without it nothing is defined anyway")}
+			case !named:
+				var err error
+				if d, err = readDomain(c); err != nil {
+					return err
+				}
+			}
 			ctx, cancel := o.deadline(c)
 			defer cancel()
-			do := func(d *xmlfilter.Domain, doc []byte) ([]byte, []string, error) {
-				if undo {
-					return o.undone(d)
-				}
-				return o.rewritten(ctx, d)
+			do := o.rewritten
+			if undo {
+				do = o.undone
 			}
-			if name != "" {
+			if named {
 				return o.rewriteDefined(ctx, c, name, dry, do)
 			}
-			if dry {
-				return usageError{errors.New("--dry-run goes with --domain: without it nothing is defined anyway")}
-			}
-			d, doc, err := readDomain(c)
-			if err != nil {
-				return err
-			}
-			out, _, err := do(d, doc)
+			out, _, err := do(ctx, d)
 			if err != nil {
 				return err
 			}
@@ -76,10 +79,16 @@ func (o *options) rewritten(ctx context.Context, d *xmlfilter.Domain) ([]byte, [
 
 // undone returns a domain's XML as it was before. A domain that asks to be rewritten
 // as soon as it is defined stops asking, or the agent would do it again.
-func (o *options) undone(d *xmlfilter.Domain) ([]byte, []string, error) {
+func (o *options) undone(_ context.Context, d *xmlfilter.Domain) ([]byte, []string, error) {
 	out, err := d.Undo()
 	if err != nil {
 		return nil, nil, err
+	}
+	var notes []string
+	for i := range d.NICs {
+		if n := &d.NICs[i]; n.Words != nil && n.Words.Was != nil {
+			notes = append(notes, n.String()+": put back what was before rewrite")
+		}
 	}
 	cfg, err := config.Load(o.config)
 	if err != nil {
@@ -91,13 +100,16 @@ func (o *options) undone(d *xmlfilter.Domain) ([]byte, []string, error) {
 	}
 	if back.Wish == "yes" || back.Wish == "" && cfg.Watch.Wants(d.Name) {
 		out, err = back.SetRewrite("no")
+		notes = append(notes, "noted: rewrite='no', or `libvirt-direct watch` would rewrite it again")
 	}
-	return out, []string{"put back what was before rewrite"}, err
+	return out, notes, err
 }
 
-func (o *options) rewriteDefined(ctx context.Context, c *cobra.Command, name string, dry bool,
-	do func(*xmlfilter.Domain, []byte) ([]byte, []string, error),
-) error {
+// A change is what rewrite, or its undoing, makes of a domain: its XML, the same
+// bytes where nothing changes, and a line for each thing changed.
+type change func(context.Context, *xmlfilter.Domain) (doc []byte, notes []string, err error)
+
+func (o *options) rewriteDefined(ctx context.Context, c *cobra.Command, name string, dry bool, do change) error {
 	conn, err := libvirtd.Dial(ctx, o.connect)
 	if err != nil {
 		return err
@@ -106,6 +118,12 @@ func (o *options) rewriteDefined(ctx context.Context, c *cobra.Command, name str
 	dom, err := conn.Lookup(ctx, name)
 	if err != nil {
 		return err
+	}
+	switch persistent, err := conn.Persistent(ctx, dom); {
+	case err != nil:
+		return err
+	case !persistent:
+		return fmt.Errorf("domain %q is transient, it has no definition to rewrite; rewrite its XML before it is created: libvirt-direct rewrite < domain.xml", name)
 	}
 	notes, err := redefine(ctx, conn, dom, dry, do)
 	if err != nil {
@@ -118,16 +136,21 @@ func (o *options) rewriteDefined(ctx context.Context, c *cobra.Command, name str
 	for _, n := range notes {
 		fmt.Fprintf(w, "domain %q: %s\n", name, n)
 	}
-	if dry && len(notes) > 0 {
+	if len(notes) == 0 {
+		return nil
+	}
+	if dry {
 		fmt.Fprintln(w, "nothing was done (--dry-run)")
+		return nil
+	}
+	if running, err := conn.Active(ctx, dom.UUID); err == nil && running {
+		fmt.Fprintf(w, "domain %q is running: it changes with its next start\n", name)
 	}
 	return nil
 }
 
 // redefine defines a domain anew if do changes its XML, and returns what it changed.
-func redefine(ctx context.Context, conn *libvirtd.Conn, dom libvirtd.Domain, dry bool,
-	do func(*xmlfilter.Domain, []byte) ([]byte, []string, error),
-) ([]string, error) {
+func redefine(ctx context.Context, conn *libvirtd.Conn, dom libvirtd.Domain, dry bool, do change) ([]string, error) {
 	text, err := conn.XML(ctx, dom)
 	if err != nil {
 		return nil, err
@@ -137,12 +160,15 @@ func redefine(ctx context.Context, conn *libvirtd.Conn, dom libvirtd.Domain, dry
 	if err != nil {
 		return nil, err
 	}
-	out, notes, err := do(d, doc)
+	out, notes, err := do(ctx, d)
 	if err != nil || bytes.Equal(out, doc) {
 		return nil, err
 	}
 	if dry {
-		return slices.Clip(notes), nil
+		return notes, nil
 	}
-	return notes, conn.Define(ctx, string(out))
+	if err := conn.Define(ctx, string(out)); err != nil {
+		return nil, fmt.Errorf("define domain %q: %w", dom.Name, err)
+	}
+	return notes, nil
 }

@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"libvirt-direct/hooks"
 	"libvirt-direct/internal/libvirtd"
@@ -33,6 +35,9 @@ func statusCommand(o *options) *cobra.Command {
 			}
 			defer k.Close()
 			all, err := hooks.Status(ctx, k, state.Existing(o.journal))
+			if errors.Is(err, fs.ErrPermission) {
+				return fmt.Errorf("status needs root: %w", err)
+			}
 			if err != nil {
 				return err
 			}
@@ -72,8 +77,8 @@ func gcCommand(o *options) *cobra.Command {
 		Use:   "gc [--dry-run]",
 		Short: "Finish or undo what domains have left that are not running any more",
 		Long: `gc goes over the journals of domains that libvirt does not have running or starting, and over
-devices that carry our mark and that no journal names, and removes what is left of them. Where
-libvirt does not answer, a domain counts as running while its QEMU process is there.`,
+devices that carry our mark and that no journal names, and removes what is left of them. A
+domain counts as running as long as its QEMU process is there, whatever libvirt knows of it.`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			ctx, cancel := o.deadline(c)
@@ -84,6 +89,9 @@ libvirt does not answer, a domain counts as running while its QEMU process is th
 			lines, err := o.collect(ctx, dry)
 			for _, l := range lines {
 				fmt.Fprintln(c.OutOrStdout(), l)
+			}
+			if err == nil && len(lines) == 0 {
+				fmt.Fprintln(c.OutOrStdout(), "nothing is left over")
 			}
 			return err
 		},
@@ -99,32 +107,42 @@ func (o *options) collect(ctx context.Context, dry bool) ([]string, error) {
 	}
 	defer k.Close()
 	dir := state.Existing(o.journal)
-	if _, err := os.Stat(o.journal); !errors.Is(err, os.ErrNotExist) || !dry {
+	if !dry {
 		if dir, err = state.Open(o.journal); err != nil {
 			return nil, err
 		}
-	} else {
-		return nil, nil
 	}
-	alive, closeAlive := o.liveness(ctx)
+	alive, closeAlive, err := o.liveness(ctx)
+	if err != nil {
+		return nil, err
+	}
 	defer closeAlive()
 	gc := &hooks.Collector{Kernel: k, Dir: dir, DryRun: dry, Alive: alive}
 	return gc.Run(ctx)
 }
 
-// liveness returns how to tell whether a domain is alive. A daemon knows, also of a
-// domain that is being started. Without daemon nothing is being started, and a domain
-// lives as long as its QEMU, whose pid file the daemon has left.
-func (o *options) liveness(ctx context.Context) (func(context.Context, string, string) (bool, error), func()) {
+// liveness returns how to tell whether a domain is alive. It is as long as its QEMU,
+// whose pid file a killed daemon leaves; a daemon that runs knows also of a domain that
+// is being started. Without daemon nothing is being started; one that is there and
+// does not answer is an error.
+func (o *options) liveness(ctx context.Context) (func(context.Context, string, string) (bool, error), func(), error) {
 	conn, err := libvirtd.Dial(ctx, o.connect)
-	if err == nil {
-		return func(ctx context.Context, uuid, _ string) (bool, error) { return conn.Active(ctx, uuid) }, conn.Close
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
+		return func(_ context.Context, uuid, _ string) (bool, error) { return qemuAlive(uuid) }, func() {}, nil
 	}
-	return qemuAlive, func() {}
+	if err != nil {
+		return nil, nil, err
+	}
+	return func(ctx context.Context, uuid, _ string) (bool, error) {
+		if alive, err := qemuAlive(uuid); err != nil || alive {
+			return alive, err
+		}
+		return conn.Active(ctx, uuid)
+	}, conn.Close, nil
 }
 
 // qemuAlive looks for a QEMU process of that domain by libvirt's pid files.
-func qemuAlive(_ context.Context, uuid, _ string) (bool, error) {
+func qemuAlive(uuid string) (bool, error) {
 	files, err := filepath.Glob("/run/libvirt/qemu/*.pid")
 	if err != nil {
 		return false, err

@@ -108,10 +108,14 @@ func (w *watcher) follow(ctx context.Context) error {
 func (w *watcher) domain(ctx context.Context, conn *libvirtd.Conn, dom libvirtd.Domain) {
 	ctx, cancel := context.WithTimeout(ctx, w.timeout)
 	defer cancel()
-	notes, err := redefine(ctx, conn, dom, false, func(d *xmlfilter.Domain, doc []byte) ([]byte, []string, error) {
+	notes, err := redefine(ctx, conn, dom, false, func(ctx context.Context, d *xmlfilter.Domain) ([]byte, []string, error) {
 		cfg, err := config.Load(w.config)
-		if err != nil || d.Wish == "no" || d.Wish != "yes" && !cfg.Watch.Wants(d.Name) {
-			return doc, nil, err
+		if err != nil {
+			return nil, nil, err
+		}
+		if d.Wish == "no" || d.Wish != "yes" && !cfg.Watch.Wants(d.Name) {
+			out, err := d.Rewrite(nil) // as it is
+			return out, nil, err
 		}
 		return w.rewritten(ctx, d)
 	})

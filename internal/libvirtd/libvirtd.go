@@ -5,6 +5,7 @@
 package libvirtd
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/digitalocean/go-libvirt"
 )
@@ -35,17 +37,25 @@ type Conn struct{ l *libvirt.Libvirt }
 // Dial connects to a libvirt URI, such as qemu:///system.
 func Dial(ctx context.Context, uri string) (*Conn, error) {
 	u, err := url.Parse(uri)
-	if err != nil {
-		return nil, fmt.Errorf("libvirt URI: %w", err)
+	if err != nil || u.Scheme == "" {
+		return nil, fmt.Errorf("libvirt URI %q: want something such as %s", uri, DefaultURI)
 	}
 	if u.Host == "" && !strings.Contains(u.Scheme, "+") && !u.Query().Has("socket") {
-		if socket := localSocket(u.Path); socket != "" {
-			q := u.Query()
-			q.Set("socket", socket)
-			u.RawQuery = q.Encode()
+		socket, err := localSocket(u.Path)
+		if err != nil {
+			return nil, fmt.Errorf("%w at %s: %w", ErrUnreachable, uri, err)
 		}
+		q := u.Query()
+		q.Set("socket", socket)
+		u.RawQuery = q.Encode()
 	}
-	l, err := await(ctx, func() (*libvirt.Libvirt, error) { return libvirt.ConnectToURI(u) })
+	l, err := await(ctx, func() (*libvirt.Libvirt, error) {
+		l, err := libvirt.ConnectToURI(u)
+		if err == nil && ctx.Err() != nil { // nobody waits for it any more
+			return nil, errors.Join(ctx.Err(), l.Disconnect())
+		}
+		return l, err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("%w at %s: %w", ErrUnreachable, uri, err)
 	}
@@ -53,21 +63,30 @@ func Dial(ctx context.Context, uri string) (*Conn, error) {
 }
 
 // localSocket returns the first of the sockets at which a local daemon can listen
-// that exists: the monolithic daemon's, then the modular one's.
-func localSocket(path string) string {
-	dirs := []string{"/run/libvirt"}
+// that exists: the monolithic daemon's, then the modular one's. When there is none
+// the error matches fs.ErrNotExist.
+func localSocket(path string) (string, error) {
+	dir := "/run/libvirt"
 	if path == "/session" {
-		dirs = []string{filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "libvirt")}
+		dir = filepath.Join(cmp.Or(os.Getenv("XDG_RUNTIME_DIR"), fmt.Sprintf("/run/user/%d", os.Getuid())), "libvirt")
 	}
-	for _, d := range dirs {
-		for _, name := range []string{"libvirt-sock", "virtqemud-sock"} {
-			if _, err := os.Stat(filepath.Join(d, name)); !errors.Is(err, fs.ErrNotExist) {
-				return filepath.Join(d, name)
-			}
+	for _, name := range []string{"libvirt-sock", "virtqemud-sock"} {
+		socket := filepath.Join(dir, name)
+		if _, err := os.Stat(socket); !errors.Is(err, fs.ErrNotExist) {
+			return socket, nil
 		}
 	}
-	return ""
+	return "", noSocket(dir)
 }
+
+// noSocket is the folder in which no daemon has a socket.
+type noSocket string
+
+func (e noSocket) Error() string {
+	return fmt.Sprintf("no daemon has a socket in %s; is libvirtd or virtqemud running?", string(e))
+}
+
+func (noSocket) Is(target error) bool { return target == fs.ErrNotExist }
 
 // await runs a call that knows no context and stops waiting for it when ctx ends.
 func await[T any](ctx context.Context, call func() (T, error)) (T, error) {
@@ -89,8 +108,16 @@ func await[T any](ctx context.Context, call func() (T, error)) (T, error) {
 	}
 }
 
+// closeTime bounds the leave-taking from a daemon that may hang.
+const closeTime = 2 * time.Second
+
 // Close ends the connection.
-func (c *Conn) Close() { _ = c.l.Disconnect() } // nothing is left to be lost
+func (c *Conn) Close() {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
+	defer cancel()
+	// An error leaves nothing to be done.
+	_, _ = await(ctx, func() (struct{}, error) { return struct{}{}, c.l.Disconnect() })
+}
 
 // Lost is closed when the daemon is gone.
 func (c *Conn) Lost() <-chan struct{} { return c.l.Disconnected() }
@@ -151,6 +178,15 @@ func (c *Conn) XML(ctx context.Context, d Domain) (string, error) {
 	return x, nil
 }
 
+// Persistent reports whether a domain has a definition that outlives it.
+func (c *Conn) Persistent(ctx context.Context, d Domain) (bool, error) {
+	p, err := await(ctx, func() (int32, error) { return c.l.DomainIsPersistent(d.d) })
+	if err != nil {
+		return false, noDomain(err, d.Name)
+	}
+	return p != 0, nil
+}
+
 // Define defines a domain anew.
 func (c *Conn) Define(ctx context.Context, xml string) error {
 	_, err := await(ctx, func() (libvirt.Domain, error) { return c.l.DomainDefineXMLFlags(xml, 0) })
@@ -158,7 +194,8 @@ func (c *Conn) Define(ctx context.Context, xml string) error {
 }
 
 // Active reports whether a domain is running or being started. A domain that the
-// daemon does not know is not.
+// daemon does not know is not. While the daemon runs the domain's hook it does not
+// answer.
 func (c *Conn) Active(ctx context.Context, uuid string) (bool, error) {
 	raw, err := hex.DecodeString(strings.ReplaceAll(uuid, "-", ""))
 	if err != nil || len(raw) != libvirt.UUIDBuflen {
