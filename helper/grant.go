@@ -174,8 +174,9 @@ func (s *session) bridge(p *policy.Profile) (device, error) {
 	if err != nil {
 		return d, errors.New("bridge " + p.Bridge + ": " + err.Error())
 	}
-	r, c, err := s.claim(p, link)
-	if err != nil {
+	var r registry.Record
+	var c policy.Candidate
+	if err := patiently(func() (err error) { r, c, err = s.claim(p, link); return err }); err != nil {
 		return d, err
 	}
 	spec := tap.Spec{
@@ -209,16 +210,17 @@ func (s *session) openTap(d device, spec tap.Spec) (device, error) {
 }
 
 // macvtap hands out a macvtap device as a profile says.
-func (s *session) macvtap(p *policy.Profile) (device, error) {
-	d := device{kind: p.Kind}
-	err := errors.New("no lower device")
-	for _, name := range p.Lower {
-		var retry bool
-		d, retry, err = s.macvtapOn(p, name)
-		if err == nil || !retry {
-			break
+func (s *session) macvtap(p *policy.Profile) (d device, err error) {
+	err = patiently(func() (err error) {
+		for _, name := range p.Lower {
+			var retry bool
+			d, retry, err = s.macvtapOn(p, name)
+			if err == nil || !retry {
+				break
+			}
 		}
-	}
+		return err
+	})
 	return d, err
 }
 
@@ -319,6 +321,22 @@ const (
 	pause    = 20 * time.Millisecond
 )
 
+// patiently repeats f while a limit is in the way.
+func patiently(f func() error) error {
+	for end := time.Now().Add(patience); ; {
+		err := f()
+		limit := errors.Is(err, registry.ErrUserLimit) || errors.Is(err, registry.ErrProfileLimit) || errors.Is(err, registry.ErrMACInUse)
+		if !limit || time.Now().After(end) {
+			return err
+		}
+		random, err := randomWords()
+		if err != nil {
+			return err
+		}
+		time.Sleep(pause + time.Duration(random[0]%uint32(pause)))
+	}
+}
+
 // claim takes a place within the profile's limits.
 func (s *session) claim(p *policy.Profile, link rtnl.Link) (registry.Record, policy.Candidate, error) {
 	var mac *ether.MAC
@@ -342,23 +360,18 @@ func (s *session) claim(p *policy.Profile, link rtnl.Link) (registry.Record, pol
 			return registry.Record{}, policy.Candidate{}, err
 		}
 	}
-	for end := time.Now().Add(patience); ; {
-		random, err := randomWords()
-		if err != nil {
-			return registry.Record{}, policy.Candidate{}, err
-		}
-		r, err := reg.Claim(registry.Want{
-			Profile: p, UID: s.caller.UID, Link: uint32(link.Index), Candidates: candidates,
-			Index: uint32(newIndex(random[0])), Start: random[1], Peer: uint32(s.peer.PID),
-		})
-		if err == nil {
-			return r, candidates[0], nil
-		}
-		if time.Now().After(end) || !errors.Is(err, registry.ErrUserLimit) && !errors.Is(err, registry.ErrProfileLimit) && !errors.Is(err, registry.ErrMACInUse) {
-			return r, policy.Candidate{}, &deniedError{err}
-		}
-		time.Sleep(pause + time.Duration(random[2]%uint32(pause)))
+	random, err := randomWords()
+	if err != nil {
+		return registry.Record{}, policy.Candidate{}, err
 	}
+	r, err := reg.Claim(registry.Want{
+		Profile: p, UID: s.caller.UID, Link: uint32(link.Index), Candidates: candidates,
+		Index: uint32(newIndex(random[0])), Start: random[1], Peer: uint32(s.peer.PID),
+	})
+	if err != nil {
+		return r, policy.Candidate{}, &deniedError{err}
+	}
+	return r, candidates[0], nil
 }
 
 // deriver returns the function that makes the caller's addresses of a profile, nil if the profile has no use for it.
