@@ -50,6 +50,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
+	addCobras(root)
 	err := root.ExecuteContext(ctx)
 	var usage usageError
 	switch {
@@ -105,27 +106,32 @@ func command() *cobra.Command {
 	flags.StringVar(&o.journal, "journal", state.DefaultDir, "the journal's `DIRECTORY`")
 	flags.StringVar(&o.connect, "connect", libvirtd.DefaultURI, "libvirt `URI`")
 	flags.DurationVar(&o.timeout, "timeout", 30*time.Second, "give up after this `TIME`, such as 10s")
-	root.AddCommand(explainCommand(o), rewriteCommand(o), statusCommand(o), checkCommand(o), gcCommand(o), watchCommand(o))
+	root.AddCommand(explainCommand(o), rewriteCommand(o), statusCommand(o), checkCommand(o), gcCommand(o), watchCommand(o), runCommand(o))
 	for _, c := range root.Commands() {
 		c.DisableFlagsInUseLine = true
 	}
+	return root
+}
+
+// addCobras adds cobra's own commands, which take a wrong word for a question, and
+// makes it an error there too. completion keeps the output that root has now.
+func addCobras(root *cobra.Command) {
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
 	for _, c := range root.Commands() {
-		switch c.Name() { // cobra's own, which take a wrong word for a question
+		switch c.Name() {
 		case "completion":
 			c.Args, c.RunE = unknownCommand, func(c *cobra.Command, _ []string) error { return c.Help() }
 		case "help":
-			c.Run, c.RunE = nil, func(c *cobra.Command, args []string) error {
+			c.Run, c.RunE = nil, func(_ *cobra.Command, args []string) error {
 				about, rest, err := root.Find(args)
 				if err != nil || len(rest) > 0 {
-					return usageError{fmt.Errorf("no help about %q", args)}
+					return usageError{fmt.Errorf("no help about %q", strings.Join(args, " "))}
 				}
 				return about.Help()
 			}
 		}
 	}
-	return root
 }
 
 // unknownCommand refuses operands where a command's name belongs.
@@ -139,7 +145,7 @@ func unknownCommand(_ *cobra.Command, args []string) error {
 // noArgs refuses operands, as a usage error.
 func noArgs(c *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return usageError{fmt.Errorf("%s takes no %q", c.CommandPath(), args[0])}
+		return usageError{fmt.Errorf("%s takes no operand, and there is %q", c.Name(), args[0])}
 	}
 	return nil
 }
