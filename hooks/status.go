@@ -45,7 +45,7 @@ func Status(ctx context.Context, k Kernel, dir *state.Dir) ([]DomainStatus, erro
 			steps, err = decodeSteps(j)
 		}
 		if errors.Is(err, state.ErrCorrupt) {
-			all = append(all, DomainStatus{UUID: uuid, Error: err.Error()})
+			all = append(all, DomainStatus{UUID: uuid, Held: []Held{}, Error: err.Error()})
 			continue
 		}
 		if err != nil {
@@ -54,7 +54,7 @@ func Status(ctx context.Context, k Kernel, dir *state.Dir) ([]DomainStatus, erro
 		if j == nil { // it ended just now
 			continue
 		}
-		s := DomainStatus{Name: j.Name, UUID: uuid, Since: j.Since}
+		s := DomainStatus{Name: j.Name, UUID: uuid, Since: j.Since, Held: []Held{}}
 		for i, step := range steps {
 			h := Held{Step: step, Phase: j.Entries[i].Phase}
 			if err := h.compare(ctx, k); err != nil {

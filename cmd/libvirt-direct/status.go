@@ -51,12 +51,11 @@ func statusCommand(o *options) *cobra.Command {
 				fmt.Fprintln(w, "nothing is held")
 			}
 			for _, d := range all {
-				fmt.Fprintf(w, "domain %q (%s)", d.Name, d.UUID)
 				if d.Error != "" {
-					fmt.Fprintf(w, ": %s\n", d.Error)
+					fmt.Fprintf(w, "domain %s: %s\n", d.UUID, d.Error)
 					continue
 				}
-				fmt.Fprintf(w, " since %s\n", d.Since.Local().Format("2006-01-02 15:04:05"))
+				fmt.Fprintf(w, "domain %q (%s) since %s\n", d.Name, d.UUID, d.Since.Local().Format("2006-01-02 15:04:05"))
 				for _, h := range d.Held {
 					fmt.Fprintf(w, "  NIC %s: %s\n", h.NIC, h.Thing())
 					if h.Difference != "" {
