@@ -304,3 +304,9 @@ func tiny(name string, nics ...string) host.Domain {
 func direct(n int, dev, mode string, more ...string) string {
 	return host.DirectNIC(mac(n), dev, mode, append(more, "<rom enabled='no'/>")...)
 }
+
+func replaceOnce(t *testing.T, s, old, new string) string {
+	t.Helper()
+	require.Contains(t, s, old)
+	return strings.Replace(s, old, new, 1)
+}

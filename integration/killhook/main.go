@@ -1,5 +1,151 @@
 //go:build integration || vm
 
+// Killhook is the hook program, for tests, that dies where it is told to. The file
+// /run/killhook says where: "prepare 7" ends the operation prepare with SIGKILL at its
+// seventh point. Points lie before and after each thing that it asks of the kernel,
+// looking as well as changing.
+//
+// The journal is written between these, so that every state of journal and kernel side
+// by side has its point: a step is intended (before its change), half done (between
+// its changes), acted (after the last one), marked done or dropped (before the next
+// step looks).
 package main
 
-func main() {}
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"libvirt-direct/hooks"
+	"libvirt-direct/internal/config"
+	"libvirt-direct/internal/link"
+	"libvirt-direct/internal/logging"
+	"libvirt-direct/internal/state"
+)
+
+const file = "/run/killhook"
+
+func main() {
+	if len(os.Args) < 3 {
+		fmt.Fprintln(os.Stderr, "usage: killhook DOMAIN OPERATION")
+		os.Exit(2)
+	}
+	h := &hooks.Hook{
+		Config:     func() (*config.Config, error) { return config.Load(config.Path) },
+		Kernel:     open(os.Args[2]),
+		Journal:    state.DefaultDir,
+		Log:        logging.New("killhook", io.Discard),
+		Privileged: true,
+	}
+	call := hooks.Call{Domain: os.Args[1], Op: hooks.Op(os.Args[2]), Stdin: os.Stdin, Stdout: os.Stdout}
+	if err := h.Run(context.Background(), call); err != nil {
+		fmt.Fprintln(os.Stderr, hooks.OneLine(err))
+		os.Exit(1)
+	}
+}
+
+func open(op string) func() (hooks.Kernel, func(), error) {
+	return func() (hooks.Kernel, func(), error) {
+		c, err := link.Open()
+		if err != nil {
+			return nil, nil, err
+		}
+		k := &mortal{Kernel: c}
+		text, err := os.ReadFile(file)
+		if err == nil {
+			var at string
+			var n int
+			if _, err := fmt.Sscan(string(text), &at, &n); err != nil {
+				return nil, nil, fmt.Errorf("%s: %q: %w", file, text, err)
+			}
+			if at == op {
+				k.left = n
+			}
+		}
+		return k, c.Close, nil
+	}
+}
+
+// mortal is a Kernel with points to die at.
+type mortal struct {
+	hooks.Kernel
+	left int // points to go; none when not above 0
+}
+
+func (k *mortal) point() {
+	if k.left--; k.left == 0 {
+		unix.Kill(os.Getpid(), unix.SIGKILL)
+		select {}
+	}
+}
+
+func around[T any](k *mortal, do func() (T, error)) (T, error) {
+	k.point()
+	defer k.point()
+	return do()
+}
+
+func (k *mortal) change(do func() error) error {
+	k.point()
+	defer k.point()
+	return do()
+}
+
+func (k *mortal) ByName(ctx context.Context, name string) (link.Link, error) {
+	return around(k, func() (link.Link, error) { return k.Kernel.ByName(ctx, name) })
+}
+
+func (k *mortal) ByIndex(ctx context.Context, index int) (link.Link, error) {
+	return around(k, func() (link.Link, error) { return k.Kernel.ByIndex(ctx, index) })
+}
+
+func (k *mortal) Uppers(ctx context.Context, name string) ([]string, error) {
+	return around(k, func() ([]string, error) { return k.Kernel.Uppers(ctx, name) })
+}
+
+func (k *mortal) TapNode(ctx context.Context, l link.Link) (string, error) {
+	return around(k, func() (string, error) { return k.Kernel.TapNode(ctx, l) })
+}
+
+func (k *mortal) AddVLAN(ctx context.Context, v link.VLAN) error {
+	return k.change(func() error { return k.Kernel.AddVLAN(ctx, v) })
+}
+
+func (k *mortal) AddMacvtap(ctx context.Context, m link.Macvtap) error {
+	return k.change(func() error { return k.Kernel.AddMacvtap(ctx, m) })
+}
+
+func (k *mortal) Delete(ctx context.Context, index int) error {
+	return k.change(func() error { return k.Kernel.Delete(ctx, index) })
+}
+
+func (k *mortal) SetUp(ctx context.Context, index int, up bool) error {
+	return k.change(func() error { return k.Kernel.SetUp(ctx, index, up) })
+}
+
+func (k *mortal) SetAllMulticast(ctx context.Context, index int, on bool) error {
+	return k.change(func() error { return k.Kernel.SetAllMulticast(ctx, index, on) })
+}
+
+func (k *mortal) SetAlias(ctx context.Context, index int, alias string) error {
+	return k.change(func() error { return k.Kernel.SetAlias(ctx, index, alias) })
+}
+
+func (k *mortal) SetMAC(ctx context.Context, index int, mac string) error {
+	return k.change(func() error { return k.Kernel.SetMAC(ctx, index, mac) })
+}
+
+func (k *mortal) AddAltName(ctx context.Context, index int, name string) error {
+	return k.change(func() error { return k.Kernel.AddAltName(ctx, index, name) })
+}
+
+func (k *mortal) RemoveAltName(ctx context.Context, index int, name string) error {
+	return k.change(func() error { return k.Kernel.RemoveAltName(ctx, index, name) })
+}
+
+func (k *mortal) DisableIPv6(ctx context.Context, name string) error {
+	return k.change(func() error { return k.Kernel.DisableIPv6(ctx, name) })
+}
