@@ -43,29 +43,31 @@ type world struct {
 }
 
 // newWorld makes it, with the programs of a folder installed.
-func newWorld(ctx context.Context, out *screen, dir, programs string) (w *world, err error) {
-	w = &world{screen: out, dir: filepath.Join(dir, "host")}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, w.close())
-		}
-	}()
+func newWorld(ctx context.Context, out *screen, dir, programs string) (*world, error) {
+	w := &world{screen: out, dir: filepath.Join(dir, "host")}
+	if err := w.make(ctx, dir, programs); err != nil {
+		return nil, errors.Join(err, w.close())
+	}
+	return w, nil
+}
+
+func (w *world) make(ctx context.Context, dir, programs string) error {
 	w.say("The host demo has the NICs %s and %s: veths, whose other ends are ports of the host switch, a bridge "+
 		"that reflects frames, as 802.1Qbg asks of one. Behind it is the host peer, %s.", lanNIC, storageNIC, peerAddr.Addr())
 	network := make(chan error, 1)
 	go func() { network <- w.addPeers(ctx, dir) }()
-	err = w.addHost(ctx, programs)
+	err := w.addHost(ctx, programs)
 	if err = errors.Join(err, <-network); err != nil {
-		return nil, err
+		return err
 	}
 	if err := w.connect(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	if w.vlans, err = w.addVLAN(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	w.before, err = w.host.Snapshot(ctx)
-	return w, err
+	return err
 }
 
 // addPeers makes the hosts without libvirt.
