@@ -271,6 +271,9 @@ func (s *Station) Next() time.Time {
 		earlier(s.neighbor.until)
 	}
 	earlier(s.ecp.deadline)
+	if s.ecp.payload == nil && len(s.queue) > 0 && s.Ready() == nil {
+		earlier(s.ecp.free)
+	}
 	for _, a := range s.vsis {
 		earlier(a.setupBy)
 		earlier(a.answerBy)

@@ -15,6 +15,7 @@ type ecpLink struct {
 	first    uint16    // sequence of its first transmission
 	left     int       // retransmissions left
 	deadline time.Time // for its acknowledgement
+	free     time.Time // when the next one may start
 
 	heard    bool // these say what the switch sent last
 	heardSeq uint16
@@ -60,7 +61,7 @@ func (s *Station) sendECP(p *ECPDU) {
 
 // transmit starts the next ECPDU if none is under way.
 func (s *Station) transmit(now time.Time) {
-	for s.Ready() == nil && s.ecp.payload == nil && len(s.queue) > 0 {
+	for s.Ready() == nil && s.ecp.payload == nil && len(s.queue) > 0 && !now.Before(s.ecp.free) {
 		riders, msgs := s.batch(now)
 		if len(riders) == 0 {
 			continue
@@ -81,7 +82,7 @@ func (s *Station) transmit(now time.Time) {
 		s.ecp.advance()
 		s.ecp.payload, s.ecp.riders = payload, riders
 		s.ecp.first, s.ecp.left = s.ecp.sequence, s.timers.ecpRetries
-		s.ecp.deadline = now.Add(s.timers.ecpAck)
+		s.ecp.deadline, s.ecp.free = now.Add(s.timers.ecpAck), now.Add(ecpPace)
 		s.sendECP(&ECPDU{Sequence: s.ecp.sequence, Payload: payload})
 	}
 }

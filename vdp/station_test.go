@@ -319,6 +319,23 @@ func TestForeignFilterInAnswer(t *testing.T) {
 	require.Equal(t, []vdp.Mode{vdp.Associate, vdp.DeAssociate}, s.requests())
 }
 
+// ECPDUs are spaced, because lldpad acknowledges before it reads.
+func TestPace(t *testing.T) {
+	editions(t, func(t *testing.T, ed vdp.Edition) {
+		s := newSim(t, ed).up()
+		for i := range 200 {
+			s.associate(testVSI(i))
+		}
+		s.run(time.Second)
+		require.Equal(t, 200, s.br.Len())
+		at, _ := s.ecp()
+		require.Greater(t, len(at), 4)
+		for i := 1; i < len(at); i++ {
+			require.GreaterOrEqual(t, at[i]-at[i-1], 5*time.Millisecond)
+		}
+	})
+}
+
 func TestPacking(t *testing.T) {
 	const n = 1000
 	for name, c := range map[string]struct {

@@ -15,6 +15,12 @@ type timers struct {
 var draftTimers = timers{ecpAck: 500 * time.Millisecond, ecpRetries: 2, answer: 3 * time.Second, keepalive: 10 * time.Second}
 
 const (
+	// ecpPace is the least time from one ECPDU to the next. lldpad
+	// acknowledges at once, but reads what it acknowledged 2 ms later: an
+	// ECPDU that comes sooner overwrites it. In a burst the pause also fills
+	// the ECPDUs.
+	ecpPace = 5 * time.Millisecond
+
 	// redeliver is how long after ECP gave up a request is offered again
 	// while the answer time lasts. With the usual exponents ECP gives up
 	// after 10 ms, much less than a busy switch may need.

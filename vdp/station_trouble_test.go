@@ -424,16 +424,17 @@ func BenchmarkAssociate1000(b *testing.B) {
 			}
 			frames = append(frames, out.Frames...)
 		}
-		for len(frames) > 0 {
-			f := frames[0]
-			frames = frames[1:]
-			for _, g := range br.Handle(now, f) {
-				out, _ := st.Handle(now, g)
-				frames = append(frames, out.Frames...)
+		for br.Len() < 1000 {
+			for len(frames) > 0 {
+				f := frames[0]
+				frames = frames[1:]
+				for _, g := range br.Handle(now, f) {
+					out, _ := st.Handle(now, g)
+					frames = append(frames, out.Frames...)
+				}
 			}
-		}
-		if br.Len() != 1000 {
-			b.Fatal(br.Len())
+			now = st.Next()
+			frames = st.Tick(now).Frames
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -25,12 +26,13 @@ func NewServer(b *Bridge, conn net.PacketConn, to net.Addr) *Server {
 	return &Server{bridge: b, conn: conn, to: to}
 }
 
-// Do calls f with the bridge and sends the frames that it returns.
+// Do calls f with the bridge and sends the frames that it returns. While the
+// link is down they are lost, as on any wire.
 func (s *Server) Do(f func(b *Bridge) [][]byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, frame := range f(s.bridge) {
-		if _, err := s.conn.WriteTo(frame, s.to); err != nil {
+		if _, err := s.conn.WriteTo(frame, s.to); err != nil && !errors.Is(err, syscall.ENETDOWN) {
 			return err
 		}
 	}
@@ -58,7 +60,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		}
 		n, _, err := s.conn.ReadFrom(buf)
 		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded):
+		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, syscall.ENETDOWN):
 			continue
 		case err != nil:
 			return err

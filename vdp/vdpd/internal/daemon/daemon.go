@@ -86,7 +86,17 @@ func (d *Daemon) Run(stop context.Context) error {
 			d.do(ctx, func(now time.Time) { d.linkChanged(ctx, now, &l) })
 		})
 	}()
-	defer d.shut()
+	states, wrote, idle := make(chan state, 1), make(chan struct{}, 1), true
+	go d.keepState(states, wrote)
+	defer func() {
+		if !idle {
+			<-wrote
+		}
+		states <- d.state()
+		close(states)
+		<-wrote
+		d.shut()
+	}()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -100,12 +110,15 @@ func (d *Daemon) Run(stop context.Context) error {
 			return err
 		case f := <-d.work:
 			f(time.Now())
+		case <-wrote:
+			idle = true
 		case <-timer.C:
 			d.tick(time.Now())
 		}
 		timer.Reset(d.wait(time.Now()))
-		if d.dirty && len(d.work) == 0 {
-			d.save()
+		if d.dirty && idle {
+			d.dirty, idle = false, false
+			states <- d.state()
 		}
 	}
 }
@@ -247,19 +260,27 @@ func (d *Daemon) frame(now time.Time, p *port, f []byte) {
 	d.apply(now, p, out)
 }
 
-// save writes the state file. A failure is tried again with the next change.
-func (d *Daemon) save() {
+// state returns what is to be saved.
+func (d *Daemon) state() state {
 	s := state{Version: stateVersion, VSIs: make(map[string][]kept)}
 	for _, p := range d.ports {
 		for _, k := range p.kept {
 			s.VSIs[p.cfg.Name] = append(s.VSIs[p.cfg.Name], k)
 		}
 	}
-	if err := s.write(d.cfg.StateFile); err != nil {
-		d.log.Error("state not saved: a restart will not know the current VSIs", "err", err)
-		return
+	return s
+}
+
+// keepState writes what it receives to the state file. It has a goroutine of
+// its own because a disk may take longer than the switch waits for an
+// acknowledgement.
+func (d *Daemon) keepState(states <-chan state, wrote chan<- struct{}) {
+	for s := range states {
+		if err := s.write(d.cfg.StateFile); err != nil {
+			d.log.Error("state not saved: a restart will not know the current VSIs", "err", err)
+		}
+		wrote <- struct{}{}
 	}
-	d.dirty = false
 }
 
 // deassociateAll takes all VSIs back and waits for the switch to confirm.
@@ -304,7 +325,6 @@ func (d *Daemon) shut() {
 			p.close()
 		}
 	}
-	d.save()
 	if err := removePid(d.cfg.PidFile); err != nil {
 		d.log.Warn("pid file not removed", "err", err)
 	}

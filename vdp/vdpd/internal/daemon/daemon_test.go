@@ -269,8 +269,8 @@ func TestRestart(t *testing.T) {
 		require.Zero(t, b.ask(vdp.Associate, testVSI(i)))
 	}
 	b.run(2 * time.Second)
-	b.d.save()
-
+	saved := b.d.state()
+	require.NoError(t, saved.write(b.d.cfg.StateFile))
 	s, err := readState(b.d.cfg.StateFile)
 	require.NoError(t, err)
 	b.p = newPort(Uplink{Name: "eth0"}, s.VSIs["eth0"], b.d.log)

@@ -1,0 +1,394 @@
+//go:build integration
+
+package main_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/mdlayher/packet"
+	"github.com/stretchr/testify/require"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"libvirt-direct/vdp"
+	"libvirt-direct/vdp/vdptest"
+)
+
+const (
+	stationIf = "vs0" // in the station's namespace
+	bridgeIf  = "vb0" // in the bridge's
+)
+
+var vdpdPath string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "vdpd")
+	if err == nil {
+		vdpdPath = filepath.Join(dir, "vdpd")
+		var out []byte
+		if out, err = exec.Command("go", "build", "-mod=mod", "-o", vdpdPath, ".").CombinedOutput(); err != nil {
+			err = fmt.Errorf("%w: %s", err, out)
+		}
+	}
+	code := 1
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	} else {
+		code = m.Run()
+	}
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// A host is two network namespaces with a wire between them.
+type host struct {
+	*testing.T
+	a, b string // namespaces of station and bridge
+	dir  string
+}
+
+func newHost(t *testing.T) *host {
+	t.Helper()
+	if os.Getuid() != 0 {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("needs root")
+		}
+		t.Skip("needs root")
+	}
+	h := &host{T: t, a: fmt.Sprintf("vdpa%d", os.Getpid()), b: fmt.Sprintf("vdpb%d", os.Getpid()), dir: t.TempDir()}
+	for _, n := range []string{h.a, h.b} {
+		h.sh("ip", "netns", "add", n)
+		t.Cleanup(func() { _ = exec.Command("ip", "netns", "del", n).Run() })
+		h.sh("ip", "-n", n, "link", "set", "lo", "up")
+	}
+	h.sh("ip", "-n", h.a, "link", "add", stationIf, "address", "02:aa:00:00:00:01", "type", "veth",
+		"peer", "name", bridgeIf, "netns", h.b, "address", "02:bb:00:00:00:01")
+	h.sh("ip", "-n", h.a, "link", "set", stationIf, "up")
+	h.sh("ip", "-n", h.b, "link", "set", bridgeIf, "up")
+	return h
+}
+
+func (h *host) sh(args ...string) string {
+	h.Helper()
+	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+	require.NoError(h, err, "%s: %s", strings.Join(args, " "), out)
+	return string(out)
+}
+
+// in runs f on a thread in a namespace; sockets that f opens stay there.
+func (h *host) in(name string, f func()) {
+	h.Helper()
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends with the goroutine
+		ns, err := netns.GetFromName(name)
+		if err == nil {
+			err = netns.Set(ns)
+			ns.Close()
+		}
+		if err == nil {
+			f()
+		}
+		done <- err
+	}()
+	require.NoError(h, <-done)
+}
+
+// A process is a daemon under test.
+type process struct {
+	cmd *exec.Cmd
+	mu  sync.Mutex
+	log bytes.Buffer
+	end chan struct{}
+	err error
+}
+
+func (p *process) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.log.Write(b)
+}
+
+func (p *process) output() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.log.String()
+}
+
+func (p *process) signal(s os.Signal) error {
+	_ = p.cmd.Process.Signal(s)
+	<-p.end
+	return p.err
+}
+
+func (h *host) start(ns string, args ...string) *process {
+	h.Helper()
+	p := &process{cmd: exec.Command("ip", append([]string{"netns", "exec", ns}, args...)...), end: make(chan struct{})}
+	p.cmd.Stdout, p.cmd.Stderr = p, p
+	require.NoError(h, p.cmd.Start())
+	go func() { p.err = p.cmd.Wait(); close(p.end) }()
+	h.Cleanup(func() {
+		p.signal(unix.SIGKILL)
+		if h.Failed() {
+			out := p.output()
+			h.Logf("%v, last output:\n%s", args, out[max(0, len(out)-4000):])
+		}
+	})
+	return p
+}
+
+func (h *host) vdpd(args ...string) *process {
+	h.Helper()
+	p := h.start(h.a, append([]string{vdpdPath, "-config", "/nonexistent", "-uplink", stationIf, "-debug",
+		"-state", filepath.Join(h.dir, "state.json"), "-pid-file", filepath.Join(h.dir, "lldpad.pid")}, args...)...)
+	h.eventually(5*time.Second, "vdpd's pid file", func() bool {
+		b, _ := os.ReadFile(filepath.Join(h.dir, "lldpad.pid"))
+		return string(b) == fmt.Sprintf("%d\n", p.cmd.Process.Pid)
+	})
+	return p
+}
+
+// lldpad runs with a /run and a configuration of its own.
+func (h *host) lldpad(ns string) *process {
+	h.Helper()
+	if _, err := exec.LookPath("lldpad"); err != nil {
+		if os.Getenv("CI") == "true" {
+			h.Fatal(err)
+		}
+		h.Skip(err)
+	}
+	p := h.start(ns, "unshare", "-m", "sh", "-c", `mount -t tmpfs t /run && mount -t tmpfs t /dev/shm &&
+		mount -t tmpfs t /var/lib/lldpad && exec lldpad -V 7 -t`)
+	h.eventually(10*time.Second, "lldpad", func() bool {
+		return exec.Command("ip", "netns", "exec", ns, "lldptool", "ping").Run() == nil
+	})
+	return p
+}
+
+func (h *host) lldptool(ns string, args ...string) {
+	h.Helper()
+	h.sh(append([]string{"ip", "netns", "exec", ns, "lldptool"}, args...)...)
+}
+
+func (h *host) lldpadBridge2012() *process {
+	h.Helper()
+	p := h.lldpad(h.b)
+	h.lldptool(h.b, "-L", "-i", bridgeIf, "-g", "ncb", "adminStatus=rxtx")
+	for _, c := range []string{"evbmode=bridge", "evbrrcap=yes", "enableTx=yes"} {
+		h.lldptool(h.b, "-T", "-i", bridgeIf, "-g", "ncb", "-V", "evb", "-c", c)
+	}
+	return p
+}
+
+// responder runs our bridge on the wire.
+func (h *host) responder(c vdptest.Config) *vdptest.Server {
+	h.Helper()
+	c.MAC = vdp.MAC{0x02, 0xbb, 0, 0, 0, 1}
+	var (
+		conn *packet.Conn
+		err  error
+	)
+	h.in(h.b, func() {
+		var ifi *net.Interface
+		if ifi, err = net.InterfaceByName(bridgeIf); err == nil {
+			conn, err = packet.Listen(ifi, packet.Raw, unix.ETH_P_ALL, nil)
+		}
+		if err == nil {
+			err = conn.SetPromiscuous(true)
+		}
+	})
+	require.NoError(h, err)
+	s := vdptest.NewServer(vdptest.NewBridge(c), conn, &packet.Addr{HardwareAddr: net.HardwareAddr{1, 0x80, 0xc2, 0, 0, 0}})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- s.Serve(ctx) }()
+	h.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			h.Errorf("responder: %v", err)
+		}
+		conn.Close()
+	})
+	return s
+}
+
+func (h *host) eventually(d time.Duration, what string, f func() bool) {
+	h.Helper()
+	for end := time.Now().Add(d); !f(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			h.Fatalf("no %s within %v", what, d)
+		}
+	}
+}
+
+// A libvirt asks the daemon with a process id as libvirt does: each request
+// from a socket of its own, indications to an event socket.
+type libvirt struct {
+	*host
+	pid     int
+	ifindex uint32
+	event   int
+	port    uint32
+	seq     uint32
+}
+
+func (h *host) libvirt(pid int) *libvirt {
+	h.Helper()
+	l := &libvirt{host: h, pid: pid}
+	h.in(h.a, func() {
+		ifi, err := net.InterfaceByName(stationIf)
+		if err != nil {
+			return
+		}
+		l.ifindex = uint32(ifi.Index)
+		l.event, l.port = netlinkSocket(h.T)
+	})
+	require.NotZero(h, l.port)
+	h.Cleanup(func() { unix.Close(l.event) })
+	return l
+}
+
+func netlinkSocket(t *testing.T) (fd int, port uint32) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	if err == nil {
+		err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+	}
+	if err == nil {
+		err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5})
+	}
+	if err != nil {
+		t.Error(err)
+		return fd, 0
+	}
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Error(err)
+		return fd, 0
+	}
+	return fd, sa.(*unix.SockaddrNetlink).Pid
+}
+
+func (l *libvirt) exchange(msg []byte) []byte {
+	l.Helper()
+	var (
+		reply []byte
+		err   error
+	)
+	l.in(l.a, func() {
+		fd, _ := netlinkSocket(l.T)
+		defer unix.Close(fd)
+		if err = unix.Sendto(fd, msg, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: uint32(l.pid)}); err != nil {
+			return
+		}
+		buf := make([]byte, 1<<17)
+		var n int
+		if n, _, err = unix.Recvfrom(fd, buf, 0); err == nil {
+			reply = buf[:n]
+		}
+	})
+	require.NoError(l, err)
+	return reply
+}
+
+func rta(typ uint16, v ...[]byte) []byte {
+	b := bytes.Join(v, nil)
+	b = append(binary.NativeEndian.AppendUint16(binary.NativeEndian.AppendUint16(nil, uint16(4+len(b))), typ), b...)
+	return append(b, make([]byte, -len(b)&3)...)
+}
+
+func u32(n ...uint32) (b []byte) {
+	for _, v := range n {
+		b = binary.NativeEndian.AppendUint32(b, v)
+	}
+	return b
+}
+
+func (l *libvirt) message(typ uint16, attrs ...[]byte) []byte {
+	l.seq++
+	body := append(u32(0, l.ifindex, 0, 0), bytes.Join(attrs, nil)...)
+	b := u32(uint32(16+len(body)), uint32(typ)|5<<16, l.seq, l.port)
+	return append(b, body...)
+}
+
+// set sends RTM_SETLINK and returns the error that it is answered with.
+func (l *libvirt) set(m vdp.Mode, v vdp.VSI) syscall.Errno {
+	l.Helper()
+	const nested, self = unix.NLA_F_NESTED, 0xffffffff
+	f := v.Filters[0]
+	r := l.exchange(l.message(unix.RTM_SETLINK,
+		rta(unix.IFLA_IFNAME, []byte(stationIf+"\x00")),
+		rta(unix.IFLA_VFINFO_LIST|nested, rta(unix.IFLA_VF_INFO|nested,
+			rta(unix.IFLA_VF_MAC, u32(self), f.MAC[:], make([]byte, 26)),
+			rta(unix.IFLA_VF_VLAN, u32(self, uint32(f.VID), 0)))),
+		rta(unix.IFLA_VF_PORTS|nested, rta(unix.IFLA_VF_PORT|nested,
+			rta(unix.IFLA_PORT_VSI_TYPE, []byte{v.Manager[0], byte(v.TypeID), byte(v.TypeID >> 8), byte(v.TypeID >> 16), v.TypeVersion, 0, 0, 0}),
+			rta(unix.IFLA_PORT_INSTANCE_UUID, v.ID.Octets[:]),
+			rta(unix.IFLA_PORT_REQUEST, []byte{byte(m - 1)})))))
+	require.Equal(l, uint16(unix.NLMSG_ERROR), binary.NativeEndian.Uint16(r[4:]))
+	return syscall.Errno(-int32(binary.NativeEndian.Uint32(r[16:])))
+}
+
+// status polls once: the RESPONSE of a VSI, -1 while there is none, -2 if the
+// VSI is missing.
+func (l *libvirt) status(v vdp.VSI) int {
+	l.Helper()
+	r := l.exchange(l.message(unix.RTM_GETLINK, rta(unix.IFLA_EXT_MASK, u32(1))))
+	require.Equal(l, uint16(unix.NLMSG_DONE), binary.NativeEndian.Uint16(r[4:]))
+	i := bytes.Index(r, append(rta(unix.IFLA_PORT_INSTANCE_UUID, v.ID.Octets[:]), rta(unix.IFLA_PORT_VF, u32(0xffffffff))...))
+	if i < 0 {
+		return -2
+	}
+	port := r[i-4:]
+	if binary.NativeEndian.Uint16(port) < 40 {
+		return -1
+	}
+	return int(binary.NativeEndian.Uint16(port[36:]))
+}
+
+// result polls as libvirt does.
+func (l *libvirt) result(v vdp.VSI) int {
+	l.Helper()
+	for range 80 {
+		if s := l.status(v); s != -1 {
+			return s
+		}
+		time.Sleep(25 * time.Millisecond)
+	}
+	return -1
+}
+
+func testVSI(n int) vdp.VSI {
+	return vdp.VSI{
+		ID:      vdp.UUID([16]byte{0xfa, 0x9b, 14: byte(n >> 8), 15: byte(n)}),
+		Manager: vdp.ManagerID{12}, TypeID: 0x123456, TypeVersion: 1,
+		FilterFormat: vdp.FilterMACVID,
+		Filters:      []vdp.Filter{{MAC: vdp.MAC{0x52, 0x54, 0, 1, byte(n >> 8), byte(n)}, VID: 100}},
+	}
+}
+
+func sendRaw(name string, frame []byte) error {
+	ifi, err := net.InterfaceByName(name)
+	if err != nil {
+		return err
+	}
+	c, err := packet.Listen(ifi, packet.Raw, unix.ETH_P_ALL, nil)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, err = c.WriteTo(frame, &packet.Addr{HardwareAddr: frame[:6]})
+	return err
+}
