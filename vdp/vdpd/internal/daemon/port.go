@@ -11,9 +11,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"libvirt-direct/internal/vdpnl"
 	"libvirt-direct/vdp"
 	"libvirt-direct/vdp/vdpd/internal/uplink"
-	"libvirt-direct/vdp/vdpd/internal/vdpnl"
 )
 
 const (
