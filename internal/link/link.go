@@ -1,10 +1,10 @@
 // Package link speaks rtnetlink for the devices that guests are attached to:
-// macvtap, VLAN sub-interfaces and what lies below them.
+// macvtap, VLAN sub-interfaces, SR-IOV virtual functions, and what lies below them.
 //
 // It looks links up one by one, never through a dump of all of them where the name
-// or index is known, and never with the virtual functions' data: the cost of a call
-// must not grow with the number of links or VFs of the host (rtnetlink(7),
-// net/core/rtnetlink.c).
+// or index is known, and asks for the virtual functions' data only to set them: the
+// cost of a look-up must not grow with the number of links or VFs of the host
+// (rtnetlink(7), net/core/rtnetlink.c).
 package link
 
 import (

@@ -1,0 +1,294 @@
+package link
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// How long a driver may take until a read shows what it has acknowledged, and how
+// long undoing a half-done SetVF may take once the caller's time is up.
+const (
+	settleTime   = 3 * time.Second
+	rollBackTime = 2 * time.Second
+)
+
+// VFError says which attribute of which VF could not be read or set, and whose
+// driver it was.
+type VFError struct {
+	PF     string
+	VF     int
+	Driver string // "" where the kernel does not say
+	Attr   string // an Attr… constant, or "" for the VF as a whole
+	Value  string
+	Err    error
+}
+
+func (e *VFError) Error() string {
+	who := fmt.Sprintf("VF %d of %s", e.VF, e.PF)
+	if e.Driver != "" {
+		who += " (driver " + e.Driver + ")"
+	}
+	if e.Attr == "" {
+		return fmt.Sprintf("%s: %v", who, e.Err)
+	}
+	return fmt.Sprintf("%s: set %s to %s: %v", who, e.Attr, e.Value, e.Err)
+}
+
+// Unwrap returns the cause, which matches ErrVFRefused, ErrVFIgnored, ErrNoVF or
+// another of this package's errors, and the errno.
+func (e *VFError) Unwrap() error { return e.Err }
+
+// mapVFErrno is mapErrno for what drivers say.
+func mapVFErrno(err error) error {
+	for _, errno := range []unix.Errno{unix.EOPNOTSUPP, unix.EPROTONOSUPPORT, unix.EINVAL, unix.ERANGE, unix.EPERM} {
+		if errors.Is(err, errno) {
+			return fmt.Errorf("%w: %w", ErrVFRefused, err)
+		}
+	}
+	return mapErrno(err)
+}
+
+// VFs returns how many VFs a PF has and what its driver says of them, by number. The
+// driver may leave some out, or say nothing at all (enic). It asks for no statistics:
+// with them a reply cannot hold 200 VFs, since a netlink attribute has at most 64 KiB.
+func (c *Conn) VFs(ctx context.Context, pf Link) (count int, vfs []VF, err error) {
+	b, err := c.withVFs(ctx, pf)
+	if err == nil {
+		if vfs, err = parseVFs(b); err == nil {
+			count, err = parseNumVF(b)
+		}
+	}
+	if err != nil {
+		return 0, nil, &OpError{Op: "read the VFs of", Link: pf.Name, Err: mapErrno(err)}
+	}
+	return count, vfs, nil
+}
+
+func (c *Conn) withVFs(ctx context.Context, pf Link) ([]byte, error) {
+	req := message(unix.RTM_GETLINK, 0, pf.Index)
+	req.AddData(nl.NewRtAttr(unix.IFLA_EXT_MASK, nl.Uint32Attr(nl.RTEXT_FILTER_VF|filterSkipStats)))
+	b, err := c.exchange(ctx, req)
+	if err == nil && len(b) < unix.SizeofIfInfomsg {
+		err = fmt.Errorf("%w: %d octets", ErrMalformed, len(b))
+	}
+	return b, err
+}
+
+func parseNumVF(b []byte) (n int, err error) {
+	err = eachAttr(b[unix.SizeofIfInfomsg:], func(typ uint16, v []byte) error {
+		var err error
+		if typ == unix.IFLA_NUM_VF {
+			n, err = u32(v)
+		}
+		return err
+	})
+	return n, err
+}
+
+// VF returns what a PF's driver says of one VF. Where it says nothing the settings
+// are empty. A VF that is not there is an error matching ErrNoVF.
+func (c *Conn) VF(ctx context.Context, pf Link, number int) (VF, error) {
+	count, vfs, err := c.VFs(ctx, pf)
+	if err != nil {
+		return VF{}, err
+	}
+	for _, vf := range vfs {
+		if vf.Number == number {
+			return vf, nil
+		}
+	}
+	if number < 0 || number >= count {
+		return VF{}, &VFError{PF: pf.Name, VF: number, Err: fmt.Errorf("%w: it has %d", ErrNoVF, count)}
+	}
+	return VF{Number: number}, nil
+}
+
+// SetVF gives a VF the values that want sets, and leaves its other attributes alone.
+// It writes only what the driver does not show already, one attribute after the
+// other in the order of VFAttrs, since one message with several is not atomic. A
+// write is repeated while the driver says EBUSY or EAGAIN, until ctx ends, and read
+// again until the driver shows it, three seconds at most.
+//
+// An attribute in optional that the driver refuses becomes a warning. Any other
+// failure undoes the attributes written before it, as far as the driver lets it, and
+// is a *VFError.
+func (c *Conn) SetVF(ctx context.Context, pf Link, number int, want VFSettings, optional ...string) (warnings []error, err error) {
+	if err := want.Check(); err != nil {
+		return nil, &VFError{PF: pf.Name, VF: number, Err: err}
+	}
+	before, err := c.VF(ctx, pf, number)
+	if err != nil {
+		return nil, err
+	}
+	s := vfSetter{c: c, pf: pf, number: number, now: before.VFSettings}
+	for _, attr := range VFAttrs() {
+		if !slices.Contains(s.now.Differ(want), attr) {
+			continue
+		}
+		err := s.write(ctx, attr, want)
+		if err == nil {
+			s.written = append(s.written, attr)
+			continue
+		}
+		if slices.Contains(optional, attr) && (errors.Is(err, ErrVFRefused) || errors.Is(err, ErrVFIgnored)) {
+			warnings = append(warnings, err)
+			want = want.Only(func(a string) bool { return a != attr })
+			continue
+		}
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollBackTime)
+		defer cancel()
+		return warnings, errors.Join(err, s.rollBack(undo, attr, before.VFSettings))
+	}
+	return warnings, nil
+}
+
+// vfSetter is one SetVF at work.
+type vfSetter struct {
+	c       *Conn
+	pf      Link
+	number  int
+	now     VFSettings // as last read
+	written []string
+}
+
+func (s *vfSetter) write(ctx context.Context, attr string, want VFSettings) error {
+	value, _ := want.Value(attr)
+	fail := func(err error) error {
+		return &VFError{PF: s.pf.Name, VF: s.number, Driver: s.c.Driver(s.pf.Name), Attr: attr, Value: value, Err: mapVFErrno(err)}
+	}
+	body, err := vfAttr(s.number, attr, want, s.now)
+	if err != nil {
+		return fail(err)
+	}
+	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
+		req := message(unix.RTM_SETLINK, unix.NLM_F_ACK, s.pf.Index)
+		req.AddData(vfList(body))
+		_, err := s.c.exchange(ctx, req)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.EAGAIN) {
+			return fail(err)
+		}
+		if sleep(ctx, wait) != nil {
+			return fail(fmt.Errorf("%w until the deadline", err))
+		}
+	}
+	settle, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
+		vf, err := s.c.VF(ctx, s.pf, s.number)
+		if err != nil {
+			return err
+		}
+		s.now = vf.VFSettings
+		have, said := s.now.Value(attr)
+		if !said || have == value {
+			return nil
+		}
+		if sleep(settle, wait) != nil {
+			return fail(fmt.Errorf("%w: it shows %s", ErrVFIgnored, have))
+		}
+	}
+}
+
+// rollBack puts back what was written, last first, and the attribute that failed if
+// it was changed all the same.
+func (s *vfSetter) rollBack(ctx context.Context, failed string, before VFSettings) error {
+	var errs []error
+	attrs := append(slices.Clone(s.written), failed)
+	slices.Reverse(attrs)
+	if vf, err := s.c.VF(ctx, s.pf, s.number); err == nil {
+		s.now = vf.VFSettings
+	}
+	for _, attr := range attrs {
+		if !slices.Contains(s.now.Differ(before), attr) {
+			continue
+		}
+		if err := s.write(ctx, attr, before); err != nil {
+			errs = append(errs, fmt.Errorf("undo: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// vfList wraps one VF's attribute as IFLA_VFINFO_LIST { IFLA_VF_INFO { … } }.
+func vfList(body *nl.RtAttr) *nl.RtAttr {
+	list := nl.NewRtAttr(unix.IFLA_VFINFO_LIST|unix.NLA_F_NESTED, nil)
+	list.AddRtAttr(nl.IFLA_VF_INFO|unix.NLA_F_NESTED, nil).AddChild(body)
+	return list
+}
+
+// vfAttr is one attribute as the kernel takes it (struct ifla_vf_… of
+// include/uapi/linux/if_link.h). The two rates are one attribute there: the one that
+// is not wanted is sent as it is now.
+func vfAttr(number int, attr string, want, now VFSettings) (*nl.RtAttr, error) {
+	words := func(more ...int) []byte {
+		b := binary.NativeEndian.AppendUint32(nil, uint32(number))
+		for _, w := range more {
+			b = binary.NativeEndian.AppendUint32(b, uint32(w))
+		}
+		return b
+	}
+	flag := func(typ int, on bool) *nl.RtAttr {
+		v := 0
+		if on {
+			v = 1
+		}
+		return nl.NewRtAttr(typ, words(v))
+	}
+	switch attr {
+	case AttrMAC:
+		mac, err := parseMAC(*want.MAC)
+		if err != nil {
+			return nil, err
+		}
+		return nl.NewRtAttr(nl.IFLA_VF_MAC, append(words(), append(mac, make([]byte, 26)...)...)), nil
+	case AttrVLAN:
+		v := want.VLAN
+		if v.Proto != Dot1AD { // as every driver takes it
+			return nl.NewRtAttr(nl.IFLA_VF_VLAN, words(v.ID, v.QoS)), nil
+		}
+		info := binary.BigEndian.AppendUint16(words(v.ID, v.QoS), unix.ETH_P_8021AD)
+		list := nl.NewRtAttr(nl.IFLA_VF_VLAN_LIST|unix.NLA_F_NESTED, nil)
+		list.AddRtAttr(nl.IFLA_VF_VLAN_INFO, append(info, 0, 0))
+		return list, nil
+	case AttrTrust:
+		return flag(nl.IFLA_VF_TRUST, *want.Trust), nil
+	case AttrSpoofChk:
+		return flag(nl.IFLA_VF_SPOOFCHK, *want.SpoofChk), nil
+	case AttrQueryRSS:
+		return flag(nl.IFLA_VF_RSS_QUERY_EN, *want.QueryRSS), nil
+	case AttrMinRate, AttrMaxRate:
+		return nl.NewRtAttr(nl.IFLA_VF_RATE, words(oneOf(want.MinRate, now.MinRate), oneOf(want.MaxRate, now.MaxRate))), nil
+	case AttrLinkState:
+		state, _ := linkStateValue(*want.LinkState)
+		return nl.NewRtAttr(nl.IFLA_VF_LINK_STATE, words(int(state))), nil
+	}
+	return nil, fmt.Errorf("unknown attribute %q", attr)
+}
+
+func oneOf(values ...*int) int {
+	for _, v := range values {
+		if v != nil {
+			return *v
+		}
+	}
+	return 0
+}
