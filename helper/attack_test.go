@@ -119,6 +119,7 @@ func TestResourceLimits(t *testing.T) {
 	}
 	for _, limit := range limits {
 		for _, name := range []string{"br0", "lan"} {
+			start := time.Now()
 			a := call{uid: alice, wrap: []string{"prlimit", limit, "--"}, args: []string{"--use-vnet", "--fd=%FD", "--br=" + name}}.do(t)
 			if a.granted() {
 				requireGranted(t, a)
@@ -126,6 +127,10 @@ func TestResourceLimits(t *testing.T) {
 				require.Empty(t, a.files, limit)
 			}
 			a.close()
+			require.Less(t, time.Since(start), 4*time.Second, limit)
+			if !strings.HasPrefix(limit, "--cpu") && !strings.HasPrefix(limit, "--data") && !strings.HasPrefix(limit, "--as") {
+				require.Contains(t, []int{0, 1}, a.code, "%s: %s", limit, a.stderr)
+			}
 		}
 	}
 	requireNothingLeft(t)
@@ -294,10 +299,8 @@ func TestKilledAnywhere(t *testing.T) {
 func TestKilledAtEverySystemCall(t *testing.T) {
 	wire(t, "v0", "v1")
 	profiles(t, lanProfile+"max-per-user = 1\n")
-	passwd, err := os.ReadFile("/etc/passwd")
-	require.NoError(t, err)
-	require.NoError(t, os.WriteFile("/etc/passwd", append(passwd, "helperalice:x:64321:64321::/:/bin/false\n"...), 0o644))
-	defer os.WriteFile("/etc/passwd", passwd, 0o644)
+	addUser(t)
+	killed := 0
 	for _, call := range []string{"openat", "fcntl", "pwrite64", "unshare", "capset", "sendto", "read", "ioctl", "socket", "connect", "setresuid", "sendmsg"} {
 		for when := 1; when <= 3; when++ {
 			ours, theirs := socketpairAs(t, alice)
@@ -307,8 +310,12 @@ func TestKilledAtEverySystemCall(t *testing.T) {
 			_ = cmd.Run()
 			theirs.Close()
 			unix.Close(ours)
+			if ws := cmd.ProcessState.Sys().(syscall.WaitStatus); ws.Signaled() && ws.Signal() == syscall.SIGKILL {
+				killed++
+			}
 		}
 	}
+	require.GreaterOrEqual(t, killed, 20, "strace did not kill what it was told to")
 	requireNothingLeft(t)
 	requireGranted(t, ask(t, "lan"))
 }

@@ -33,6 +33,9 @@ func main() {
 	if err := cleanEnvironment(); err != nil {
 		fail(err)
 	}
+	if err := raiseLimits(); err != nil {
+		fail(err)
+	}
 	if err := privilege.Reduce(); err != nil {
 		fail(err)
 	}
@@ -110,18 +113,46 @@ func cleanEnvironment() error {
 	return unix.Chdir("/")
 }
 
+// raiseLimits lifts those of the caller's limits that would end the program without a word: the file size, whose signal
+// kills; the number of threads; and that of queued signals, without which the runtime waits for ever when it makes a
+// system call on all threads.
+func raiseLimits() error {
+	if unix.Geteuid() != 0 {
+		return nil // privilege.Reduce says what is the matter
+	}
+	for _, r := range [...]struct {
+		resource int
+		need     uint64
+	}{{unix.RLIMIT_FSIZE, 1 << 20}, {unix.RLIMIT_NPROC, 0}, {unix.RLIMIT_SIGPENDING, 64}, {unix.RLIMIT_NOFILE, 16}} {
+		var lim unix.Rlimit
+		if err := unix.Getrlimit(r.resource, &lim); err != nil {
+			return err
+		}
+		if r.resource == unix.RLIMIT_NOFILE && lim.Cur >= r.need {
+			continue
+		}
+		lim = unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
+		if r.resource == unix.RLIMIT_NOFILE {
+			lim = unix.Rlimit{Cur: r.need, Max: r.need}
+		}
+		if err := unix.Setrlimit(r.resource, &lim); err == nil {
+			continue
+		}
+		if err := unix.Getrlimit(r.resource, &lim); err != nil || lim.Cur < r.need {
+			return errLimits // root of a container may not lift limits
+		}
+	}
+	return nil
+}
+
 // Errors of the surroundings.
 var (
 	errNamespace = errors.New("the network namespace belongs to another user namespace")
-	errFileSize  = errors.New("the limit of the file size (ulimit -f) is too low")
+	errLimits    = errors.New("a resource limit is too low (ulimit -f, -i, -n)")
 )
 
-// checkSurroundings refuses what an execve(2) by an unprivileged caller cannot be trusted with.
+// checkSurroundings refuses a network namespace that is not the host's, or the container's, to configure.
 func checkSurroundings() error {
-	var lim unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &lim); err != nil || lim.Cur < 1<<20 {
-		return errFileSize // or the claim could not be written, and the signal would end the process without a word
-	}
 	net, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return errors.New("/proc is needed: " + err.Error())

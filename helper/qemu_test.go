@@ -1,0 +1,253 @@
+//go:build integration
+
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+const guestMAC = "52:54:00:77:77:01"
+
+// lease runs dnsmasq on a device and returns a function that waits until it has acknowledged a lease for mac.
+func lease(t testing.TB, dev, cidr, from, to string) func(mac string) {
+	t.Helper()
+	run(t, "ip", "addr", "add", cidr, "dev", dev)
+	cmd := exec.Command("dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0", "--interface="+dev, "--bind-interfaces",
+		"--dhcp-range="+from+","+to, "--dhcp-leasefile="+filepath.Join(t.TempDir(), "leases"), "--pid-file=", "--user=root", "--no-ping")
+	out, err := cmd.StderrPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	lines := make(chan string, 1000)
+	go func() {
+		defer close(lines)
+		for s := bufio.NewScanner(out); s.Scan(); {
+			lines <- s.Text()
+		}
+	}()
+	return func(mac string) {
+		t.Helper()
+		var log []string
+		deadline := time.After(60 * time.Second)
+		for {
+			select {
+			case l, ok := <-lines:
+				require.True(t, ok, "dnsmasq ended: %v", log)
+				log = append(log, l)
+				if strings.Contains(l, "DHCPACK") && strings.Contains(l, mac) {
+					return
+				}
+			case <-deadline:
+				require.Fail(t, "no lease", "%v", log)
+			}
+		}
+	}
+}
+
+// qemu starts a guest as alice whose firmware asks for a DHCP lease.
+func qemu(t testing.TB, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command("qemu-system-x86_64", append([]string{"-accel", "tcg", "-machine", "q35", "-m", "64", "-display", "none",
+		"-serial", "none", "-nodefaults"}, args...)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: alice, Gid: alice}, Pdeathsig: syscall.SIGKILL}
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+		if t.Failed() {
+			t.Log("QEMU: ", stderr.String())
+		}
+	})
+	return cmd
+}
+
+func kill9(t testing.TB, cmd *exec.Cmd) {
+	t.Helper()
+	require.NoError(t, cmd.Process.Kill())
+	cmd.Wait()
+	requireNothingLeft(t)
+}
+
+func TestQEMU(t *testing.T) {
+	wire(t, "v0", "v1")
+	bridge(t, "br0")
+	acl(t, "allow br0\n")
+	profiles(t, lanProfile+"[guests]\nkind = bridge\nbridge = br0\nanti-spoof = yes\nmac = 52:54:00:*\nallow = uid:64321\n")
+	macvtapLease := lease(t, "v1", "10.55.0.1/24", "10.55.0.10", "10.55.0.200")
+	bridgeLease := lease(t, "br0", "10.56.0.1/24", "10.56.0.10", "10.56.0.200")
+	device := "virtio-net-pci,netdev=n0,bootindex=1,mac=" + guestMAC
+	for _, test := range []struct {
+		name, netdev string
+		wait         func(string)
+	}{
+		{"bridge", "bridge,id=n0,br=br0,helper=" + helper, bridgeLease},
+		{"tap form A", "tap,id=n0,br=br0,helper=" + helper, bridgeLease},
+		{"tap form B", "tap,id=n0,helper=" + helper + " --br=br0", bridgeLease},
+		{"bridge profile", "bridge,id=n0,br=guests/" + guestMAC + ",helper=" + helper, bridgeLease},
+		{"macvtap by bridge", "bridge,id=n0,br=lan/" + guestMAC + ",helper=" + helper, macvtapLease},
+		{"macvtap by tap", "tap,id=n0,br=lan/" + guestMAC + ",helper=" + helper, macvtapLease},
+		{"macvtap form B", "tap,id=n0,helper=" + helper + " --br=lan/" + guestMAC, macvtapLease},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			cmd := qemu(t, "-netdev", test.netdev, "-device", device)
+			test.wait(guestMAC)
+			kill9(t, cmd)
+		})
+	}
+	t.Run("hot plug", func(t *testing.T) {
+		for _, kind := range []string{"tap", "bridge"} {
+			for _, name := range []string{"lan/" + guestMAC, "br0"} {
+				monitor := filepath.Join(t.TempDir(), "qmp")
+				require.NoError(t, os.Chmod(filepath.Dir(monitor), 0o777))
+				cmd := qemu(t, "-S", "-qmp", "unix:"+monitor+",server=on,wait=off")
+				q := dialQMP(t, monitor)
+				q.do(`{"execute":"qmp_capabilities"}`)
+				q.do(fmt.Sprintf(`{"execute":"netdev_add","arguments":{"type":%q,"id":"n0","br":%q,"helper":%q}}`, kind, name, helper))
+				require.NotEmpty(t, leftovers(t))
+				q.do(`{"execute":"netdev_del","arguments":{"id":"n0"}}`)
+				requireNothingLeft(t)
+				kill9(t, cmd)
+			}
+		}
+	})
+	t.Run("sandbox", func(t *testing.T) {
+		cmd := exec.Command("qemu-system-x86_64", "-sandbox", "on", "-display", "none", "-nodefaults", "-netdev", "bridge,id=n0,br=lan,helper="+helper)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: alice, Gid: alice}}
+		out, err := cmd.CombinedOutput()
+		require.Error(t, err)
+		require.Contains(t, string(out), "no_new_privs is set")
+	})
+}
+
+type qmp struct {
+	t testing.TB
+	c net.Conn
+	r *bufio.Reader
+}
+
+func dialQMP(t testing.TB, path string) qmp {
+	t.Helper()
+	var c net.Conn
+	require.Eventually(t, func() (ok bool) { c, _ = net.Dial("unix", path); return c != nil }, 10*time.Second, 5*time.Millisecond)
+	t.Cleanup(func() { c.Close() })
+	require.NoError(t, c.SetDeadline(time.Now().Add(20*time.Second)))
+	q := qmp{t, c, bufio.NewReader(c)}
+	_, err := q.r.ReadString('\n') // the greeting
+	require.NoError(t, err)
+	return q
+}
+
+func (q qmp) do(command string) {
+	q.t.Helper()
+	_, err := io.WriteString(q.c, command+"\n")
+	require.NoError(q.t, err)
+	for {
+		line, err := q.r.ReadString('\n')
+		require.NoError(q.t, err)
+		if !strings.Contains(line, `"event"`) {
+			require.Contains(q.t, line, `"return"`, "%s", command)
+			return
+		}
+	}
+}
+
+const sessionDomain = `<domain type='qemu'><name>s1</name><memory unit='MiB'>64</memory>
+<os><type arch='x86_64' machine='q35'>hvm</type></os>
+<devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
+<interface type='bridge'><mac address='` + guestMAC + `'/><source bridge='%s'/><model type='virtio'/><boot order='1'/></interface>
+</devices></domain>`
+
+// TestLibvirtSession starts guests through a session daemon of alice's.
+func TestLibvirtSession(t *testing.T) {
+	wire(t, "v0", "v1")
+	bridge(t, "virbr0") // what libvirt's own NAT network looks like: a bridge without ports, with dnsmasq on it
+	acl(t, "allow virbr0\n")
+	profiles(t, lanProfile)
+	addUser(t)
+	run(t, "ip", "link", "set", "virbr0", "mtu", "1500")
+	leases := map[string]func(string){
+		"lan/" + guestMAC: lease(t, "v1", "10.57.0.1/24", "10.57.0.10", "10.57.0.200"),
+		"virbr0":          lease(t, "virbr0", "192.168.122.1/24", "192.168.122.2", "192.168.122.254"),
+	}
+	home, err := os.MkdirTemp("", "session") // a short name, for the sockets in it
+	require.NoError(t, err)
+	t.Cleanup(func() { os.RemoveAll(home) })
+	for _, d := range []string{"run", ".config/libvirt"} {
+		require.NoError(t, os.MkdirAll(filepath.Join(home, d), 0o700))
+	}
+	put(t, filepath.Join(home, ".config/libvirt/qemu.conf"), "bridge_helper = \""+helper+"\"\n")
+	run(t, "chown", "-R", "64321:64321", home)
+	env := []string{"HOME=" + home, "XDG_RUNTIME_DIR=" + home + "/run", "PATH=" + os.Getenv("PATH"), "LANG=C"}
+	user := func(args ...string) *exec.Cmd {
+		cmd := exec.Command(args[0], args[1:]...)
+		cmd.Env, cmd.Dir = env, home
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: alice, Gid: alice}}
+		return cmd
+	}
+	start := func() *exec.Cmd {
+		daemon := user("libvirtd", "-t", "600")
+		log, err := os.Create(filepath.Join(t.TempDir(), "log"))
+		require.NoError(t, err)
+		daemon.Stderr = log
+		require.NoError(t, daemon.Start())
+		t.Cleanup(func() { daemon.Process.Kill(); daemon.Wait(); log.Close() })
+		require.Eventually(t, func() bool { return user("virsh", "-c", "qemu:///session", "list").Run() == nil }, 20*time.Second, 50*time.Millisecond)
+		return daemon
+	}
+	virsh := func(args ...string) {
+		t.Helper()
+		out, err := user(append([]string{"virsh", "-c", "qemu:///session"}, args...)...).CombinedOutput()
+		require.NoError(t, err, "%v: %s", args, out)
+	}
+	guest := func() int {
+		b, err := os.ReadFile(filepath.Join(home, "run/libvirt/qemu/run/s1.pid"))
+		require.NoError(t, err)
+		var pid int
+		_, err = fmt.Sscan(string(b), &pid)
+		require.NoError(t, err)
+		return pid
+	}
+	daemon := start()
+	xml := filepath.Join(home, "s1.xml")
+	for _, name := range []string{"lan/" + guestMAC, "virbr0"} {
+		t.Run(name, func(t *testing.T) {
+			put(t, xml, fmt.Sprintf(sessionDomain, name))
+			require.NoError(t, os.Chmod(xml, 0o644))
+			virsh("define", "--validate", xml)
+			virsh("start", "s1")
+			leases[name](guestMAC)
+			virsh("destroy", "s1")
+			requireNothingLeft(t)
+
+			virsh("start", "s1")
+			require.NotEmpty(t, leftovers(t))
+			require.NoError(t, unix.Kill(guest(), unix.SIGKILL))
+			requireNothingLeft(t)
+
+			require.Eventually(t, func() bool { return user("virsh", "-c", "qemu:///session", "start", "s1").Run() == nil }, 10*time.Second, 100*time.Millisecond)
+			pid := guest()
+			require.NoError(t, daemon.Process.Kill())
+			daemon.Wait()
+			require.NotEmpty(t, leftovers(t), "the guest goes on without its daemon")
+			require.NoError(t, unix.Kill(pid, unix.SIGKILL))
+			requireNothingLeft(t)
+			daemon = start()
+		})
+	}
+	virsh("undefine", "s1")
+}

@@ -1,0 +1,122 @@
+//go:build integration
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// credentials are the distinct Uid and Cap lines of a process's threads.
+func credentials(pid int) []string {
+	var out []string
+	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			continue
+		}
+		var s []string
+		for line := range strings.Lines(string(b)) {
+			k, v, _ := strings.Cut(strings.TrimSpace(line), ":")
+			switch k {
+			case "Uid", "CapInh", "CapPrm", "CapEff", "CapAmb":
+				s = append(s, k+"="+strings.Join(strings.Fields(v), ","))
+			}
+		}
+		out = append(out, strings.Join(s, " "))
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// TestCapabilitiesAtEachStage holds the helper at the entry of a system call that only one stage makes, and looks at
+// all its threads.
+func TestCapabilitiesAtEachStage(t *testing.T) {
+	wire(t, "v0", "v1")
+	profiles(t, lanProfile)
+	addUser(t)
+	const (
+		reduced = "Uid=64321,0,0,0 CapInh=0000000000000000 CapPrm=0000000000201000 CapEff=0000000000000000 CapAmb=0000000000000000"
+		making  = "Uid=64321,0,0,0 CapInh=0000000000000000 CapPrm=0000000000001000 CapEff=0000000000001000 CapAmb=0000000000000000"
+		nothing = "Uid=64321,64321,64321,64321 CapInh=0000000000000000 CapPrm=0000000000000000 CapEff=0000000000000000 CapAmb=0000000000000000"
+	)
+	unshare := strings.Replace(reduced, "CapEff=0000000000000000", "CapEff=0000000000200000", 1)
+	for _, stage := range []struct {
+		name, syscall string
+		when          int
+		want          []string
+	}{
+		{"reading the command line and the socket", "getsockopt", 1, []string{reduced}},
+		{"reading the configuration", "fstat", 3, []string{reduced}},
+		{"claiming", "pwrite64", 1, []string{reduced}},
+		{"making the namespace", "unshare", 1, []string{unshare, reduced}},
+		{"opening the node", "ioctl", 2, []string{making, reduced}},
+		{"sending", "sendmsg", 1, []string{nothing}},
+	} {
+		t.Run(stage.name, func(t *testing.T) {
+			name := stage.syscall
+			ours, theirs := socketpairAs(t, alice)
+			defer unix.Close(ours)
+			cmd := exec.Command("strace", "-f", "-o", "/dev/null", "-u", "helperalice", "-e", "trace="+name,
+				"-e", fmt.Sprintf("inject=%s:delay_enter=700000:when=%d", name, stage.when), helper, "--use-vnet", "--fd=3", "--br=lan")
+			cmd.ExtraFiles = []*os.File{theirs}
+			require.NoError(t, cmd.Start())
+			theirs.Close()
+			defer func() { cmd.Process.Kill(); cmd.Wait() }()
+			want := slices.Sorted(slices.Values(stage.want))
+			var got []string
+			require.Eventually(t, func() bool {
+				kids, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", cmd.Process.Pid, cmd.Process.Pid))
+				pid, err := strconv.Atoi(strings.TrimSpace(string(kids)))
+				if err != nil || !inSyscall(pid, name) {
+					return false
+				}
+				got = credentials(pid)
+				return true
+			}, 5*time.Second, 2*time.Millisecond)
+			require.Equal(t, want, got)
+		})
+	}
+}
+
+// inSyscall reports whether the main thread stands at the entry of the system call.
+func inSyscall(pid int, name string) bool {
+	numbers := map[string]int{"getsockopt": unix.SYS_GETSOCKOPT, "fstat": unix.SYS_FSTAT, "pwrite64": unix.SYS_PWRITE64,
+		"unshare": unix.SYS_UNSHARE, "ioctl": unix.SYS_IOCTL, "sendmsg": unix.SYS_SENDMSG}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", pid))
+	if err != nil {
+		return false
+	}
+	f := strings.Fields(string(b))
+	if name == "ioctl" && (len(f) < 3 || f[2] != fmt.Sprintf("%#x", unix.TUNSETIFF)) {
+		return false
+	}
+	return f[0] == strconv.Itoa(numbers[name])
+}
+
+func addUser(t testing.TB) {
+	passwd, err := os.ReadFile("/etc/passwd")
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile("/etc/passwd", append(slices.Clone(passwd), "helperalice:x:64321:64321::/tmp:/bin/sh\n"...), 0o644))
+	t.Cleanup(func() { os.WriteFile("/etc/passwd", passwd, 0o644) })
+}
+
+func TestProfileByName(t *testing.T) {
+	wire(t, "v0", "v1")
+	profiles(t, strings.Replace(lanProfile, "uid:64321", "user:nobody-here user:helperalice", 1))
+	requireRefused(t, ask(t, "lan"), "access denied by acl file")
+	addUser(t)
+	requireGranted(t, ask(t, "lan"))
+	requireRefused(t, askAs(t, bob, "lan"), "access denied by acl file")
+}
