@@ -155,10 +155,17 @@ func parseSet(infos, ports []byte) (*Set, error) {
 			}
 			hasID, s.VSI.ID = true, vdp.UUID([16]byte(v))
 		case unix.IFLA_PORT_REQUEST:
-			if len(v) == 0 || v[0] > portRequestDisassociate {
+			request := uint16(portRequestDisassociate + 1)
+			switch len(v) {
+			case 1:
+				request = uint16(v[0])
+			case 2: // as lldpad writes it (vdpnl.c:vdpnl_send)
+				request = native.Uint16(v)
+			}
+			if request > portRequestDisassociate {
 				return fmt.Errorf("%w: PORT_REQUEST", ErrMalformed)
 			}
-			s.Mode = vdp.Mode(v[0] + 1)
+			s.Mode = vdp.Mode(request + 1)
 		}
 		return nil
 	}, func() { entries++ })
@@ -242,14 +249,24 @@ func Status(h Header, pid uint32, ifindex int32, ports []Port) []byte {
 // Deassociated returns the indication that the switch has dropped a VSI.
 func Deassociated(h Header, pid uint32, ifindex int32, ifname string, v *vdp.VSI) []byte {
 	b := ifinfo(message(unix.RTM_SETLINK, h.Seq, pid), ifindex)
-	b = attr(b, unix.IFLA_IFNAME, append([]byte(ifname), 0))
+	return finish(appendSet(appendName(b, ifname), &Set{Mode: vdp.DeAssociate, VSI: *v}))
+}
+
+func appendName(b []byte, ifname string) []byte {
+	return attr(b, unix.IFLA_IFNAME, append([]byte(ifname), 0))
+}
+
+func appendSet(b []byte, s *Set) []byte {
+	v := &s.VSI
 	b, list := nest(b, unix.IFLA_VFINFO_LIST)
 	for _, f := range v.Filters {
 		var one int
 		b, one = nest(b, unix.IFLA_VF_INFO)
-		mac := native.AppendUint32(nil, selfVF)
-		mac = append(mac, f.MAC[:]...)
-		b = attr(b, unix.IFLA_VF_MAC, append(mac, make([]byte, vfMACLen-len(mac))...))
+		if v.FilterFormat != vdp.FilterVID {
+			mac := native.AppendUint32(nil, selfVF)
+			mac = append(mac, f.MAC[:]...)
+			b = attr(b, unix.IFLA_VF_MAC, append(mac, make([]byte, vfMACLen-len(mac))...))
+		}
 		vlan := native.AppendUint32(nil, selfVF)
 		vlan = native.AppendUint32(vlan, uint32(f.VID))
 		b = attr(b, unix.IFLA_VF_VLAN, native.AppendUint32(vlan, 0))
@@ -262,10 +279,10 @@ func Deassociated(h Header, pid uint32, ifindex int32, ifname string, v *vdp.VSI
 		byte(v.TypeID), byte(v.TypeID >> 8), byte(v.TypeID >> 16), v.TypeVersion, 0, 0, 0})
 	b = attr(b, unix.IFLA_PORT_INSTANCE_UUID, v.ID.Octets[:])
 	b = attr(b, unix.IFLA_PORT_VF, native.AppendUint32(nil, selfVF))
-	b = attr(b, unix.IFLA_PORT_REQUEST, []byte{portRequestDisassociate})
+	b = attr(b, unix.IFLA_PORT_REQUEST, []byte{byte(s.Mode - 1)})
 	endNest(b, one)
 	endNest(b, list)
-	return finish(b)
+	return b
 }
 
 func message(typ uint16, seq, pid uint32) []byte {
