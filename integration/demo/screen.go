@@ -37,7 +37,7 @@ const (
 )
 
 func (s *screen) paint(parameter, text string) string {
-	if !s.colour || text == "" {
+	if !s.colour || parameter == "" || text == "" {
 		return text
 	}
 	return "\x1b[" + parameter + "m" + text + "\x1b[0m"

@@ -162,8 +162,14 @@ func (w *world) close() error {
 // shell runs a line of shell in the host, where its XML files are, and returns what
 // it printed.
 func (w *world) shell(ctx context.Context, line string) (string, error) {
-	script := `cd "$0" && PATH=$0/bin:$PATH && export PATH LIBVIRT_DEFAULT_URI=qemu:///system && ` + line
-	return w.host.Run(ctx, "sh", "-c", script, w.dir)
+	cmd := w.host.Command(ctx, "sh", "-c", `cd "$0" && PATH=$0/bin:$PATH && `+line, w.dir)
+	cmd.Env = append(cmd.Env, "LIBVIRT_DEFAULT_URI=qemu:///system")
+	var stdout, stderr strings.Builder
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return stdout.String(), fmt.Errorf("%s: %w: %s", line, err, strings.TrimSpace(stderr.String()))
+	}
+	return stdout.String(), nil
 }
 
 // typed shows a line of shell, runs it in the host, and shows what it and the hook
