@@ -39,7 +39,8 @@ type Config struct {
 	MTU int
 	EVB EVBConfig
 	// SetupTimeout bounds the time from a request to its success, including
-	// the wait for link and switch. Zero means DefaultSetupTimeout.
+	// the wait for link and switch; a request without an answer is repeated
+	// after a third of it. Zero means DefaultSetupTimeout.
 	SetupTimeout time.Duration
 	// MaxVSIs is the most VSIs the station holds. Zero means DefaultMaxVSIs.
 	MaxVSIs int

@@ -76,7 +76,7 @@ func (s *Station) transmit(now time.Time) {
 		for _, a := range riders {
 			a.sent, a.offered = a.want, true
 			if a.answerBy.IsZero() {
-				a.answerBy = now.Add(s.timers.answer)
+				a.answerBy = now.Add(s.answerTime(a))
 			}
 		}
 		s.ecp.advance()

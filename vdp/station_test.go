@@ -99,7 +99,7 @@ func TestRetransmission(t *testing.T) {
 		"2012, slow switch": {vdp.Edition2012, vdp.EVB{Retries: 5, RTE: 12, RWD: 10}, 6, 40960 * time.Microsecond, 16404480 * time.Microsecond},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newSim(t, c.ed, func(c *vdp.Config) { c.SetupTimeout = time.Hour })
+			s := newSim(t, c.ed, func(cfg *vdp.Config) { cfg.SetupTimeout = c.answer })
 			s.br = vdptest.NewBridge(vdptest.Config{MAC: bridgeMAC, Edition: c.ed, EVB: c.evb})
 			s.up()
 			s.br.NoAck = true
@@ -107,7 +107,7 @@ func TestRetransmission(t *testing.T) {
 			s.associate(testVSI(1))
 			s.run(900 * time.Millisecond)
 			if c.ed == vdp.EditionDraft {
-				s.run(600 * time.Millisecond)
+				s.run(599 * time.Millisecond)
 			}
 			at, seq := s.ecp()
 			require.Len(t, at, c.n)
@@ -139,6 +139,19 @@ func TestRetransmission(t *testing.T) {
 			require.Len(t, s.events, 1, "%v", s.events)
 		})
 	}
+}
+
+// An answer that was dropped for want of an acknowledgement is asked for again.
+func TestLostAnswer(t *testing.T) {
+	editions(t, func(t *testing.T, ed vdp.Edition) {
+		s := newSim(t, ed).up()
+		s.br.NoAnswer = true
+		s.associate(testVSI(1))
+		s.run(time.Second)
+		s.br.NoAnswer = false
+		s.run(3 * time.Second)
+		require.Equal(t, []vdp.EventType{vdp.EventEstablished}, s.types())
+	})
 }
 
 // A second of deafness, as lldpad's sleep(1), is no reason to fail.

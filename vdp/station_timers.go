@@ -30,6 +30,16 @@ const (
 	maxBackoff = 30 * time.Second
 )
 
+// answerTime is how long an answer is waited for. While an owner waits, the
+// request is repeated before his time is up: a bridge drops an answer that is
+// not acknowledged within some 10 ms.
+func (s *Station) answerTime(a *association) time.Duration {
+	if a.setupBy.IsZero() {
+		return s.timers.answer
+	}
+	return min(s.timers.answer, s.cfg.SetupTimeout/3)
+}
+
 // exponents returns the numbers in use: the larger of ours and the switch's.
 func (s *Station) exponents() EVBConfig {
 	e := s.cfg.EVB

@@ -271,7 +271,7 @@ func (s *Station) noAnswer(now time.Time, a *association) {
 	case a.have == a.want:
 		s.lose(now, a, s.silence())
 	default:
-		s.fail(now, a, s.silence())
+		s.request(a) // until setupBy
 	}
 }
 
