@@ -1,0 +1,97 @@
+//go:build integration
+
+package main
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"libvirt-direct/internal/config"
+)
+
+// Each case spoils a host on which all is well, and is put right again after it.
+func TestCheck(t *testing.T) {
+	s := newSite(t, uplinkConfig)
+	// The helper's folder, for this host alone.
+	s.run("mkdir", "-p", "/usr/libexec")
+	s.run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/usr/libexec")
+	s.up()
+	const dropIn = hookFile + ".d/50-libvirt-direct"
+	admins := func(s *site, path string) { s.write(path, 0o755, "#!/bin/sh\nexit 0\n") }
+
+	for _, c := range []struct {
+		name  string
+		spoil func(*site)
+		line  string // "level about text…"
+		code  int
+	}{
+		{"all is well", func(*site) {}, "ok hook " + hookFile, 0},
+		{"hook missing", func(s *site) { s.run("rm", hookFile) }, "FAULT hook it is not installed: copy it to " + hookFile, exitFault},
+		{"hook not executable", func(s *site) { s.run("chmod", "644", hookFile) }, "FAULT hook " + hookFile + " is not executable, so libvirt does not run it: chmod 755 " + hookFile, exitFault},
+		{"hook writable by others", func(s *site) { s.run("chmod", "775", hookFile) }, "FAULT hook " + hookFile + " can be written by others than root (mode 0775)", exitFault},
+		{"another's hook in its place", func(s *site) { admins(s, hookFile) }, "FAULT hook " + hookFile + " is another program's, and ours is not in " + hookFile + ".d: install it as " + dropIn, exitFault},
+		{"beside another's hook", func(s *site) { admins(s, hookFile); s.installHook(dropIn, 0o755) }, "note hook " + hookFile + " is another program's: libvirt runs it before ours", 0},
+		{"beside another's hook and not executable", func(s *site) { admins(s, hookFile); s.installHook(dropIn, 0o644) }, "FAULT hook " + dropIn + " is not executable", exitFault},
+		{"twins", func(s *site) { s.installHook(dropIn, 0o755) }, "FAULT hook it is there more than once, libvirt would run each (" + hookFile + ", " + dropIn + ")", exitFault},
+		{"a package manager's twin", func(s *site) { s.installHook(dropIn+".dpkg-old", 0o755) }, "note hook " + dropIn + ".dpkg-old is a package manager's or an editor's copy; it does nothing, remove it", 0},
+		{"config broken", func(s *site) { s.write(config.Path, 0o644, "[uplink.storage]\ndevcie = \"nica\"\n") }, "FAULT config " + config.Path + `:2: unknown key "uplink.storage.devcie"; did you mean "device"?`, exitFault},
+		{"config writable by others", func(s *site) { s.run("chmod", "666", config.Path) }, "FAULT config " + config.Path + " can be written by others than root", exitFault},
+		{"no config", func(s *site) { s.run("rm", config.Path) }, "ok config no " + config.Path + ": the defaults hold", 0},
+		{"uplink", func(*site) {}, "ok uplink storage nica, MTU 1500", 0},
+		{"uplink down", func(s *site) { s.run("ip", "link", "set", "nica", "down") }, "note uplink storage nica is down", 0},
+		{"uplink missing", func(s *site) { s.write(config.Path, 0o644, "[uplink.storage]\ndevice = \"eth7\"\n") }, "FAULT uplink storage look up eth7: no such network device: no such device; mend [uplink.storage] in " + config.Path, exitFault},
+		{"no helper", func(*site) {}, "ok helper " + helperPath + " is not installed", 0},
+		{"helper", func(s *site) { s.installHelper("4750") }, "ok helper " + helperPath + ", mode 4750", 0},
+		{"helper not setuid", func(s *site) { s.installHelper("0755") }, "FAULT helper " + helperPath + " is not setuid and has no file capabilities: chmod 4750 " + helperPath, exitFault},
+		{"helper writable by others", func(s *site) { s.installHelper("4770") }, "FAULT helper " + helperPath + " can be written by others than root", exitFault},
+		{"left over", func(s *site) {
+			s.run("ip", "link", "add", "name", "old", "link", "nica", "type", "macvtap")
+			s.run("ip", "link", "set", "old", "alias", "libvirt-direct aaaaaaaa-0000-4000-8000-000000000001")
+		}, "note leftovers 1 of domains that are not running", 0},
+		{"libvirt", func(*site) {}, "ok libvirt qemu:///system answers", 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := s.in(t)
+			defer func() {
+				s.Run(s.ctx, "sh", "-c", "rm -rf "+hookFile+" "+hookFile+".d "+helperPath+"; ip link set nica up; ip link del old")
+				s.installHook(hookFile, 0o755)
+				s.write(config.Path, 0o644, uplinkConfig)
+			}()
+			c.spoil(s)
+			out, stderr, code := s.cli("check")
+			require.Equal(t, c.code, code, out)
+			require.Empty(t, stderr)
+			require.Equal(t, c.code != 0, strings.Contains(out, levelFault), out)
+			var lines []string
+			for line := range strings.Lines(out) {
+				lines = append(lines, strings.Join(strings.Fields(line), " "))
+			}
+			require.Contains(t, strings.Join(lines, "\n"), c.line)
+		})
+	}
+}
+
+func (s *site) installHelper(mode string) {
+	s.t.Helper()
+	require.NoError(s.t, s.CopyFile(s.ctx, helperPath, 0o755, filepath.Join(s.bin, "qemu")))
+	s.run("chmod", mode, helperPath)
+}
+
+// libvirtd looks for hooks when it starts.
+func TestCheckSeesADaemonOlderThanTheHook(t *testing.T) {
+	s := newSite(t, "")
+	out, _, code := s.cli("check")
+	require.Equal(t, exitFault, code)
+	require.Contains(t, out, "no daemon has a socket in /run/libvirt; is libvirtd or virtqemud running?")
+	require.NoError(t, s.StartLibvirtd(s.ctx))
+	// Process start times have the grain of a clock tick, 10 ms.
+	time.Sleep(20 * time.Millisecond)
+	s.installHook(hookFile, 0o755)
+	out = s.ok("check")
+	require.Contains(t, out, "before its first hook was installed")
+	require.Contains(t, out, "systemctl reload libvirtd")
+}

@@ -1,0 +1,67 @@
+//go:build integration
+
+package main
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"libvirt-direct/hooks"
+)
+
+func TestStatusOfARunningGuest(t *testing.T) {
+	s := newSite(t, uplinkConfig)
+	s.up()
+	require.Equal(t, "nothing is held\n", s.ok("status"))
+	before := s.snapshot()
+	s.define(ownedGuest("o", ""))
+	s.ok("rewrite", "--domain", "o")
+	s.virsh("start", "o")
+
+	status := func() hooks.Held {
+		t.Helper()
+		var all []hooks.DomainStatus
+		require.NoError(t, json.Unmarshal([]byte(s.ok("status", "--json")), &all))
+		require.Len(t, all, 1)
+		require.Equal(t, "o", all[0].Name)
+		require.Equal(t, strings.TrimSpace(s.virsh("domuuid", "o")), all[0].UUID)
+		require.Len(t, all[0].Held, 1)
+		return all[0].Held[0]
+	}
+	held := status()
+	require.Empty(t, held.Difference)
+	require.Equal(t, "nica", held.Macvtap.Lower)
+	require.Equal(t, "bridge", held.Device.Mode)
+	require.Equal(t, mac2, held.Device.MAC)
+	dev := held.Macvtap.Name
+	out := s.ok("status")
+	require.Contains(t, out, "  NIC "+mac2+": macvtap "+dev+" on nica (bridge, hook-owned)\n")
+	require.NotContains(t, out, "BUT")
+
+	for _, c := range []struct {
+		by   []string // what somebody does by hand
+		want string
+	}{
+		{[]string{"address", "52:54:00:00:00:99"}, "MAC is 52:54:00:00:00:99, not " + mac2},
+		{[]string{"address", mac2}, ""},
+		{[]string{"allmulticast", "on"}, "allmulticast is true, not false"},
+		{[]string{"allmulticast", "off", "down"}, "up is false, not true"},
+	} {
+		s.run("ip", append([]string{"link", "set", "dev", dev}, c.by...)...)
+		require.Equal(t, c.want, status().Difference)
+		if c.want != "" {
+			require.Contains(t, s.ok("status"), "    BUT: "+c.want+"\n")
+		}
+	}
+	s.run("ip", "link", "del", "dev", dev)
+	held = status()
+	require.Equal(t, "gone", held.Difference)
+	require.Nil(t, held.Device)
+
+	s.virsh("destroy", "o")
+	require.Equal(t, "nothing is held\n", s.ok("status"))
+	require.Empty(t, before.Diff(s.snapshot()))
+}
