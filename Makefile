@@ -8,7 +8,7 @@ PREFIX  ?= /usr
 FUZZTIME ?= 10s
 BENCH    ?= .
 
-STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@2026.2
+STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # The tests' own time limits, for a slow machine with two processors.
 INTEGRATION_TIMEOUT ?= 20m
@@ -93,10 +93,16 @@ fuzz: ## run each fuzz target for FUZZTIME
 		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$dir" </dev/null || exit 1; \
 	done
 
-# Only to be run as root, or with DESTDIR (then the helper's owner and mode are the
-# packager's to set).
+# Where another hook has libvirt's one name, ours goes into the folder beside it. The
+# helper is setuid only if root installs it: in a package that is the packager's to do.
 install: build ## install the programs below DESTDIR, the hook as libvirt's
-	install -D -m 0755 bin/qemu-hook '$(DESTDIR)/etc/libvirt/hooks/qemu'
+	@hook='$(DESTDIR)/etc/libvirt/hooks/qemu'; \
+	if [ -e "$$hook" ] && ! grep -qa 'libvirt-direct hook' "$$hook"; then \
+		echo "$$hook is another program's: ours becomes qemu.d/50-libvirt-direct"; \
+		hook=$$hook.d/50-libvirt-direct; \
+	fi; \
+	echo "install bin/qemu-hook $$hook"; \
+	install -D -m 0755 bin/qemu-hook "$$hook"
 ifneq (,$(filter libvirt-direct,$(built)))
 	install -D -m 0755 bin/libvirt-direct '$(DESTDIR)$(PREFIX)/bin/libvirt-direct'
 	install -d '$(DESTDIR)$(PREFIX)/share/bash-completion/completions' \
@@ -109,12 +115,13 @@ ifneq (,$(filter vdpd,$(built)))
 	install -D -m 0755 bin/vdpd '$(DESTDIR)$(PREFIX)/sbin/vdpd'
 endif
 ifneq (,$(filter qemu-direct-helper,$(built)))
-	install -D -m 0755 bin/qemu-direct-helper '$(DESTDIR)$(PREFIX)/libexec/qemu-direct-helper'
-	@if [ "$$(id -u)" = 0 ] && getent group kvm >/dev/null; then \
-		chown root:kvm '$(DESTDIR)$(PREFIX)/libexec/qemu-direct-helper' && \
-		chmod 4750 '$(DESTDIR)$(PREFIX)/libexec/qemu-direct-helper'; \
+	@helper='$(DESTDIR)$(PREFIX)/libexec/qemu-direct-helper'; \
+	if [ "$$(id -u)" = 0 ] && getent group kvm >/dev/null; then \
+		echo "install bin/qemu-direct-helper $$helper (setuid root, for the group kvm)"; \
+		install -D -o root -g kvm -m 4750 bin/qemu-direct-helper "$$helper"; \
 	else \
-		echo "qemu-direct-helper is not setuid: that takes root and a group kvm"; \
+		install -D -m 0755 bin/qemu-direct-helper "$$helper"; \
+		echo "$$helper is not setuid: that takes root and a group kvm"; \
 	fi
 endif
 
