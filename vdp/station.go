@@ -34,6 +34,10 @@ type Config struct {
 	// switch's EVB TLV. With EditionAuto the switch's EVB TLV decides; of
 	// two, the 2012 edition wins.
 	Edition Edition
+	// LastEdition is, with EditionAuto, the one that was in use before a
+	// restart. VDP then starts with it, not with the switch's next LLDPDU,
+	// which may be later than the switch keeps VSIs without a keepalive.
+	LastEdition Edition
 	// MTU is the uplink's, in octets; zero means 1500. It bounds how many
 	// VSIs share one ECPDU; no frame exceeds 1514 octets whatever the MTU.
 	MTU int
@@ -167,7 +171,7 @@ func NewStation(c Config) (*Station, error) {
 	switch {
 	case c.MAC == MAC{} || c.MAC[0]&1 != 0:
 		return nil, badf(ErrRange, "station: MAC address %v", c.MAC)
-	case c.Edition > Edition2012:
+	case c.Edition > Edition2012 || c.LastEdition > Edition2012:
 		return nil, badf(ErrRange, "station: %v", c.Edition)
 	case c.MTU < minMTU:
 		return nil, badf(ErrRange, "station: MTU %d is less than %d", c.MTU, minMTU)
@@ -177,6 +181,9 @@ func NewStation(c Config) (*Station, error) {
 		return nil, bad("station: limits", ErrRange)
 	}
 	s := &Station{cfg: c, edition: c.Edition, vsis: make(map[ID]*association)}
+	if c.Edition == EditionAuto && c.LastEdition != EditionAuto {
+		s.edition, s.agreed = c.LastEdition, true
+	}
 	s.ecp.sequence = c.Sequence
 	s.negotiate()
 	return s, nil

@@ -30,11 +30,11 @@ const (
 	maxBackoff = 30 * time.Second
 )
 
-// answerTime is how long an answer is waited for. While an owner waits, the
-// request is repeated before his time is up: a bridge drops an answer that is
-// not acknowledged within some 10 ms.
+// answerTime is how long an answer is waited for. A VSI that is not there is
+// asked for more often than a keepalive needs, and before its owner's time is
+// up: a bridge drops an answer that is not acknowledged within some 10 ms.
 func (s *Station) answerTime(a *association) time.Duration {
-	if a.setupBy.IsZero() {
+	if a.want == DeAssociate || a.have == a.want {
 		return s.timers.answer
 	}
 	return min(s.timers.answer, s.cfg.SetupTimeout/3)

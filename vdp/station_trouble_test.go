@@ -75,6 +75,34 @@ func TestStationRestart(t *testing.T) {
 	})
 }
 
+// With the edition of the time before nobody waits for an LLDPDU.
+func TestStationRestartLastEdition(t *testing.T) {
+	editions(t, func(t *testing.T, ed vdp.Edition) {
+		s := newSim(t, ed).up()
+		v := testVSI(1)
+		s.associate(v)
+		s.run(time.Second)
+		s.boot(func(c *vdp.Config) { c.LastEdition = ed; c.Sequence = 0x1234 })
+		s.br.NoEVB = true
+		out, err := s.st.Restore(s.now, v, vdp.Associate)
+		require.NoError(t, err)
+		s.do(out)
+		s.do(s.st.LinkUp(s.now))
+		s.run(time.Second)
+		require.Equal(t, vdp.StateEstablished, s.state(v))
+
+		// The switch has the last word.
+		other := vdp.EditionDraft + vdp.Edition2012 - ed
+		s.br.Edition, s.br.NoEVB = other, false
+		s.br.Restart()
+		s.run(3 * time.Second)
+		require.Equal(t, other, s.st.Edition())
+		require.Equal(t, vdp.StateEstablished, s.state(v))
+		s.do(s.st.LinkDown(s.now))
+		require.Equal(t, vdp.EditionAuto, s.st.Edition(), "another switch may be there next")
+	})
+}
+
 // A restarted station whose first number is the last one of its predecessor
 // is acknowledged, but not heard, by a bridge that keeps to the letter.
 func TestStationRestartSequenceCollision(t *testing.T) {
@@ -89,7 +117,7 @@ func TestStationRestartSequenceCollision(t *testing.T) {
 	s.do(out)
 	s.run(10 * time.Second) // the switch's LLDPDU
 	require.Equal(t, vdp.StateLost, s.state(v))
-	s.run(16 * time.Second) // the answer time
+	s.run(4 * time.Second) // a third of the time for setup
 	require.Equal(t, vdp.StateEstablished, s.state(v))
 }
 

@@ -59,11 +59,11 @@ func (d *Daemon) load() error {
 		return err
 	}
 	for _, u := range d.cfg.Uplinks {
-		d.ports = append(d.ports, newPort(u, s.VSIs[u.Name], d.log))
-		delete(s.VSIs, u.Name)
+		d.ports = append(d.ports, newPort(u, s.Uplinks[u.Name], d.log))
+		delete(s.Uplinks, u.Name)
 	}
-	for name, l := range s.VSIs {
-		d.log.Warn("VSIs of an uplink that is no longer configured are forgotten", "uplink", name, "vsis", len(l))
+	for name, u := range s.Uplinks {
+		d.log.Warn("VSIs of an uplink that is no longer configured are forgotten", "uplink", name, "vsis", len(u.VSIs))
 	}
 	return writePid(d.cfg.PidFile)
 }
@@ -262,11 +262,9 @@ func (d *Daemon) frame(now time.Time, p *port, f []byte) {
 
 // state returns what is to be saved.
 func (d *Daemon) state() state {
-	s := state{Version: stateVersion, VSIs: make(map[string][]kept)}
+	s := state{Version: stateVersion, Uplinks: make(map[string]uplinkState)}
 	for _, p := range d.ports {
-		for _, k := range p.kept {
-			s.VSIs[p.cfg.Name] = append(s.VSIs[p.cfg.Name], k)
-		}
+		s.Uplinks[p.cfg.Name] = uplinkState{Edition: p.edition, VSIs: p.sorted()}
 	}
 	return s
 }

@@ -81,8 +81,11 @@ func TestState(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.json")
 	s, err := readState(path)
 	require.NoError(t, err)
-	require.Empty(t, s.VSIs)
-	s.VSIs["eth0"] = []kept{{VSI: testVSI(1), Mode: vdp.Associate, Header: vdpnl.Header{Seq: 1, Pid: 42}}}
+	require.Empty(t, s.Uplinks)
+	s.Uplinks["eth0"] = uplinkState{
+		Edition: vdp.EditionDraft,
+		VSIs:    []kept{{VSI: testVSI(1), Mode: vdp.Associate, Header: vdpnl.Header{Seq: 1, Pid: 42}}},
+	}
 	require.NoError(t, s.write(path))
 	again, err := readState(path)
 	require.NoError(t, err)
@@ -91,7 +94,7 @@ func TestState(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, files, 1, "no temporary file is left")
 
-	for _, bad := range []string{"", "{", `{"version":2}`, `{"version":1,"vsis":{"e":[{"mode":3}]}}`} {
+	for _, bad := range []string{"", "{", `{"version":2}`, `{"version":1,"uplinks":{"e":{"vsis":[{"mode":3}]}}}`, `{"version":1,"uplinks":{"e":{"edition":9}}}`} {
 		require.NoError(t, os.WriteFile(path, []byte(bad), 0o600))
 		_, err := readState(path)
 		require.ErrorIs(t, err, ErrState, bad)
@@ -138,7 +141,7 @@ func newBench(t *testing.T, ed vdp.Edition) *bench {
 	b := &bench{T: t, now: time.Unix(1e9, 0)}
 	b.br = vdptest.NewBridge(vdptest.Config{MAC: vdp.MAC{2, 0xbb}, Edition: ed})
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	b.p = newPort(Uplink{Name: "eth0"}, nil, log)
+	b.p = newPort(Uplink{Name: "eth0"}, uplinkState{}, log)
 	b.d = &Daemon{log: log, nl: &endpoint{pid: 99}, ports: []*port{b.p}}
 	b.attach()
 	return b
@@ -273,7 +276,7 @@ func TestRestart(t *testing.T) {
 	require.NoError(t, saved.write(b.d.cfg.StateFile))
 	s, err := readState(b.d.cfg.StateFile)
 	require.NoError(t, err)
-	b.p = newPort(Uplink{Name: "eth0"}, s.VSIs["eth0"], b.d.log)
+	b.p = newPort(Uplink{Name: "eth0"}, s.Uplinks["eth0"], b.d.log)
 	b.d.ports = []*port{b.p}
 	b.br.Restart()
 	b.br.Log = nil
@@ -286,7 +289,7 @@ func TestRestart(t *testing.T) {
 		b.expect(testVSI(i), 0)
 	}
 	require.Equal(t, 10, b.br.Len())
-	require.Len(t, b.br.Log, 10)
+	require.LessOrEqual(t, len(b.br.Log), 20, "at once, and when the switch has shown itself")
 }
 
 func TestMalformedRequests(t *testing.T) {

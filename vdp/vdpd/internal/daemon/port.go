@@ -1,10 +1,12 @@
 package daemon
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -43,6 +45,7 @@ type port struct {
 	st      *vdp.Station // nil until the interface was first seen
 	upSince time.Time    // zero while down
 
+	edition vdp.Edition       // last in use, as in the state file
 	kept    map[vdp.ID]kept   // as in the state file
 	results map[vdp.ID]result // what GETLINK tells
 	changes uint64            // counts them, for the order of results
@@ -57,9 +60,12 @@ type result struct {
 	expires  time.Time // zero while the station has the VSI
 }
 
-func newPort(u Uplink, l []kept, log *slog.Logger) *port {
-	p := &port{cfg: u, log: log.With("uplink", u.Name), kept: make(map[vdp.ID]kept), results: make(map[vdp.ID]result)}
-	for _, k := range l {
+func newPort(u Uplink, s uplinkState, log *slog.Logger) *port {
+	p := &port{
+		cfg: u, log: log.With("uplink", u.Name), edition: s.Edition,
+		kept: make(map[vdp.ID]kept), results: make(map[vdp.ID]result),
+	}
+	for _, k := range s.VSIs {
 		p.kept[k.VSI.ID] = k
 		p.results[k.VSI.ID] = result{header: k.Header}
 	}
@@ -77,14 +83,14 @@ func (p *port) attach(now time.Time, ifindex int, mac vdp.MAC, mtu int, send fun
 	if err != nil {
 		return vdp.Output{}, err
 	}
-	c.MTU, c.Sequence = mtu, uint16(rand.Uint32())
+	c.MTU, c.Sequence, c.LastEdition = mtu, uint16(rand.Uint32()), p.edition
 	st, err := vdp.NewStation(c)
 	if err != nil {
 		return vdp.Output{}, err
 	}
 	p.st, p.mac = st, mac
 	var out vdp.Output
-	for _, k := range p.kept {
+	for _, k := range p.sorted() {
 		o, err := st.Restore(now, k.VSI, k.Mode)
 		if err != nil {
 			p.log.Warn("VSI not restored", "vsi", k.VSI.ID, "err", err)
@@ -94,6 +100,13 @@ func (p *port) attach(now time.Time, ifindex int, mac vdp.MAC, mtu int, send fun
 		out.Frames = append(out.Frames, o.Frames...)
 	}
 	return out, nil
+}
+
+// sorted returns what is kept, in the order of ids.
+func (p *port) sorted() []kept {
+	return slices.SortedFunc(maps.Values(p.kept), func(a, b kept) int {
+		return bytes.Compare(a.VSI.ID.Octets[:], b.VSI.ID.Octets[:])
+	})
 }
 
 func (p *port) link(now time.Time, up bool) vdp.Output {
@@ -190,8 +203,9 @@ func (p *port) event(now time.Time, e *vdp.Event) (dirty bool, indicate *vdpnl.H
 	log := p.log.With("vsi", id, "mode", e.Mode)
 	switch e.Type {
 	case vdp.EventNeighbor:
-		p.log.Info("EVB TLV from the switch", "edition", p.st.Edition())
-		return false, nil
+		p.edition = p.st.Edition()
+		p.log.Info("EVB TLV from the switch", "edition", p.edition)
+		return true, nil
 	case vdp.EventNeighborLost:
 		p.log.Warn("EVB TLV of the switch lost")
 		return false, nil

@@ -16,8 +16,13 @@ import (
 // were and are being restored. It belongs under /run: after a reboot there is
 // no guest that they could be for.
 type state struct {
-	Version int               `json:"version"`
-	VSIs    map[string][]kept `json:"vsis"` // by uplink
+	Version int                    `json:"version"`
+	Uplinks map[string]uplinkState `json:"uplinks"` // by name
+}
+
+type uplinkState struct {
+	Edition vdp.Edition `json:"edition"` // in use
+	VSIs    []kept      `json:"vsis"`
 }
 
 const stateVersion = 1
@@ -34,7 +39,7 @@ type kept struct {
 var ErrState = errors.New("bad state file")
 
 func readState(path string) (state, error) {
-	s := state{Version: stateVersion, VSIs: make(map[string][]kept)}
+	s := state{Version: stateVersion, Uplinks: make(map[string]uplinkState)}
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return s, nil
@@ -48,8 +53,11 @@ func readState(path string) (state, error) {
 	if s.Version != stateVersion {
 		return s, fmt.Errorf("%w: %s: version %d", ErrState, path, s.Version)
 	}
-	for uplink, l := range s.VSIs {
-		for _, k := range l {
+	for uplink, u := range s.Uplinks {
+		if u.Edition > vdp.Edition2012 {
+			return s, fmt.Errorf("%w: %s: edition of %s", ErrState, path, uplink)
+		}
+		for _, k := range u.VSIs {
 			if err := k.VSI.Validate(vdp.EditionAuto); err != nil || k.Mode < vdp.PreAssociate || k.Mode > vdp.Associate {
 				return s, fmt.Errorf("%w: %s: VSI %v of %s", ErrState, path, k.VSI.ID, uplink)
 			}
