@@ -361,11 +361,10 @@ func (l *libvirt) status(v vdp.VSI) int {
 // result polls as libvirt does.
 func (l *libvirt) result(v vdp.VSI) int {
 	l.Helper()
-	for range 80 {
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		if s := l.status(v); s != -1 {
 			return s
 		}
-		time.Sleep(25 * time.Millisecond)
 	}
 	return -1
 }
