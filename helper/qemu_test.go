@@ -112,8 +112,11 @@ func TestQEMU(t *testing.T) {
 	t.Run("hot plug", func(t *testing.T) {
 		for _, kind := range []string{"tap", "bridge"} {
 			for _, name := range []string{"lan/" + guestMAC, "br0"} {
-				monitor := filepath.Join(t.TempDir(), "qmp")
-				require.NoError(t, os.Chmod(filepath.Dir(monitor), 0o777))
+				dir, err := os.MkdirTemp("", "qmp")
+				require.NoError(t, err)
+				t.Cleanup(func() { os.RemoveAll(dir) })
+				require.NoError(t, os.Chown(dir, alice, alice))
+				monitor := filepath.Join(dir, "qmp")
 				cmd := qemu(t, "-S", "-qmp", "unix:"+monitor+",server=on,wait=off")
 				q := dialQMP(t, monitor)
 				q.do(`{"execute":"qmp_capabilities"}`)
@@ -205,7 +208,14 @@ func TestLibvirtSession(t *testing.T) {
 		require.NoError(t, err)
 		daemon.Stderr = log
 		require.NoError(t, daemon.Start())
-		t.Cleanup(func() { daemon.Process.Kill(); daemon.Wait(); log.Close() })
+		t.Cleanup(func() {
+			daemon.Process.Kill()
+			daemon.Wait()
+			if b, err := os.ReadFile(log.Name()); err == nil && t.Failed() {
+				t.Logf("libvirtd: %s", b)
+			}
+			log.Close()
+		})
 		require.Eventually(t, func() bool { return user("virsh", "-c", "qemu:///session", "list").Run() == nil }, 20*time.Second, 50*time.Millisecond)
 		return daemon
 	}
@@ -247,7 +257,7 @@ func TestLibvirtSession(t *testing.T) {
 			require.NoError(t, unix.Kill(pid, unix.SIGKILL))
 			requireNothingLeft(t)
 			daemon = start()
+			virsh("undefine", "s1")
 		})
 	}
-	virsh("undefine", "s1")
 }

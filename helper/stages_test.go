@@ -105,11 +105,18 @@ func inSyscall(pid int, name string) bool {
 	return f[0] == strconv.Itoa(numbers[name])
 }
 
+// addUser gives alice a name and a group, in the test's own /etc.
 func addUser(t testing.TB) {
-	passwd, err := os.ReadFile("/etc/passwd")
-	require.NoError(t, err)
-	require.NoError(t, os.WriteFile("/etc/passwd", append(slices.Clone(passwd), "helperalice:x:64321:64321::/tmp:/bin/sh\n"...), 0o644))
-	t.Cleanup(func() { os.WriteFile("/etc/passwd", passwd, 0o644) })
+	t.Helper()
+	for file, line := range map[string]string{
+		"/etc/passwd": "helperalice:x:64321:64321::/tmp:/bin/sh\n",
+		"/etc/group":  "helperalice:x:64321:\n",
+	} {
+		old, err := os.ReadFile(file)
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(file, append(slices.Clone(old), line...), 0o644))
+		t.Cleanup(func() { os.WriteFile(file, old, 0o644) })
+	}
 }
 
 func TestProfileByName(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -91,6 +92,7 @@ func buildWorld() (dir string, err error) {
 		echo 0123456789abcdef0123456789abcdef >$D/etc/machine-id
 		mount --bind $D/etc /etc
 		mount -t tmpfs -o mode=755 tmpfs /run
+		mount -t sysfs sysfs /sys
 		mknod -m 666 $D/tun c 10 200; mount --bind $D/tun /dev/net/tun
 		ip link set lo up
 		CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o $D/bin/plain .
@@ -298,11 +300,15 @@ func leftovers(t testing.TB) []string {
 			out = append(out, l.Name)
 		}
 	}
-	nodes, err := filepath.Glob("/dev/tap1?????????")
+	nodes, err := filepath.Glob("/dev/tap*")
 	require.NoError(t, err)
-	more, err := filepath.Glob("/dev/tap2?????????")
-	require.NoError(t, err)
-	return append(append(out, nodes...), more...)
+	for _, n := range nodes {
+		// Others on this host count their devices from 1.
+		if i, err := strconv.Atoi(strings.TrimPrefix(n, "/dev/tap")); err == nil && i >= 1<<30 {
+			out = append(out, n)
+		}
+	}
+	return out
 }
 
 // requireNothingLeft waits for the kernel to take down what nobody holds.

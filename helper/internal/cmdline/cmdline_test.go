@@ -1,0 +1,49 @@
+package cmdline
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestParse(t *testing.T) {
+	r, err := Parse(strings.Fields("--use-vnet --fd=8 --br=lan/52:54:00:AA:bb:cc --queues=2"))
+	require.NoError(t, err)
+	require.Equal(t, "lan", r.Name)
+	require.Equal(t, "52:54:00:aa:bb:cc", r.MAC.String())
+	require.True(t, r.VNetHdr && r.HasMAC)
+	require.Equal(t, 8, r.FD)
+	require.Equal(t, 2, r.Queues)
+
+	r, err = Parse([]string{"--br=br0", "--fd=3"})
+	require.NoError(t, err)
+	require.Equal(t, Request{Name: "br0", FD: 3, Queues: 1}, r)
+}
+
+func TestParseRefuses(t *testing.T) {
+	for _, args := range []string{
+		"", "--br=br0", "--fd=3", "--br=br0 --fd=2", "--br=br0 --fd=-3", "--br=br0 --fd=+3", "--br=br0 --fd=3.", "--br=br0 --fd=0x3",
+		"--br=br0 --fd=9999999999", "--br=br0 --fd=3 extra", "--br=/x --fd=3", "--br=br0/ --fd=3", "--br=br0/x --fd=3",
+		"--br=br0/53:54:00:00:00:00 --fd=3", "--br=b%d --fd=3", "--br=br0 --fd=3 --queues=65", "--br=br0 --fd=3 --queues=0", "--list --fd=3", "--list --list",
+		"--br=" + strings.Repeat("a", 65) + " --fd=3", "--use-vnet=1 --br=br0 --fd=3",
+	} {
+		_, err := Parse(strings.Fields(args))
+		require.Error(t, err, args)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add("--use-vnet --fd=8 --br=br0")
+	f.Add("--br=lan/52:54:00:aa:bb:cc --fd=3 --queues=4")
+	f.Add("--list")
+	f.Fuzz(func(t *testing.T, line string) {
+		r, err := Parse(strings.Split(line, " "))
+		if err != nil || r.List {
+			return
+		}
+		if r.FD < 3 || r.Queues < 1 || r.Queues > MaxQueues || r.Name == "" || len(r.Name) > MaxName || strings.ContainsAny(r.Name, "/\x00 \n") {
+			t.Fatalf("%+v", r)
+		}
+	})
+}
