@@ -135,7 +135,8 @@ func (w *world) addHost(ctx context.Context, programs string) (err error) {
 		return err
 	}
 	if err := w.host.StartLibvirtd(ctx); err != nil {
-		return err
+		log, _ := os.ReadFile(w.host.LogFile()) // it goes with the host
+		return fmt.Errorf("%w; the log ends with:\n%s", err, log[max(0, len(log)-2000):])
 	}
 	w.ok("libvirtd runs in the host demo")
 	return nil
