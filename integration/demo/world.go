@@ -113,10 +113,11 @@ func (w *world) addHost(ctx context.Context, programs string) (err error) {
 	if w.host, err = host.New(ctx, host.Options{Name: "demo", Dir: w.dir}); err != nil {
 		return err
 	}
-	// libvirtd does not start without the user that Debian's own QEMU guests run as,
-	// who comes with a package that would also set up a libvirtd for the machine.
-	_, err = w.host.Run(ctx, "sh", "-c", `id libvirt-qemu >/dev/null 2>&1 ||
-		echo 'libvirt-qemu:x:64055:64055::/var/lib/libvirt:/usr/sbin/nologin' >>/etc/passwd`)
+	// libvirtd does not start without the user and the group that Debian's QEMU guests
+	// run as, made by a package that would also set up a libvirtd for the machine.
+	_, err = w.host.Run(ctx, "sh", "-c", `
+		getent passwd libvirt-qemu || echo libvirt-qemu:x:64055:64055::/:/usr/sbin/nologin >>/etc/passwd
+		getent group libvirt-qemu || echo libvirt-qemu:x:64055: >>/etc/group`)
 	if err != nil {
 		return err
 	}
