@@ -12,8 +12,6 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-const uuid = "11111111-2222-4333-8444-555555555555"
-
 // A hook that fails makes `virsh start` fail with our one line, and leaves nothing.
 func TestFailedHookFailsStart(t *testing.T) {
 	ctx := deadline(t, time.Minute)

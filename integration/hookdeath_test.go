@@ -24,7 +24,7 @@ func TestHookKilledEverywhere(t *testing.T) {
 	// The altname goes with the rewriting; here it is wanted.
 	points := s.killEverywhere(replaceOnce(t, xml, "<source dev='nica' mode='bridge'/>", "<source dev='storage' mode='bridge'/>"), false)
 	t.Logf("%d points", points)
-	require.Greater(t, points, 60)
+	require.Greater(t, points, 30)
 }
 
 // The same under libvirtd, at some of the points.
@@ -44,7 +44,7 @@ func TestHookKilledUnderLibvirt(t *testing.T) {
 	s.defineXML("g", replaceOnce(t, xml, "<source dev='nica' mode='bridge'/>", "<source dev='storage' mode='bridge'/>"))
 	for _, op := range []string{"prepare", "start"} {
 		tried := 0
-		for n := 1; ; n += 4 {
+		for n := 1; ; n += 2 {
 			s.dieAt(op, n)
 			_, err := s.Virsh(ctx, "start", "g")
 			if err == nil {
@@ -57,7 +57,7 @@ func TestHookKilledUnderLibvirt(t *testing.T) {
 		}
 		s.stop("g")
 		s.unchanged(before)
-		require.Greater(t, tried, 2, op)
+		require.Positive(t, tried, op)
 	}
 	for n := 1; n <= 4; n++ {
 		s.start("g")

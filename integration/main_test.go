@@ -11,39 +11,43 @@ import (
 	"testing"
 
 	"libvirt-direct/integration/host"
+	"libvirt-direct/integration/vm"
 )
 
 func TestMain(m *testing.M) {
 	host.MaybeInit()
 	code := m.Run()
-	if dir, err := programs(); err == nil && os.Getenv(binVariable) == "" {
+	if dir, err := programs(); err == nil && !inMachine() {
 		os.RemoveAll(dir)
 	}
 	os.Exit(code)
 }
 
-// binVariable names a directory that holds the programs already.
-const binVariable = "LIBVIRT_DIRECT_BIN"
-
-// programs returns the directory with the programs under test, built once.
+// programs returns the directory with the programs under test. They are built once,
+// but not in the test machine, where that takes minutes: there they lie in bin/.
 var programs = sync.OnceValues(func() (string, error) {
-	if dir := os.Getenv(binVariable); dir != "" {
-		return filepath.Abs(dir)
+	if inMachine() {
+		return filepath.Abs("../bin")
 	}
 	dir, err := os.MkdirTemp("", "libvirt-direct-bin-")
 	if err != nil {
 		return "", err
 	}
-	build := exec.Command("go", "build", "-tags", "integration", "-o", dir,
-		"../hooks/qemu", "../cmd/libvirt-direct", "./killhook")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build the programs: %w: %s", err, out)
+	for name, source := range map[string]string{
+		"qemu-hook": "../hooks/qemu", "libvirt-direct": "../cmd/libvirt-direct", "killhook": "./killhook",
+	} {
+		build := exec.Command("go", "build", "-tags", "integration", "-o", filepath.Join(dir, name), source)
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("build %s: %w: %s", name, err, out)
+		}
 	}
 	return dir, nil
 })
 
-// program returns one of them: "qemu", "libvirt-direct" or "killhook". It is seen inside
+func inMachine() bool { return os.Getenv(vm.Variable) != "" }
+
+// program returns one of them: "qemu-hook", "libvirt-direct" or "killhook". It is seen inside
 // hosts at the same path.
 func program(tb testing.TB, name string) string {
 	tb.Helper()

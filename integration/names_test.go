@@ -52,7 +52,7 @@ func TestTwins(t *testing.T) {
 	s := newSite(ctx, t, "a", conf)
 	newLAN(ctx, t, plug{s, "nica"})
 	for _, twin := range []string{"50-libvirt-direct.dpkg-old", "50-libvirt-direct.rpmsave", "50-libvirt-direct~", ".50-libvirt-direct.swp"} {
-		require.NoError(t, s.CopyFile(ctx, "/etc/libvirt/hooks/qemu.d/"+twin, 0o755, program(t, "qemu")))
+		require.NoError(t, s.CopyFile(ctx, "/etc/libvirt/hooks/qemu.d/"+twin, 0o755, program(t, "qemu-hook")))
 	}
 	s.up()
 	before := s.snapshot()
@@ -74,7 +74,7 @@ func TestTwins(t *testing.T) {
 
 	// The hook in qemu.d alone, where another program has the place of the main one.
 	require.NoError(t, s.WriteFile(ctx, hookPath, 0o755, []byte("#!/bin/sh\ncat >/dev/null\n")))
-	require.NoError(t, s.CopyFile(ctx, "/etc/libvirt/hooks/qemu.d/50-libvirt-direct", 0o755, program(t, "qemu")))
+	require.NoError(t, s.CopyFile(ctx, "/etc/libvirt/hooks/qemu.d/50-libvirt-direct", 0o755, program(t, "qemu-hook")))
 	d.Metadata = metadata(1, "own='hook'")
 	s.virsh("undefine", "g")
 	s.rewrite(d)
@@ -89,7 +89,7 @@ func TestSessionHookOnlyFilters(t *testing.T) {
 	ctx := deadline(t, time.Minute)
 	s := newSite(ctx, t, "a", conf)
 	newLAN(ctx, t, plug{s, "nica"})
-	require.NoError(t, exec.Command("chmod", "-R", "a+rX", path.Dir(program(t, "qemu"))).Run())
+	require.NoError(t, exec.Command("chmod", "-R", "a+rX", path.Dir(program(t, "qemu-hook"))).Run())
 	before := s.snapshot()
 	d := tiny("g", direct(1, "enpb", "bridge"))
 	d.UUID = uuid

@@ -24,6 +24,9 @@ import (
 	"libvirt-direct/internal/config"
 )
 
+// uuid is a domain's where a test must know it.
+const uuid = "11111111-2222-4333-8444-555555555555"
+
 const hookPath = "/etc/libvirt/hooks/qemu"
 
 // deadline bounds a test. It is far more than any takes on an idle machine.
@@ -45,7 +48,7 @@ type site struct {
 func newSite(ctx context.Context, t *testing.T, name, conf string) *site {
 	t.Helper()
 	s := &site{hosttest.New(ctx, t, host.Options{Name: name, ListenTCP: true}), t, ctx}
-	require.NoError(t, s.InstallHook(ctx, program(t, "qemu")))
+	require.NoError(t, s.InstallHook(ctx, program(t, "qemu-hook")))
 	if conf != "" {
 		s.configure(conf)
 	}

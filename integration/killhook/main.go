@@ -2,13 +2,13 @@
 
 // Killhook is the hook program, for tests, that dies where it is told to. The file
 // /run/killhook says where: "prepare 7" ends the operation prepare with SIGKILL at its
-// seventh point. Points lie before and after each thing that it asks of the kernel,
-// looking as well as changing.
+// seventh point.
 //
-// The journal is written between these, so that every state of journal and kernel side
-// by side has its point: a step is intended (before its change), half done (between
-// its changes), acted (after the last one), marked done or dropped (before the next
-// step looks).
+// Points lie before and after each change of the kernel, and where it looks for the
+// first time after one. The journal is written between these, so that every state of
+// journal and kernel side by side has its point: a step is intended (before its first
+// change), half done (between its changes), acted (after the last one), and marked
+// done or dropped (before the next step looks).
 package main
 
 import (
@@ -72,7 +72,8 @@ func open(op string) func() (hooks.Kernel, func(), error) {
 // mortal is a Kernel with points to die at.
 type mortal struct {
 	hooks.Kernel
-	left int // points to go; none when not above 0
+	left    int  // points to go; none when not above 0
+	changed bool // since it looked
 }
 
 func (k *mortal) point() {
@@ -82,32 +83,39 @@ func (k *mortal) point() {
 	}
 }
 
-func around[T any](k *mortal, do func() (T, error)) (T, error) {
-	k.point()
-	defer k.point()
-	return do()
+func (k *mortal) look() {
+	if k.changed {
+		k.changed = false
+		k.point()
+	}
 }
 
 func (k *mortal) change(do func() error) error {
 	k.point()
-	defer k.point()
-	return do()
+	err := do()
+	k.changed = true
+	k.point()
+	return err
 }
 
 func (k *mortal) ByName(ctx context.Context, name string) (link.Link, error) {
-	return around(k, func() (link.Link, error) { return k.Kernel.ByName(ctx, name) })
+	k.look()
+	return k.Kernel.ByName(ctx, name)
 }
 
 func (k *mortal) ByIndex(ctx context.Context, index int) (link.Link, error) {
-	return around(k, func() (link.Link, error) { return k.Kernel.ByIndex(ctx, index) })
+	k.look()
+	return k.Kernel.ByIndex(ctx, index)
 }
 
 func (k *mortal) Uppers(ctx context.Context, name string) ([]string, error) {
-	return around(k, func() ([]string, error) { return k.Kernel.Uppers(ctx, name) })
+	k.look()
+	return k.Kernel.Uppers(ctx, name)
 }
 
 func (k *mortal) TapNode(ctx context.Context, l link.Link) (string, error) {
-	return around(k, func() (string, error) { return k.Kernel.TapNode(ctx, l) })
+	k.look()
+	return k.Kernel.TapNode(ctx, l)
 }
 
 func (k *mortal) AddVLAN(ctx context.Context, v link.VLAN) error {
