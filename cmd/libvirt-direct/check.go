@@ -118,6 +118,10 @@ func (c *checker) hook() {
 		ours = append(ours, main)
 	}
 	entries, err := os.ReadDir(main + ".d")
+	if errors.Is(err, fs.ErrPermission) {
+		c.say(levelNote, "hook", "not looked at: %s needs root", hooksDir)
+		return
+	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		c.say(levelFault, "hook", "%v; libvirt cannot start its hooks then", err)
 	}

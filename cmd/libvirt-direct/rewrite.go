@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -58,9 +59,34 @@ defines that domain anew. What it changes it keeps in the metadata, so that --un
 		},
 	}
 	c.Flags().StringVar(&name, "domain", "", "rewrite the definition of the domain `NAME` through libvirt")
+	// As in complete, it cannot fail.
+	_ = c.RegisterFlagCompletionFunc("domain", o.domainNames)
 	c.Flags().BoolVar(&dry, "dry-run", false, "only say what would change")
 	c.Flags().BoolVar(&undo, "undo", false, "put back what an earlier rewrite changed")
 	return c
+}
+
+// completionTime is how long a shell waits at most for libvirt, after a Tab.
+const completionTime = 2 * time.Second
+
+// domainNames offers libvirt's domains for a flag's value.
+func (o *options) domainNames(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	ctx, cancel := context.WithTimeout(c.Context(), completionTime)
+	defer cancel()
+	conn, err := libvirtd.Dial(ctx, o.connect)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	defer conn.Close()
+	domains, err := conn.Domains(ctx)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	var names []string
+	for _, d := range domains {
+		names = append(names, d.Name)
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
 // rewritten returns a domain's XML rewritten for this host, and what was changed.

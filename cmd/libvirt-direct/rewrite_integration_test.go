@@ -50,6 +50,9 @@ func TestRewriteDefined(t *testing.T) {
 			s := s.in(t)
 			s.define(c.domain)
 			before := s.inactive(c.domain.Name)
+			names, _, code := s.cli("__complete", "rewrite", "--domain", "")
+			require.Zero(t, code)
+			require.Contains(t, names, c.domain.Name+"\n", "what a Tab offers")
 
 			out := s.ok("rewrite", "--domain", c.domain.Name, "--dry-run")
 			require.Contains(t, out, "nothing was done (--dry-run)\n")
