@@ -41,6 +41,24 @@ func (c *Conn) exchange(ctx context.Context, req *nl.NetlinkRequest) ([]byte, er
 	}
 }
 
+// insist sends a request, again while the driver says EBUSY or EAGAIN, until ctx ends.
+func (c *Conn) insist(ctx context.Context, req *nl.NetlinkRequest) error {
+	var busy error
+	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
+		_, err := c.exchange(ctx, req)
+		switch {
+		case errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EAGAIN):
+			busy = err
+		case busy != nil && errors.Is(err, context.DeadlineExceeded):
+			return fmt.Errorf("%w until the deadline", busy)
+		default:
+			return err
+		}
+		// When it ends, the next exchange says so.
+		_ = sleep(ctx, wait)
+	}
+}
+
 // receive returns one datagram from the kernel, whole.
 func receive(fd int, at time.Time) ([]byte, error) {
 	for {

@@ -199,7 +199,7 @@ func (c *Conn) AssociatePort(ctx context.Context, dev Link, request PortRequest,
 	if err != nil {
 		return fail(err)
 	}
-	if err = c.sendPort(ctx, req); err == nil {
+	if err = c.insist(ctx, req); err == nil {
 		var last PortResponse
 		if last, err = c.awaitPort(ctx, dev, p); err == nil {
 			return nil
@@ -224,25 +224,12 @@ func (c *Conn) DisassociatePort(ctx context.Context, dev Link, vf int) error {
 	p := Port{VF: vf}
 	req, err := portMessage(dev.Index, PortDisassociate, p)
 	if err == nil {
-		err = c.sendPort(ctx, req)
+		err = c.insist(ctx, req)
 	}
 	if err != nil {
 		return &PortError{Device: dev.Name, VF: vf, Driver: c.Driver(dev.Name), Request: PortDisassociate, Err: mapPortErrno(err)}
 	}
 	return nil
-}
-
-// sendPort sends a request, again while the driver says EBUSY or EAGAIN.
-func (c *Conn) sendPort(ctx context.Context, req *nl.NetlinkRequest) error {
-	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
-		_, err := c.exchange(ctx, req)
-		if !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.EAGAIN) {
-			return err
-		}
-		if sleep(ctx, wait) != nil {
-			return fmt.Errorf("%w until the deadline", err)
-		}
-	}
 }
 
 func mapPortErrno(err error) error {

@@ -167,19 +167,10 @@ func (s *vfSetter) write(ctx context.Context, attr string, want VFSettings) erro
 	if err != nil {
 		return fail(err)
 	}
-	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
-		req := message(unix.RTM_SETLINK, unix.NLM_F_ACK, s.pf.Index)
-		req.AddData(vfList(body))
-		_, err := s.c.exchange(ctx, req)
-		if err == nil {
-			break
-		}
-		if !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.EAGAIN) {
-			return fail(err)
-		}
-		if sleep(ctx, wait) != nil {
-			return fail(fmt.Errorf("%w until the deadline", err))
-		}
+	req := message(unix.RTM_SETLINK, unix.NLM_F_ACK, s.pf.Index)
+	req.AddData(vfList(body))
+	if err := s.c.insist(ctx, req); err != nil {
+		return fail(err)
 	}
 	settle, cancel := context.WithTimeout(ctx, settleTime)
 	defer cancel()
