@@ -14,7 +14,7 @@ import (
 // kvmWorks tells whether the kernel boots under KVM. That /dev/kvm can be
 // opened says little: nested and emulated ones abort QEMU or hang. So it boots,
 // with a time limit, and keeps the answer in the cache until this machine boots.
-func kvmWorks(ctx context.Context, k *kernel.Kernel, initrd string) bool {
+func kvmWorks(ctx context.Context, program string, k *kernel.Kernel, initrd string) bool {
 	dev, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
 	if err != nil {
 		return false
@@ -36,7 +36,7 @@ func kvmWorks(ctx context.Context, k *kernel.Kernel, initrd string) bool {
 		}
 	}
 	data := fails
-	if boots(ctx, k, initrd) {
+	if boots(ctx, program, k, initrd) {
 		data = works
 	}
 	if ctx.Err() == nil {
@@ -46,7 +46,7 @@ func kvmWorks(ctx context.Context, k *kernel.Kernel, initrd string) bool {
 	return bytes.Equal(data, works)
 }
 
-func boots(ctx context.Context, k *kernel.Kernel, initrd string) bool {
+func boots(ctx context.Context, program string, k *kernel.Kernel, initrd string) bool {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	tmp, err := os.MkdirTemp("", "testvm-")
@@ -55,7 +55,7 @@ func boots(ctx context.Context, k *kernel.Kernel, initrd string) bool {
 	}
 	defer os.RemoveAll(tmp)
 	run := runDir(tmp)
-	if qemu(ctx, io.Discard, base(k, initrd, run.console(), kernelParameters+" testvm.probe", 256, true)...) != nil {
+	if qemu(ctx, io.Discard, program, base(k, initrd, run.console(), kernelParameters+" testvm.probe", 256, true)...) != nil {
 		return false
 	}
 	console, err := os.ReadFile(run.console())

@@ -62,6 +62,8 @@ func (e *Error) Unwrap() error { return e.Err }
 type Machine struct {
 	// Cache is the cache directory of package kernel.
 	Cache string
+	// Program is QEMU: a path, or a name that is looked up in PATH.
+	Program string
 	// Memory is in MiB.
 	Memory int
 	CPUs   int
@@ -92,7 +94,7 @@ const Variable = "LIBVIRT_DIRECT_VM"
 // Default returns the machine that tests run in.
 func Default() Machine {
 	return Machine{
-		Memory: 1024, CPUs: 2, Timeout: 2 * time.Minute,
+		Program: "qemu-system-x86_64", Memory: 1024, CPUs: 2, Timeout: 2 * time.Minute,
 		Accel: "auto", NIC: "virtio-net-pci", Log: io.Discard,
 	}
 }
@@ -127,7 +129,7 @@ func (m Machine) Run(ctx context.Context, output io.Writer, command ...string) (
 	}
 	kvm := m.Accel == "kvm"
 	if m.Accel == "auto" {
-		kvm = kvmWorks(ctx, k, initrd)
+		kvm = kvmWorks(ctx, m.Program, k, initrd)
 	}
 	tmp, err := os.MkdirTemp("", "testvm-")
 	if err != nil {
@@ -138,7 +140,7 @@ func (m Machine) Run(ctx context.Context, output io.Writer, command ...string) (
 	if err := run.fill(k, shares, script(wd, m.environment(), command)); err != nil {
 		return 0, err
 	}
-	err = qemu(ctx, output, m.args(k, initrd, run, shares, kvm)...)
+	err = qemu(ctx, output, m.Program, m.args(k, initrd, run, shares, kvm)...)
 	if m.Console != "" {
 		err = errors.Join(err, copyFile(m.Console, run.console()))
 	}
@@ -172,11 +174,11 @@ func initramfs(ctx context.Context, k *kernel.Kernel) (string, error) {
 }
 
 // qemu runs QEMU until it ends or ctx does.
-func qemu(ctx context.Context, output io.Writer, args ...string) error {
+func qemu(ctx context.Context, output io.Writer, program string, args ...string) error {
 	// The parent death signal is sent when the thread ends that made the child.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", args...)
+	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	cmd.WaitDelay = time.Second
 	var stderr bytes.Buffer

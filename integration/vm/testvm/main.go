@@ -72,6 +72,7 @@ func parse(args []string, lookup func(string) (string, bool), usage io.Writer) (
 		flags.PrintDefaults()
 	}
 	flags.StringVar(&m.Cache, "cache", "", "`directory` of the kernel (default $"+kernel.CacheVariable+", or .cache in the repository)")
+	flags.StringVar(&m.Program, "program", m.Program, "QEMU's `file`, for a newer one than the machine's")
 	flags.IntVar(&m.Memory, "m", m.Memory, "memory in `MiB`")
 	flags.IntVar(&m.CPUs, "cpus", m.CPUs, "`number` of processors")
 	flags.DurationVar(&m.Timeout, "t", m.Timeout, "time limit")
