@@ -48,6 +48,9 @@ func (g *linux) domain(w *world, img *guest.Image, nic, words string) (host.Doma
 
 func (g *linux) console(w *world) string { return filepath.Join(w.dir, g.name+".console") }
 
+// guestTime bounds the wait for a guest to talk; on most machines it takes seconds.
+const guestTime = 4 * time.Minute
+
 // define writes the guest's XML, shows what matters of it, and gives it to virsh.
 func (w *world) define(ctx context.Context, g *linux, img *guest.Image, nic, words string) error {
 	d, err := g.domain(w, img, nic, words)
@@ -209,7 +212,7 @@ func (w *world) pings(ctx context.Context, g *linux) error {
 
 // hears waits until a guest says that it has an answer.
 func (w *world) hears(ctx context.Context, g *linux, from string) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, guestTime)
 	defer cancel()
 	console := guest.Console{Path: g.console(w)}
 	e, err := console.Wait(ctx, "ping "+from+" ok")

@@ -69,7 +69,7 @@ func (w *world) showVLAN(ctx context.Context) error {
 
 // leased waits for the guest's lease, and for the tagged frames by which it got it.
 func (w *world) leased(ctx context.Context, dhcp *host.DHCPServer, wire *host.Capture) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, guestTime)
 	defer cancel()
 	mac, err := net.ParseMAC(vlanMAC)
 	if err != nil {
