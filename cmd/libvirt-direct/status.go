@@ -116,7 +116,7 @@ func (o *options) collect(ctx context.Context, dry bool) ([]string, error) {
 		return nil, err
 	}
 	defer closeAlive()
-	gc := &hooks.Collector{Kernel: k, Dir: dir, DryRun: dry, Alive: alive}
+	gc := &hooks.Collector{Kernel: k, Station: hooks.OpenStation, Dir: dir, DryRun: dry, Alive: alive}
 	return gc.Run(ctx)
 }
 
