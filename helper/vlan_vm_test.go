@@ -1,4 +1,4 @@
-//go:build integration && vm
+//go:build vm
 
 package main
 

@@ -1,4 +1,4 @@
-//go:build integration
+//go:build integration || vm
 
 package main
 
@@ -82,6 +82,7 @@ func buildWorld() (dir string, err error) {
 		return "", err
 	}
 	script := `set -e
+		modprobe -qa tun || true # where it is a module, no udev may have made its node
 		mount --make-rprivate /
 		chmod 755 $D
 		mkdir $D/etc $D/bin
