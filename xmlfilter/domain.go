@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -53,6 +54,10 @@ type Domain struct {
 	// "rewrite" of our metadata element, "yes", "no" or "".
 	Wish string
 
+	// Nodes are the host's NUMA nodes that <numatune><memory nodeset=> names, empty
+	// when it names none.
+	Nodes []int
+
 	// Stray are the keys (MAC or alias) of words that belong to no NIC of the
 	// domain, for instance because it was detached.
 	Stray []string
@@ -92,6 +97,8 @@ type Source struct {
 	Dev, Mode                  string
 	Bridge                     string
 	Network, Portgroup, PortID string
+	// PCI is a hostdev's function, "0000:03:10.0"; "" when it has none.
+	PCI string
 }
 
 // VLAN is an interface's <vlan>.
@@ -137,6 +144,9 @@ func Parse(doc []byte) (*Domain, error) {
 		doc:  doc,
 		root: root,
 	}
+	if tune := root.child("numatune"); tune != nil {
+		d.Nodes = nodes(tune.child("memory").get("nodeset"))
+	}
 	if devices := root.child("devices"); devices != nil {
 		for _, e := range devices.children {
 			if e.name.Local == "interface" && e.name.Space == "" {
@@ -148,6 +158,32 @@ func Parse(doc []byte) (*Domain, error) {
 		return nil, err
 	}
 	return d, nil
+}
+
+// nodes reads libvirt's notation of a set, "0-2,^1,5". What it cannot read it leaves
+// out: the nodes are only a preference.
+func nodes(set string) []int {
+	var in []int
+	for part := range strings.SplitSeq(set, ",") {
+		part, not := strings.CutPrefix(strings.TrimSpace(part), "^")
+		low, high, ranged := strings.Cut(part, "-")
+		if !ranged {
+			high = low
+		}
+		first, err1 := strconv.ParseUint(low, 10, 10)
+		last, err2 := strconv.ParseUint(high, 10, 10)
+		if err1 != nil || err2 != nil {
+			continue
+		}
+		for n := first; n <= last; n++ {
+			if not {
+				in = slices.DeleteFunc(in, func(have int) bool { return have == int(n) })
+			} else {
+				in = append(in, int(n))
+			}
+		}
+	}
+	return in
 }
 
 func text(e *element) string {
@@ -173,6 +209,9 @@ func readNIC(index int, e *element) NIC {
 		RxFilters: e.get("trustGuestRxFilters") == "yes",
 		Bandwidth: e.child("bandwidth") != nil,
 		elem:      e,
+	}
+	if a := source.child("address"); a != nil && a.get("type") == "pci" {
+		n.Source.PCI = n.pci(a)
 	}
 	if s := e.child("mac").get("address"); s != "" {
 		mac, err := net.ParseMAC(s)
@@ -202,6 +241,21 @@ func readNIC(index int, e *element) NIC {
 		}
 	}
 	return n
+}
+
+// pci reads <address type='pci'>; libvirt reads its numbers with base 0.
+func (n *NIC) pci(a *element) string {
+	var v [4]uint64
+	for i, name := range []string{"domain", "bus", "slot", "function"} {
+		if s := a.get(name); s != "" {
+			var err error
+			if v[i], err = strconv.ParseUint(s, 0, 16); err != nil {
+				n.fail("address "+name, s)
+				return ""
+			}
+		}
+	}
+	return fmt.Sprintf("%04x:%02x:%02x.%x", v[0], v[1], v[2], v[3])
 }
 
 func (n *NIC) fail(what, value string) {

@@ -18,6 +18,8 @@ type Change struct {
 	SourceMode string
 	// DropVLAN removes <vlan>, because SourceDev now is the VLAN's own device.
 	DropVLAN bool
+	// DropVirtualPort removes <virtualport>, because the hook associates the port.
+	DropVirtualPort bool
 	// Ethernet is the name of the device that the NIC becomes:
 	// <interface type='ethernet'><target dev=NAME managed='no'/>. <source>,
 	// <virtualport>, <vlan> and trustGuestRxFilters, which libvirt refuses there,
@@ -108,6 +110,9 @@ func (ed *editor) change(n *NIC, c Change) {
 		}
 		if c.DropVLAN {
 			ed.removeChild(n.elem, "vlan")
+		}
+		if c.DropVirtualPort {
+			ed.removeChild(n.elem, "virtualport")
 		}
 		return
 	}

@@ -35,6 +35,8 @@ type Words struct {
 	Own string
 	// AllMulticast makes the macvtap receive all multicast frames.
 	AllMulticast *bool
+	// VFWords are for a NIC that is a virtual function, or stands on one.
+	VFWords
 
 	// Was is the interface as it was before Rewrite, as far as Rewrite changed it.
 	Was *NIC
@@ -56,7 +58,7 @@ const (
 // WordNames lists every attribute that <ld:nic> may carry beside its key (mac or
 // alias).
 func WordNames() []string {
-	return []string{WordUplink, WordProfile, WordDev, WordMode, WordVLAN, WordOwn, WordAllMulticast}
+	return append([]string{WordUplink, WordProfile, WordDev, WordMode, WordVLAN, WordOwn, WordAllMulticast}, vfWordNames()...)
 }
 
 // Modes lists the macvtap modes, in libvirt's spelling.
@@ -185,6 +187,11 @@ func readWord(e *element) (key string, w *Words, err error) {
 			yes := v == "yes"
 			w.AllMulticast = &yes
 		default:
+			if known, err := w.read(name, v); err != nil {
+				return "", nil, fmt.Errorf("%w: <nic>: %w", ErrWords, err)
+			} else if known {
+				continue
+			}
 			return "", nil, fmt.Errorf("%w: <nic %s=%q> is not known; known are mac, alias, %s", ErrWords, name, v, strings.Join(WordNames(), ", "))
 		}
 	}

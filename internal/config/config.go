@@ -22,6 +22,7 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 
+	"libvirt-direct/internal/link"
 	"libvirt-direct/xmlfilter"
 )
 
@@ -97,6 +98,10 @@ type Uplink struct {
 	VLANs *[]VLANRange `toml:"vlans"`
 	// AllMulticast holds for NICs on this uplink that do not say it themselves.
 	AllMulticast *bool `toml:"allmulticast"`
+	// Associate says who associates the 802.1Qbh port profiles of NICs on it:
+	// "libvirt" (the default) or "hook", which makes the rewriter take
+	// <virtualport type='802.1Qbh'> over.
+	Associate string `toml:"associate"`
 }
 
 // Profile is a set of words for NICs that name it; the NIC's own words go first.
@@ -106,6 +111,10 @@ type Profile struct {
 	VLAN         int    `toml:"vlan"`
 	Own          string `toml:"own"`
 	AllMulticast *bool  `toml:"allmulticast"`
+	xmlfilter.VFWords
+	// Optional names attributes of a VF (link.VFAttrs) whose refusal by the driver
+	// is a warning.
+	Optional []string `toml:"optional"`
 }
 
 // VLANRange is an inclusive range of VLAN identifiers, written "100" or "100-199".
@@ -253,6 +262,9 @@ func (u *Uplink) check(called map[string]string) string {
 		}
 		u.MAC = mac.String()
 	}
+	if u.Associate != "" && u.Associate != xmlfilter.OwnHook && u.Associate != xmlfilter.OwnLibvirt {
+		return fmt.Sprintf("associate = %q: want \"hook\" or \"libvirt\"", u.Associate)
+	}
 	names := append([]string{u.Name}, u.Also...)
 	if u.Device != "" && u.Device != u.Name {
 		names = append(names, u.Device)
@@ -278,6 +290,14 @@ func (c *Config) checkProfile(p *Profile) string {
 	}
 	if p.Own != "" && p.Own != xmlfilter.OwnHook && p.Own != xmlfilter.OwnLibvirt {
 		return fmt.Sprintf("own = %q: want \"hook\" or \"libvirt\"", p.Own)
+	}
+	if err := p.Check(); err != nil {
+		return err.Error()
+	}
+	for _, attr := range p.Optional {
+		if !slices.Contains(link.VFAttrs(), attr) {
+			return fmt.Sprintf("optional: %q is no attribute of a VF: %s", attr, strings.Join(link.VFAttrs(), ", "))
+		}
 	}
 	return ""
 }

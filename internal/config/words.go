@@ -21,6 +21,8 @@ func knownKeys() []string {
 			if tag := f.Tag.Get("toml"); tag != "" && tag != "-" {
 				keys = append(keys, tag)
 				walk(f.Type)
+			} else if f.Anonymous {
+				walk(f.Type)
 			}
 		}
 	}
