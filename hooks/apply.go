@@ -29,6 +29,10 @@ type applier struct {
 	journal *state.Journal
 	steps   []Step // the journal's entries, decoded
 	notes   []string
+
+	// openStation connects to the 802.1Qbg station, when a step first needs it.
+	openStation func(context.Context) (Station, error)
+	station     Station
 }
 
 // load reads a domain's journal; one that cannot be trusted is set aside, and the
@@ -138,6 +142,10 @@ func (a *applier) do(ctx context.Context, s Step) error {
 		return a.doMacvtap(ctx, s)
 	case s.AllMulti != nil:
 		return a.doAllMulti(ctx, s)
+	case s.EVB != nil:
+		return a.doEVB(ctx, s)
+	case s.VSI != nil:
+		return a.doVSI(ctx, s)
 	}
 	return nil
 }
@@ -150,6 +158,8 @@ func (a *applier) undo(ctx context.Context, s Step) error {
 		return a.undoAltName(ctx, s)
 	case s.Macvtap != nil:
 		return a.undoMacvtap(ctx, s)
+	case s.VSI != nil:
+		return a.undoVSI(ctx, s)
 	}
 	return nil
 }
@@ -516,11 +526,14 @@ func (a *applier) undoMacvtap(ctx context.Context, s Step) error {
 	return a.drop(s.key())
 }
 
-// quiet takes the hook-owned devices down: the guest is gone, and nothing must answer
-// for its MAC any more.
+// quiet takes the hook-owned devices down and their VSIs back: the guest is gone, and
+// nothing must answer for its MAC any more.
 func (a *applier) quiet(ctx context.Context) error {
 	var errs []error
 	for _, s := range a.steps {
+		if s.VSI != nil {
+			errs = append(errs, a.leave(ctx, s))
+		}
 		if s.Macvtap == nil {
 			continue
 		}

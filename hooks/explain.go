@@ -168,6 +168,8 @@ func explainUndo(op Op, steps []Step) []string {
 		switch {
 		case op == Stopped && s.Macvtap != nil:
 			lines = append(lines, fmt.Sprintf("NIC %s: take %s down", s.NIC, s.Macvtap.Name))
+		case op == Stopped && s.VSI != nil:
+			lines = append(lines, fmt.Sprintf("NIC %s: %s", s.NIC, s.undoString()))
 		case op == Release && s.undoString() != "":
 			lines = append(lines, "NIC "+s.NIC+": "+s.undoString())
 		}

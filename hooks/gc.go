@@ -16,7 +16,9 @@ import (
 // because the hook was killed, or libvirt, or the whole of both.
 type Collector struct {
 	Kernel Kernel
-	Dir    *state.Dir
+	// Station connects to the host's 802.1Qbg station, for dead domains' VSIs.
+	Station func(context.Context) (Station, func(), error)
+	Dir     *state.Dir
 	// Alive reports whether libvirt has the domain running or starting. An error
 	// leaves that domain's things alone.
 	Alive func(ctx context.Context, uuid, name string) (bool, error)
@@ -69,6 +71,7 @@ func (c *Collector) domain(ctx context.Context, uuid string) ([]string, error) {
 		return nil, ignore(err, errBusy)
 	}
 	a.kernel = c.Kernel
+	defer a.withStation(c.Station)()
 	if c.DryRun {
 		for i := len(a.steps) - 1; i >= 0; i-- {
 			a.note("would %s", a.steps[i].undoString())

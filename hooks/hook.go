@@ -36,6 +36,8 @@ type Hook struct {
 	Config func() (*config.Config, error)
 	// Kernel connects to the kernel, likewise.
 	Kernel func() (Kernel, func(), error)
+	// Station connects to the host's 802.1Qbg station, for the NICs that need one.
+	Station func(context.Context) (Station, func(), error)
 	// Journal is where the journal directory lies. It is made when there is
 	// something to hold.
 	Journal string
@@ -183,6 +185,7 @@ func (h *Hook) operate(ctx context.Context, c Call, d *xmlfilter.Domain) error {
 	}
 	defer closeKernel()
 	a.kernel = k
+	defer a.withStation(h.Station)()
 	defer func() { h.log(c, a.notes) }()
 
 	switch c.Op {
@@ -223,8 +226,11 @@ func (a *applier) repair(ctx context.Context, d *xmlfilter.Domain, cfg *config.C
 	}
 	var errs []error
 	for _, s := range append(steps, again...) {
-		if s.Macvtap != nil {
+		switch {
+		case s.Macvtap != nil:
 			errs = append(errs, a.adopt(ctx, s))
+			continue
+		case s.EVB != nil: // libvirt's own association is long over
 			continue
 		}
 		// A VLAN or a name that is there is shared, one that is missing is made.

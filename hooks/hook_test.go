@@ -60,16 +60,18 @@ type world struct {
 	cfg    *config.Config
 	hook   *Hook
 	log    *bytes.Buffer
+	swtch  *fakeSwitch
 }
 
 func newWorld(t *testing.T, cfg string, devices ...string) *world {
 	t.Helper()
 	c, err := config.Parse("test.toml", []byte(cfg))
 	require.NoError(t, err)
-	w := &world{t: t, kernel: newFake(devices...), cfg: c, log: &bytes.Buffer{}}
+	w := &world{t: t, kernel: newFake(devices...), cfg: c, log: &bytes.Buffer{}, swtch: &fakeSwitch{}}
 	w.hook = &Hook{
 		Config:     func() (*config.Config, error) { return w.cfg, nil },
 		Kernel:     func() (Kernel, func(), error) { return w.kernel, func() {}, nil },
+		Station:    w.swtch.open,
 		Journal:    filepath.Join(t.TempDir(), "journal"),
 		Log:        slog.New(slog.NewTextHandler(w.log, nil)),
 		Privileged: true,
@@ -138,7 +140,11 @@ func TestExplainGolden(t *testing.T) {
 		"trunk":        {"", direct(mac1, "enpb", "vepa", "<vlan trunk='yes'><tag id='100'/><tag id='101'/></vlan>")},
 		"bridge-words": {"<ld:nic mac='" + mac1 + "' vlan='100'/>", "<interface type='bridge'><mac address='" + mac1 + "'/><source bridge='br0'/></interface>"},
 		"stray":        {"<ld:nic mac='" + mac2 + "' vlan='100'/>", direct(mac1, "enpb", "bridge")},
-		"qbg":          {"<ld:nic mac='" + mac1 + "' own='hook'/>", direct(mac1, "enpb", "vepa", "<virtualport type='802.1Qbg'/>")},
+		"qbg":          {"", direct(mac1, "enpb.100", "vepa", qbg("11"))},
+		"qbg-owned":    {"<ld:nic mac='" + mac1 + "' own='hook'/>", direct(mac1, "enpb.100", "vepa", qbg("0x0b"))},
+		"qbg-no-vlan":  {"", direct(mac1, "enpb", "vepa", qbg("11"))},
+		"qbg-manager":  {"", direct(mac1, "enpb.100", "vepa", qbg("0"))},
+		"qbh":          {"<ld:nic mac='" + mac1 + "' own='hook'/>", direct(mac1, "enpb", "vepa", "<virtualport type='802.1Qbh'/>")},
 		"long-name":    {"", direct(mac1, "enp129s0f0np0", "vepa", "<vlan><tag id='4000'/></vlan>")},
 		"pool":         {"<ld:nic mac='" + mac1 + "' allmulticast='yes'/>", "<interface type='network'><mac address='" + mac1 + "'/><source network='pool'/></interface>"},
 		"dotted":       {"", direct(mac1, "wan.7", "vepa")},
@@ -360,7 +366,7 @@ func (w *world) gc(dry bool, alive ...string) []string {
 	w.t.Helper()
 	dir, err := state.Open(w.hook.Journal)
 	require.NoError(w.t, err)
-	c := &Collector{Kernel: w.kernel, Dir: dir, DryRun: dry, Alive: func(_ context.Context, uuid, _ string) (bool, error) {
+	c := &Collector{Kernel: w.kernel, Station: w.swtch.open, Dir: dir, DryRun: dry, Alive: func(_ context.Context, uuid, _ string) (bool, error) {
 		for _, a := range alive {
 			if a == uuid {
 				return true, nil

@@ -43,6 +43,8 @@ type Device struct {
 	VLANID int
 	Parent int // ifindex
 	VF     bool
+	// ParentName is the name of a VLAN sub-interface's parent.
+	ParentName string
 }
 
 // Host is what Plan knows of this host's devices: those that the domain's NICs name,
@@ -126,10 +128,16 @@ func (h *Host) look(ctx context.Context, k Kernel, name string) error {
 }
 
 func device(ctx context.Context, k Kernel, l link.Link) Device {
-	return Device{
+	d := Device{
 		Name: l.Name, Index: l.Index, Kind: l.Kind, VLANID: l.VLANID, Parent: l.Parent,
 		VF: l.Kind == "" && k.IsVF(ctx, l.Name),
 	}
+	if l.Kind == "vlan" {
+		if parent, err := k.ByIndex(ctx, l.Parent); err == nil { // not if it is in another namespace
+			d.ParentName = parent.Name
+		}
+	}
+	return d
 }
 
 // FindUplink looks an uplink's device up by whatever the configuration finds it by.

@@ -84,7 +84,10 @@ func (p *planner) prepare(n *xmlfilter.NIC) error {
 	case n.Type == "direct" && s.own:
 		return p.notRewritten("it asks to be hook-owned")
 	case n.Type == "direct":
-		return p.assisted(n, s)
+		if err := p.assisted(n, s); err != nil || !isQbg(n.VirtualPort) {
+			return err
+		}
+		return p.assistedQbg(n)
 	case n.Type == "ethernet" && s.own:
 		return p.hookOwned(n, s)
 	case n.Type == "network" && s.onlyAllMulti():
@@ -288,6 +291,14 @@ func (p *planner) hookOwned(n *xmlfilter.NIC, s settings) error {
 		Name: n.Target, Lower: lower, Mode: first(s.mode, "vepa"), MAC: n.MAC,
 		MTU: n.MTU, Queues: n.Queues, AllMulti: s.allMulti,
 	}})
+	if n.Words == nil || n.Words.Was == nil || !isQbg(n.Words.Was.VirtualPort) {
+		return nil
+	}
+	v, err := vsiOf(n.Words.Was.VirtualPort, n.MAC, dev.Name, s.vlan)
+	if err != nil {
+		return err
+	}
+	p.add(Step{NIC: n.MAC, VSI: v})
 	return nil
 }
 

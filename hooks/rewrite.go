@@ -180,7 +180,7 @@ func (r *rewriter) foreign(name string) *config.Uplink {
 // the hook will make, and notes in the words what the XML no longer says.
 func (r *rewriter) toHookOwned(n *xmlfilter.NIC, s settings) (xmlfilter.Change, error) {
 	c := xmlfilter.Change{}
-	if n.VirtualPort != nil {
+	if n.VirtualPort != nil && !isQbg(n.VirtualPort) {
 		return c, remedy(ErrUnsuitable, "it has <virtualport type='%s'>, which is libvirt's to associate; leave own='hook' out", n.VirtualPort.Type)
 	}
 	if n.MAC == "" {
@@ -189,6 +189,11 @@ func (r *rewriter) toHookOwned(n *xmlfilter.NIC, s settings) (xmlfilter.Change, 
 	pl, err := r.locate(n, s)
 	if err != nil {
 		return c, err
+	}
+	if isQbg(n.VirtualPort) {
+		if _, err := vsiOf(n.VirtualPort, n.MAC, pl.dev.Name, pl.vid); err != nil {
+			return c, err
+		}
 	}
 	words := pl.words()
 	words[xmlfilter.WordOwn] = xmlfilter.OwnHook
@@ -263,6 +268,9 @@ func Loses(n *xmlfilter.NIC) []string {
 	lost := []string{
 		"virsh suspend, save and migration do not take the device down: it stays up from prepare to release",
 		"libvirt and its tools show type='ethernet': what looks for type='direct' does not see it",
+	}
+	if n.Words != nil && n.Words.Was != nil && isQbg(n.Words.Was.VirtualPort) {
+		lost = append(lost, "802.1Qbg: an incoming migration associates the VSI before the memory has arrived, where libvirt pre-associates it")
 	}
 	rx := n.RxFilters || n.Words != nil && n.Words.Was != nil && n.Words.Was.RxFilters
 	if rx {

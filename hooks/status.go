@@ -70,6 +70,8 @@ func Status(ctx context.Context, k Kernel, dir *state.Dir) ([]DomainStatus, erro
 func (h *Held) compare(ctx context.Context, k Kernel) error {
 	var index int
 	switch {
+	case h.VSI != nil:
+		return nil // the station's to show
 	case h.VLAN != nil:
 		index = h.VLAN.Index
 	case h.AltName != nil:

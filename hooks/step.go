@@ -21,6 +21,8 @@ type Step struct {
 	AltName  *AltName  `json:"altname,omitempty"`
 	Macvtap  *Macvtap  `json:"macvtap,omitempty"`
 	AllMulti *AllMulti `json:"allmulti,omitempty"`
+	EVB      *EVB      `json:"evb,omitempty"`
+	VSI      *VSI      `json:"vsi,omitempty"`
 }
 
 // VLAN makes a VLAN sub-interface, or shares the one that is there. It is held as
@@ -77,6 +79,10 @@ func (s Step) key() string {
 		return "macvtap " + s.Macvtap.Name
 	case s.AllMulti != nil:
 		return "allmulti " + s.AllMulti.Device
+	case s.EVB != nil:
+		return "evb " + s.EVB.Port
+	case s.VSI != nil:
+		return "vsi " + s.VSI.Instance
 	}
 	return ""
 }
@@ -103,6 +109,11 @@ func (s Step) String() string {
 		return text
 	case s.AllMulti != nil:
 		return fmt.Sprintf("let %s receive all multicast frames", s.AllMulti.Device)
+	case s.EVB != nil:
+		return fmt.Sprintf("wait until the switch at %s has agreed to EVB", s.EVB.Port)
+	case s.VSI != nil:
+		return fmt.Sprintf("associate VSI %s with the switch at %s: manager %d, type %d version %d, VLAN %d",
+			s.VSI.Instance, s.VSI.Port, s.VSI.Manager, s.VSI.TypeID, s.VSI.TypeVersion, s.VSI.VLAN)
 	}
 	return "nothing"
 }
@@ -118,6 +129,8 @@ func (s Step) Thing() string {
 		return fmt.Sprintf("%s, also called %s", s.AltName.Device, s.AltName.Name)
 	case s.Macvtap != nil:
 		return fmt.Sprintf("macvtap %s on %s (%s, hook-owned)", s.Macvtap.Name, s.Macvtap.Lower, s.Macvtap.Mode)
+	case s.VSI != nil:
+		return fmt.Sprintf("VSI %s on %s (VLAN %d)", s.VSI.Instance, s.VSI.Port, s.VSI.VLAN)
 	}
 	return s.String()
 }
@@ -131,6 +144,8 @@ func (s Step) undoString() string {
 		return fmt.Sprintf("take the name %s from %s when no other guest uses it", s.AltName.Name, s.AltName.Device)
 	case s.Macvtap != nil:
 		return fmt.Sprintf("remove macvtap %s", s.Macvtap.Name)
+	case s.VSI != nil:
+		return fmt.Sprintf("de-associate VSI %s", s.VSI.Instance)
 	}
 	return ""
 }
@@ -154,7 +169,14 @@ func (s Step) check() error {
 		set++
 		names = append(names, s.Macvtap.Name, s.Macvtap.Lower)
 	}
-	if set != 1 || s.AllMulti != nil {
+	if s.VSI != nil {
+		set++
+		names = append(names, s.VSI.Port)
+		if _, err := s.VSI.vdp(); err != nil {
+			return err
+		}
+	}
+	if set != 1 || s.AllMulti != nil || s.EVB != nil {
 		return fmt.Errorf("%d things to undo in one step", set)
 	}
 	for _, n := range names {

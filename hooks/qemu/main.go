@@ -35,6 +35,7 @@ func run(args []string) int {
 	h := &hooks.Hook{
 		Config:     func() (*config.Config, error) { return config.Load(config.Path) },
 		Kernel:     openKernel,
+		Station:    hooks.OpenStation,
 		Journal:    state.DefaultDir,
 		Log:        log,
 		Privileged: os.Geteuid() == 0,

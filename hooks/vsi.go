@@ -1,0 +1,255 @@
+package hooks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"time"
+
+	"libvirt-direct/lldpad"
+	"libvirt-direct/vdp"
+	"libvirt-direct/xmlfilter"
+)
+
+// typeQbg is the <virtualport type=> of 802.1Qbg, whose VSIs are associated by VDP.
+const typeQbg = "802.1Qbg"
+
+// Station associates VSIs with the switch: the host's vdpd or lldpad.
+type Station interface {
+	// Ready returns nil when the switch has agreed to EVB on a port, and otherwise
+	// why it has not. It does not wait.
+	Ready(ctx context.Context, port string) error
+	// Associate waits for the switch's answer.
+	Associate(ctx context.Context, port string, v vdp.VSI) error
+	// DeAssociate is no error for a VSI that the station does not have.
+	DeAssociate(ctx context.Context, port string, v vdp.VSI) error
+}
+
+// EVB waits until the switch has agreed to EVB on the port, so that libvirt's own
+// association, which follows, does not come too early. There is nothing to undo.
+type EVB struct {
+	Port string `json:"port"`
+}
+
+// VSI associates a hook-owned NIC with the switch (IEEE 802.1Qbg, VDP). The numbers
+// are libvirt's virtualport parameters.
+type VSI struct {
+	Port        string `json:"port"`
+	Instance    string `json:"instance"` // UUID
+	Manager     uint8  `json:"manager"`
+	TypeID      uint32 `json:"type_id"`
+	TypeVersion uint8  `json:"type_version"`
+	MAC         string `json:"mac"`
+	VLAN        int    `json:"vlan"`
+}
+
+// vdp is the VSI as the station takes it.
+func (v *VSI) vdp() (vdp.VSI, error) {
+	id, err := vdp.ParseUUID(v.Instance)
+	if err != nil {
+		return vdp.VSI{}, err
+	}
+	mac, err := net.ParseMAC(v.MAC)
+	if err != nil {
+		return vdp.VSI{}, err
+	}
+	if len(mac) != 6 {
+		return vdp.VSI{}, fmt.Errorf("MAC address %s", v.MAC)
+	}
+	return vdp.VSI{
+		ID: id, Manager: vdp.ManagerID{v.Manager}, TypeID: v.TypeID, TypeVersion: v.TypeVersion,
+		FilterFormat: vdp.FilterMACVID,
+		Filters:      []vdp.Filter{{MAC: vdp.MAC(mac), VID: uint16(v.VLAN)}},
+	}, nil
+}
+
+// isQbg reports whether a NIC is to be associated by VDP.
+func isQbg(v *xmlfilter.VirtualPort) bool { return v != nil && v.Type == typeQbg }
+
+// vsiOf reads the parameters of a <virtualport type='802.1Qbg'>, and refuses before
+// libvirt tries what no switch can take: manager 0, which is reserved, and VLAN 0.
+func vsiOf(v *xmlfilter.VirtualPort, mac, port string, vlan int) (*VSI, error) {
+	if vlan == 0 {
+		return nil, remedy(ErrUnsuitable, "802.1Qbg needs a VLAN: name it in <source dev='%s.VID'>", port)
+	}
+	number := func(name string, bits int) (uint64, error) {
+		n, err := strconv.ParseUint(v.Parameters[name], 0, bits) // base 0, as libvirt reads it
+		if err != nil {
+			return 0, remedy(ErrUnsuitable, "<virtualport> %s=%q; want a number of %d bits", name, v.Parameters[name], bits)
+		}
+		return n, nil
+	}
+	manager, err := number("managerid", 8)
+	if err != nil {
+		return nil, err
+	}
+	if manager == 0 {
+		return nil, remedy(ErrUnsuitable, "<virtualport> managerid 0 is reserved: name the VSI manager's, 1 to 255")
+	}
+	typeID, err := number("typeid", 24)
+	if err != nil {
+		return nil, err
+	}
+	version, err := number("typeidversion", 8)
+	if err != nil {
+		return nil, err
+	}
+	instance := v.Parameters["instanceid"]
+	if _, err := vdp.ParseUUID(instance); err != nil {
+		return nil, remedy(ErrUnsuitable, "<virtualport> instanceid=%q; define the domain first, libvirt gives it one", instance)
+	}
+	return &VSI{
+		Port: port, Instance: instance, Manager: uint8(manager), TypeID: uint32(typeID), TypeVersion: uint8(version),
+		MAC: mac, VLAN: vlan,
+	}, nil
+}
+
+// assistedQbg checks what libvirt would only find out on the way, and plans to wait
+// for the switch.
+func (p *planner) assistedQbg(n *xmlfilter.NIC) error {
+	source := p.host.Devices[n.Source.Dev]
+	port, vid := first(source.Name, n.Source.Dev), 0
+	if source.Kind == "vlan" {
+		port, vid = source.ParentName, source.VLANID
+	}
+	for _, s := range p.steps {
+		if s.VLAN != nil && s.NIC == n.MAC {
+			port, vid = s.VLAN.Parent, s.VLAN.ID
+		}
+	}
+	v, err := vsiOf(n.VirtualPort, n.MAC, port, vid)
+	if err != nil {
+		return err
+	}
+	p.add(Step{NIC: n.MAC, EVB: &EVB{Port: v.Port}})
+	return nil
+}
+
+// withStation lets the steps connect to the host's station, when one first needs it.
+// The returned function ends the connection.
+func (a *applier) withStation(open func(context.Context) (Station, func(), error)) (end func()) {
+	closeIt := func() {}
+	a.openStation = func(ctx context.Context) (Station, error) {
+		st, closeStation, err := open(ctx)
+		if err == nil {
+			closeIt = closeStation
+		}
+		return st, err
+	}
+	return func() { closeIt() }
+}
+
+// theStation is the host's station, connected to once.
+func (a *applier) theStation(ctx context.Context) (Station, error) {
+	if a.station == nil {
+		s, err := a.openStation(ctx)
+		if err != nil {
+			return nil, err
+		}
+		a.station = s
+	}
+	return a.station, nil
+}
+
+// evbPoll is how often a station is asked whether the switch has agreed by now.
+const evbPoll = 100 * time.Millisecond
+
+// doEVB waits for the switch.
+func (a *applier) doEVB(ctx context.Context, s Step) error {
+	st, err := a.theStation(ctx)
+	if err != nil {
+		return err
+	}
+	for {
+		err := st.Ready(ctx, s.EVB.Port)
+		if !errors.Is(err, lldpad.ErrWaitingForSwitch) && !errors.Is(err, lldpad.ErrNoLink) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(evbPoll):
+		}
+	}
+}
+
+func (a *applier) doVSI(ctx context.Context, s Step) error {
+	if err := a.doEVB(ctx, Step{NIC: s.NIC, EVB: &EVB{Port: s.VSI.Port}}); err != nil {
+		return err
+	}
+	v, err := s.VSI.vdp()
+	if err != nil {
+		return err
+	}
+	done, err := a.intend(s)
+	if err != nil {
+		return err
+	}
+	if err := a.station.Associate(ctx, s.VSI.Port, v); err != nil {
+		return err
+	}
+	a.note("associated VSI %s on %s", s.VSI.Instance, s.VSI.Port)
+	return done()
+}
+
+// leave takes a VSI back from the switch. A station that is gone has forgotten it, or
+// restores it: then its VSI ends with the switch's own time-out.
+func (a *applier) leave(ctx context.Context, s Step) error {
+	v, err := s.VSI.vdp()
+	if err != nil {
+		return err
+	}
+	st, err := a.theStation(ctx)
+	if errors.Is(err, lldpad.ErrNoDaemon) {
+		a.note("VSI %s was not taken back: %v", s.VSI.Instance, err)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return st.DeAssociate(ctx, s.VSI.Port, v)
+}
+
+func (a *applier) undoVSI(ctx context.Context, s Step) error {
+	if err := a.leave(ctx, s); err != nil {
+		return err
+	}
+	a.note("de-associated VSI %s", s.VSI.Instance)
+	return a.drop(s.key())
+}
+
+// lldpadStation is lldpad as a Station.
+type lldpadStation struct{ *lldpad.Client }
+
+// OpenStation connects to the station that runs on this host: vdpd, or else lldpad.
+// Without any the error matches lldpad.ErrNoDaemon.
+func OpenStation(ctx context.Context) (Station, func(), error) {
+	c, err := lldpad.Open(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	return lldpadStation{c}, func() { _ = c.Close() }, nil // nothing is left to be lost
+}
+
+func (s lldpadStation) Ready(ctx context.Context, port string) error {
+	r, err := s.Check(ctx, port)
+	if err != nil {
+		return err
+	}
+	var refused *lldpad.OpError // of a VSI before: the port is ready
+	if errors.As(r.Err, &refused) {
+		return nil
+	}
+	return r.Err
+}
+
+func (s lldpadStation) Associate(ctx context.Context, port string, v vdp.VSI) error {
+	_, err := s.Client.Associate(ctx, port, v)
+	return err
+}
+
+func (s lldpadStation) DeAssociate(ctx context.Context, port string, v vdp.VSI) error {
+	return ignore(s.Client.DeAssociate(ctx, port, v), vdp.ErrUnknownVSI)
+}
