@@ -279,6 +279,9 @@ func (c *checker) uplinks() {
 		default:
 			c.say(levelOK, about, "%s, MTU %d", l.Name, l.MTU)
 		}
+		if err == nil {
+			c.qbg(name, l.Name)
+		}
 	}
 }
 
