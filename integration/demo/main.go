@@ -55,6 +55,9 @@ func run(ctx context.Context, o options) int {
 	case interrupted.Err() != nil:
 		fmt.Fprintln(os.Stderr, "\ndemo: interrupted; the throwaway host and its guests are gone")
 		return 130
+	case err != nil && ctx.Err() != nil:
+		fmt.Fprintf(os.Stderr, "\ndemo: given up after %v: %v\n", timeLimit, err)
+		return 1
 	case err != nil:
 		fmt.Fprintf(os.Stderr, "\ndemo: not as it should be: %v\n", err)
 		return 1
