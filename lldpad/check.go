@@ -124,6 +124,7 @@ type portConfig struct {
 	engine vdp.Edition
 
 	remoteEVB   *vdp.EVB
+	localEVB    *vdp.EVB
 	remoteDraft *vdp.EVBDraft
 	localDraft  *vdp.EVBDraft
 }
@@ -180,12 +181,17 @@ func (c *Client) readTLVs(ctx context.Context, port string, p *portConfig) error
 		}
 		return unmarshal(b) == nil, nil // a TLV that nobody can read is as good as none
 	}
-	var evb vdp.EVB
+	var remoteEVB, localEVB vdp.EVB
 	var remote, local vdp.EVBDraft
-	if ok, err := read(opNeighbor, tlvEVB, evb.UnmarshalBinary); err != nil {
+	if ok, err := read(opNeighbor, tlvEVB, remoteEVB.UnmarshalBinary); err != nil {
 		return err
 	} else if ok {
-		p.remoteEVB = &evb
+		p.remoteEVB = &remoteEVB
+	}
+	if ok, err := read(opLocal, tlvEVB, localEVB.UnmarshalBinary); err != nil {
+		return err
+	} else if ok {
+		p.localEVB = &localEVB
 	}
 	if ok, err := read(opNeighbor, tlvEVBDraft, remote.UnmarshalBinary); err != nil {
 		return err
@@ -204,7 +210,9 @@ func (c *Client) readTLVs(ctx context.Context, port string, p *portConfig) error
 func (c *Client) optional(ctx context.Context, cmd command) (body string, ok bool, err error) {
 	body, err = c.conn.do(ctx, cmd)
 	if errors.Is(err, ErrNoPort) || errors.Is(err, ErrRejected) {
-		return "", false, nil
+		// lldpad asks all modules, and the status is that of the one that
+		// failed even if another one has answered.
+		return body, len(body) > 8, nil
 	}
 	return body, err == nil, err
 }
@@ -273,7 +281,7 @@ func (p *portConfig) diagnose(port string, ed, sw vdp.Edition) (error, []string)
 		return ErrPortNotConfigured, p.configure(port, ed)
 	case p.engine != vdp.Edition2012:
 		return ErrNeedsReload, reload
-	case sw != vdp.Edition2012:
+	case sw != vdp.Edition2012, p.localEVB == nil:
 		return ErrWaitingForSwitch, nil
 	}
 	return nil, nil

@@ -18,6 +18,10 @@ const (
 
 	// eventTimeout is how long to wait for an event before asking.
 	eventTimeout = time.Second
+
+	// settleTimeout is how long lldpad's VDP may need to learn from its EVB
+	// that the port is on.
+	settleTimeout = 3 * time.Second
 )
 
 // A Client talks to the lldpad of the network namespace in which it was
@@ -149,7 +153,7 @@ func (c *Client) set2012(ctx context.Context, port string, m vdp.Mode, v vdp.VSI
 	case known:
 		v.Filters = old.vsi.Filters
 	}
-	for {
+	for start := time.Now(); ; {
 		_, err := c.conn.do(ctx, command{
 			module: moduleVDP22, verb: verbSetTLV, port: port, tlv: uint32(m), args: vsiArgs(m, &v),
 			op: uint32(opConfig | opArg | opArgValue | len(v.Filters)<<opFiltersShift),
@@ -157,15 +161,28 @@ func (c *Client) set2012(ctx context.Context, port string, m vdp.Mode, v vdp.VSI
 		if err == nil {
 			return c.wait2012(ctx, port, m, v, events)
 		}
-		if m != vdp.DeAssociate || !errors.Is(err, ErrBusy) {
+		switch {
+		case errors.Is(err, ErrPortNotConfigured):
+			// The port is configured; VDP is told so with the next EVB TLV.
+			err = ErrWaitingForSwitch
+			if time.Since(start) > settleTimeout {
+				return v, err
+			}
+		case m != vdp.DeAssociate || !errors.Is(err, ErrBusy):
 			return v, notApplicable(err)
 		}
-		// The earlier request ends in an event, if by no other than a time-out.
+		// An earlier request ends in an event, if by no other than a time-out.
 		select {
 		case <-events.ch:
 		case <-time.After(eventTimeout):
 		case <-ctx.Done():
 			return v, fmt.Errorf("%w: %w", err, ctx.Err())
+		}
+		if m != vdp.DeAssociate {
+			continue
+		}
+		if _, known, err := c.find2012(ctx, port, v.ID); err != nil || !known {
+			return v, err // what failed is forgotten
 		}
 	}
 }

@@ -215,7 +215,8 @@ func parsePong(b []byte) (uint32, error) {
 	return uint32(n), nil
 }
 
-// do sends a command and returns the body of its reply.
+// do sends a command and returns the body of its reply, if there is one also
+// with an error.
 func (c *conn) do(ctx context.Context, cmd command) (string, error) {
 	msg, err := cmd.marshal()
 	if err != nil {
