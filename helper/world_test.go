@@ -100,7 +100,8 @@ func buildWorld() (dir string, err error) {
 		install -m 4755 -o root -g root $D/bin/plain $D/bin/qemu-direct-helper
 		umount -R $D/etc 2>/dev/null || true`
 	cmd := exec.Command("/bin/sh", "-c", script)
-	cmd.Env = append(os.Environ(), "D="+dir)
+	// The test machine's PATH has no Go.
+	cmd.Env = append(os.Environ(), "D="+dir, "PATH="+os.Getenv("PATH")+":/usr/local/go/bin:/usr/lib/go/bin")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return dir, fmt.Errorf("%w\n%s", err, out)
 	}
