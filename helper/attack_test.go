@@ -45,6 +45,23 @@ func TestEnvironmentIsIgnored(t *testing.T) {
 	require.Contains(t, lines[len(lines)-1], "access denied by acl file")
 }
 
+// What the runtime would act on is gone after a second execve, and there is no third.
+func TestRuntimeVariablesAreDroppedByExecutingAgain(t *testing.T) {
+	addUser(t)
+	for env, want := range map[string]int{"GODEBUG=gctrace=1": 2, "GOMAXPROCS=7": 2, "LANG=C": 1} {
+		log := filepath.Join(t.TempDir(), "log")
+		cmd := exec.Command("strace", "-v", "-o", log, "-u", "helperalice", "-e", "trace=execve", helper, "--br=x", "--fd=9")
+		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), env}
+		_ = cmd.Run()
+		b, err := os.ReadFile(log)
+		require.NoError(t, err)
+		require.Equal(t, want, strings.Count(string(b), "execve("), "%s: %s", env, b)
+		if want == 2 {
+			require.Contains(t, string(b), `execve("/proc/self/exe", ["`+helper+`", "--br=x", "--fd=9"], []) = 0`)
+		}
+	}
+}
+
 func TestClosedStandardDescriptors(t *testing.T) {
 	bridge(t, "br0")
 	acl(t, "allow br0\n")
@@ -222,6 +239,10 @@ func TestBridgeACL(t *testing.T) {
 	t.Run("deny that the caller cannot read", func(t *testing.T) {
 		acl(t, "allow all\n"+include(t, "secret.conf", "deny br0\n", 0o600, 0))
 		denied(t)
+	})
+	t.Run("what is for others is no hindrance", func(t *testing.T) {
+		acl(t, "allow br0\n"+include(t, "alice.conf", "allow br1\n", 0o640, alice))
+		requireGranted(t, askAs(t, bob, "br0")).Close()
 	})
 	t.Run("unreadable main file", func(t *testing.T) {
 		acl(t, "allow all\n")
