@@ -191,10 +191,15 @@ func decodeError(file string, err error) error {
 		row, _ := e.Position()
 		key := e.Key()
 		msg := fmt.Sprintf("unknown key %q", strings.Join(key, "."))
-		if len(key) > 0 {
-			if near := nearest(key[len(key)-1], knownKeys()); near != "" {
+		for i, part := range key {
+			named := i == 1 && (key[0] == "uplink" || key[0] == "profile") // NAME is free
+			if named || slices.Contains(knownKeys(), part) && i < len(key)-1 {
+				continue
+			}
+			if near := nearest(part, knownKeys()); near != "" {
 				msg += fmt.Sprintf("; did you mean %q?", near)
 			}
+			break
 		}
 		return &Error{File: file, Line: row, Msg: msg}
 	}

@@ -41,6 +41,8 @@ func TestFaultsNameTheirPlace(t *testing.T) {
 	for text, want := range map[string]string{
 		"deadline = \"10s\"\n[uplink.a]\ndevcie = \"eth0\"\n": `c:3: unknown key "uplink.a.devcie"; did you mean "device"?`,
 		"[valn]\ncreate = \"any\"\n":                          `c:1: unknown key "valn"; did you mean "vlan"?`,
+		"[uplnik.storage]\ndevice = \"eth0\"\n":               `unknown key "uplnik`,
+		"[uplnik.lan]\ndevice = \"eth0\"\n":                   `did you mean "uplink"?`,
 		"zzzzzzzzzz = 1\n":                                    `c:1: unknown key "zzzzzzzzzz"`,
 		"deadline = \"soon\"\n":                               `c:1: "soon": want a duration such as "10s", at most 10m`,
 		"deadline = \n":                                       `c:1:`,

@@ -66,16 +66,40 @@ func (c *Conn) do(ctx context.Context, op, link string, req *nl.NetlinkRequest) 
 	return out, nil
 }
 
-// mapErrno puts this package's error before the errno that means it.
+// mapErrno names what an errno means here; the errno stays in the chain.
 func mapErrno(err error) error {
 	for errno, known := range map[error]error{
 		unix.ENODEV: ErrNotFound, unix.EEXIST: ErrExists, unix.EBUSY: ErrBusy, unix.EOPNOTSUPP: ErrNotSupported,
 	} {
 		if errors.Is(err, errno) {
-			return fmt.Errorf("%w: %w", known, err)
+			return &errnoError{known, err}
 		}
 	}
 	return err
+}
+
+// errnoError reads as this package's error and matches the kernel's as well.
+type errnoError struct{ known, errno error }
+
+func (e *errnoError) Error() string {
+	// The kernel's own words (extended ack), where it has sent any, say more.
+	if e.errno.Error() != rootErrno(e.errno).Error() {
+		return e.known.Error() + ": " + e.errno.Error()
+	}
+	return e.known.Error()
+}
+
+func (e *errnoError) Unwrap() []error { return []error{e.known, e.errno} }
+
+// rootErrno is the bare errno below the kernel's words.
+func rootErrno(err error) error {
+	for {
+		inner := errors.Unwrap(err)
+		if inner == nil {
+			return err
+		}
+		err = inner
+	}
 }
 
 // ByName looks a link up by its name or one of its altnames.

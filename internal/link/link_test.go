@@ -54,7 +54,7 @@ func TestErrnoStaysInTheChain(t *testing.T) {
 	require.ErrorIs(t, err, ErrNotFound)
 	require.ErrorIs(t, err, unix.ENODEV)
 	require.False(t, errors.Is(err, ErrExists))
-	require.Equal(t, "look up eth9: no such network device: no such device", err.Error())
+	require.Equal(t, "look up eth9: no such network device", err.Error())
 }
 
 // libvirtd's AppArmor profile, in which hooks run, allows netlink only as SOCK_RAW.
