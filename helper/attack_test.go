@@ -50,7 +50,7 @@ func TestRuntimeVariablesAreDroppedByExecutingAgain(t *testing.T) {
 	addUser(t)
 	for env, want := range map[string]int{"GODEBUG=gctrace=1": 2, "GOMAXPROCS=7": 2, "LANG=C": 1} {
 		log := filepath.Join(t.TempDir(), "log")
-		cmd := exec.Command("strace", "-v", "-o", log, "-u", "helperalice", "-e", "trace=execve", helper, "--br=x", "--fd=9")
+		cmd := exec.Command("strace", "-v", "-s", "4096", "-o", log, "-u", "helperalice", "-e", "trace=execve", helper, "--br=x", "--fd=9")
 		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), env}
 		_ = cmd.Run()
 		b, err := os.ReadFile(log)
