@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"libvirt-direct/vdp"
@@ -19,6 +18,9 @@ const (
 	// eventTimeout is how long to wait for an event before asking.
 	eventTimeout = time.Second
 
+	// retryInterval is how often to repeat what lldpad is not ready for.
+	retryInterval = 100 * time.Millisecond
+
 	// settleTimeout is how long lldpad's VDP may need to learn from its EVB
 	// that the port is on.
 	settleTimeout = 3 * time.Second
@@ -29,7 +31,11 @@ const (
 type Client struct {
 	conn    *conn
 	netlink *netlinkConn
-	events  atomic.Uint32 // rtnetlink port id of an open Events, 0 if there is none
+
+	// indicated receives the draft's de-associations by the switch.
+	indicated   *netlinkConn
+	indications fanout[vdp.Event]
+	done        chan struct{} // closed when indicated is no longer read
 }
 
 // Open connects to lldpad, or fails with ErrNoDaemon, ErrNoReply, ErrImpostor
@@ -50,20 +56,29 @@ func open(ctx context.Context, addr string, uid uint32) (*Client, error) {
 }
 
 func newClient(addr string, uid uint32) (*Client, error) {
-	nl, err := openNetlink()
-	if err != nil {
+	// All sockets now: the caller's thread may be in another network
+	// namespace later.
+	c := &Client{done: make(chan struct{})}
+	var err error
+	if c.netlink, err = openNetlink(); err != nil {
 		return nil, err
 	}
-	conn, err := openConn(addr, uid)
-	if err != nil {
-		nl.sock.Close()
-		return nil, err
+	if c.indicated, err = openNetlink(); err != nil {
+		return nil, errors.Join(err, c.netlink.sock.Close())
 	}
-	return &Client{conn: conn, netlink: nl}, nil
+	if c.conn, err = openConn(addr, uid); err != nil {
+		return nil, errors.Join(err, c.netlink.sock.Close(), c.indicated.sock.Close())
+	}
+	go c.readIndications()
+	return c, nil
 }
 
 // Close ends the connection. VSIs stay as they are.
-func (c *Client) Close() error { return errors.Join(c.conn.close(), c.netlink.sock.Close()) }
+func (c *Client) Close() error {
+	err := errors.Join(c.conn.close(), c.netlink.sock.Close(), c.indicated.sock.Close())
+	<-c.done
+	return err
+}
 
 // Associate asks the switch, through lldpad, to associate a VSI on a port and
 // waits for the answer. It returns the VSI as it is in force: a VID that the
@@ -124,17 +139,17 @@ func (c *Client) requestEdition(ctx context.Context, port string, m vdp.Mode, v 
 		return v, err
 	}
 	if r.engine == vdp.EditionDraft {
-		return v, c.netlink.set(ctx, r.pid, c.eventPort(), r.ifindex, port, m, &v)
+		return v, c.netlink.set(ctx, r.pid, c.indicated.port(), r.ifindex, port, m, &v)
 	}
-	return c.set2012(ctx, port, m, v)
+	return c.set2012(ctx, r.pid, port, m, v)
 }
 
 // set2012 sends a request of the 2012 edition and waits for its result.
-func (c *Client) set2012(ctx context.Context, port string, m vdp.Mode, v vdp.VSI) (vdp.VSI, error) {
+func (c *Client) set2012(ctx context.Context, pid uint32, port string, m vdp.Mode, v vdp.VSI) (vdp.VSI, error) {
 	// Events come to nobody who is not attached, and name no request.
-	events, cancel := c.conn.subscribe()
+	events, cancel := c.conn.events.subscribe()
 	defer cancel()
-	if err := c.conn.attach(ctx); err != nil {
+	if err := c.conn.attach(ctx, pid); err != nil {
 		return v, err
 	}
 	old, known, err := c.find2012(ctx, port, v.ID)
@@ -174,7 +189,7 @@ func (c *Client) set2012(ctx context.Context, port string, m vdp.Mode, v vdp.VSI
 		// An earlier request ends in an event, if by no other than a time-out.
 		select {
 		case <-events.ch:
-		case <-time.After(eventTimeout):
+		case <-time.After(retryInterval):
 		case <-ctx.Done():
 			return v, fmt.Errorf("%w: %w", err, ctx.Err())
 		}
@@ -353,17 +368,3 @@ func (c *Client) query2012(ctx context.Context, port string) ([]vdp.VSIStatus, e
 	}
 	return out, nil
 }
-
-// eventPort is where lldpad is to send de-associations by the switch: to an
-// open Events, or to the port id of nobody, which is an error to lldpad and
-// nothing worse.
-func (c *Client) eventPort() uint32 {
-	if p := c.events.Load(); p != 0 {
-		return p
-	}
-	return nobody
-}
-
-// nobody is a rtnetlink port id that no process has: the kernel gives out
-// process ids, and where one is taken, ids below -4096 (netlink_autobind).
-const nobody = 1<<32 - 2

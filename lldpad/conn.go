@@ -27,8 +27,6 @@ const (
 	// replyTimeout bounds the wait for one reply: lldpad may be asleep for a
 	// second several times over (vdp.c:vdp_trigger).
 	replyTimeout = 5 * time.Second
-
-	queueLen = 256
 )
 
 // A conn is the control socket. One goroutine reads it all the time: lldpad
@@ -46,8 +44,9 @@ type conn struct {
 	request chan struct{} // held, by its one value, during a request: replies have no id
 	stale   bool          // a reply may still come that nobody waits for
 
-	mu     sync.Mutex
-	queues map[*queue[report]]struct{}
+	attaching sync.Mutex
+	attached  uint32 // port id of the lldpad that sends its events here
+	events    fanout[report]
 }
 
 func openConn(addr string, uid uint32) (*conn, error) {
@@ -75,7 +74,7 @@ func openConn(addr string, uid uint32) (*conn, error) {
 	c := &conn{
 		sock: sock, peer: &net.UnixAddr{Name: addr, Net: "unixgram"}, uid: uid,
 		replies: make(chan []byte, 16), impostor: make(chan struct{}, 1), done: make(chan struct{}),
-		request: make(chan struct{}, 1), queues: make(map[*queue[report]]struct{}),
+		request: make(chan struct{}, 1),
 	}
 	c.request <- struct{}{}
 	go c.read()
@@ -83,6 +82,10 @@ func openConn(addr string, uid uint32) (*conn, error) {
 }
 
 func (c *conn) close() error {
+	if c.attached != 0 {
+		// Or lldpad finds out with the tenth event that it cannot deliver.
+		_, _ = c.sock.WriteToUnix([]byte("D"), c.peer)
+	}
 	err := c.sock.Close()
 	<-c.done
 	return err
@@ -112,11 +115,7 @@ func (c *conn) read() {
 			default: // nobody has waited for the last sixteen
 			}
 		} else if r, ok, err := parseEvent(b); ok && err == nil {
-			c.mu.Lock()
-			for q := range c.queues {
-				q.put(r)
-			}
-			c.mu.Unlock()
+			c.events.put(r)
 		}
 	}
 }
@@ -237,48 +236,23 @@ func (c *conn) do(ctx context.Context, cmd command) (string, error) {
 	return body, statusError(status)
 }
 
-// attach makes lldpad send VDP events here.
-func (c *conn) attach(ctx context.Context) error {
+// attach makes the lldpad with that port id send VDP events here.
+func (c *conn) attach(ctx context.Context, pid uint32) error {
+	// Once only: lldpad sends each event as often as a client is attached.
+	c.attaching.Lock()
+	defer c.attaching.Unlock()
+	if c.attached == pid {
+		return nil
+	}
 	// One module only: of a list lldpad takes the first
 	// (ctrl_iface.c:clif_iface_attach).
 	b, err := c.ask(ctx, fmt.Sprintf("A%x", moduleVDP22), func(b []byte) bool { return len(b) <= 4 })
-	if err == nil && !bytes.Equal(b, []byte("R00A")) {
-		err = fmt.Errorf("%w: answer %.40q to an attach", ErrMalformed, b)
+	if err != nil {
+		return err
 	}
-	return err
-}
-
-// subscribe returns a queue that gets every event from now on, until cancel.
-func (c *conn) subscribe() (q *queue[report], cancel func()) {
-	q = newQueue[report]()
-	c.mu.Lock()
-	c.queues[q] = struct{}{}
-	c.mu.Unlock()
-	return q, func() {
-		c.mu.Lock()
-		delete(c.queues, q)
-		c.mu.Unlock()
+	if !bytes.Equal(b, []byte("R00A")) {
+		return fmt.Errorf("%w: answer %.40q to an attach", ErrMalformed, b)
 	}
-}
-
-// A queue is a channel whose writer never waits.
-type queue[T any] struct {
-	ch   chan T
-	lost chan struct{} // has a value after something did not fit
-}
-
-func newQueue[T any]() *queue[T] {
-	return &queue[T]{ch: make(chan T, queueLen), lost: make(chan struct{}, 1)}
-}
-
-func (q *queue[T]) put(v T) {
-	select {
-	case q.ch <- v:
-		return
-	default:
-	}
-	select {
-	case q.lost <- struct{}{}:
-	default:
-	}
+	c.attached = pid
+	return nil
 }

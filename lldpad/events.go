@@ -2,9 +2,9 @@ package lldpad
 
 import (
 	"context"
+	"sync"
 	"time"
 
-	"github.com/mdlayher/socket"
 	"golang.org/x/sys/unix"
 
 	"libvirt-direct/internal/vdpnl"
@@ -16,74 +16,67 @@ import (
 const pingInterval = 2 * time.Second
 
 // An Events is a source of what happens to VSIs, whoever asked for them in the
-// 2012 edition, and in the draft those that this client asked for while the
-// Events was open.
+// 2012 edition, and in the draft those that this client asked for.
 //
 // It does not show everything. In the draft, lldpad tells nobody that the
 // switch has fallen silent and that the VSI is gone; Query shows it, with the
-// side effect described there. In neither edition does an event say on which
-// port it was; VSI ids are unique.
+// side effect described there. A reload of lldpad (SIGHUP), which makes it
+// forget all VSIs as a restart does, goes unnoticed. In the 2012 edition no event
+// says on which port it was; VSI ids are unique.
 type Events struct {
 	client *Client
 	pid    uint32
 	queue  *queue[report]
 	cancel func()
 
-	sock *socket.Conn
 	lost *queue[vdp.Event]
 	done chan struct{}
+	once sync.Once
 }
 
-// Events opens a source of events. A client has one for the draft: of several,
-// the last gets the de-associations by the switch. It must be closed.
+// Events opens a source of events, which must be closed.
 func (c *Client) Events(ctx context.Context) (*Events, error) {
 	fail := func(err error) (*Events, error) { return nil, &OpError{Op: "wait for lldpad's events", Err: err} }
 	pid, err := c.conn.ping(ctx)
 	if err != nil {
 		return fail(err)
 	}
-	sock, err := bindNetlink()
-	if err != nil {
-		return fail(err)
-	}
-	e := &Events{client: c, pid: pid, sock: sock, lost: newQueue[vdp.Event](), done: make(chan struct{})}
-	e.queue, e.cancel = c.conn.subscribe()
-	go e.read()
-	if err := c.conn.attach(ctx); err != nil {
+	e := &Events{client: c, pid: pid, done: make(chan struct{})}
+	var cancel, cancelLost func()
+	e.queue, cancel = c.conn.events.subscribe()
+	e.lost, cancelLost = c.indications.subscribe()
+	e.cancel = func() { cancel(); cancelLost() }
+	if err := c.conn.attach(ctx, pid); err != nil {
 		e.Close()
 		return fail(err)
 	}
-	c.events.Store((&netlinkConn{sock: sock}).port())
 	return e, nil
 }
 
 // Close ends the source. Next then fails with ErrClosed.
 func (e *Events) Close() error {
-	e.cancel()
-	e.client.events.CompareAndSwap((&netlinkConn{sock: e.sock}).port(), 0)
-	err := e.sock.Close()
-	<-e.done
-	return err
+	e.once.Do(func() { e.cancel(); close(e.done) })
+	return nil
 }
 
-// read takes indications off the socket all the time: lldpad waits while the
-// socket is full.
-func (e *Events) read() {
-	defer close(e.done)
+// readIndications takes what lldpad sends by itself off its socket all the time:
+// lldpad waits while the socket is full.
+func (c *Client) readIndications() {
+	defer close(c.done)
 	buf := make([]byte, maxReply)
 	for {
-		n, from, err := e.sock.Recvfrom(context.Background(), buf, 0)
+		n, from, err := c.indicated.sock.Recvfrom(context.Background(), buf, 0)
 		if err != nil {
 			return
 		}
-		// Not from the kernel, nor from a user without CAP_NET_ADMIN, who
-		// cannot send to a port id.
+		// Not from the kernel, and from no user without CAP_NET_ADMIN, who
+		// could not send to a port id.
 		if sa, ok := from.(*unix.SockaddrNetlink); !ok || sa.Pid == 0 {
 			continue
 		}
 		r, _, err := vdpnl.Parse(buf[:n])
 		if err == nil && r.Set != nil && r.Set.Mode == vdp.DeAssociate {
-			e.lost.put(vdp.Event{Type: vdp.EventLost, VSI: r.Set.VSI, Err: vdp.ErrBridgeDeassociated})
+			c.indications.put(vdp.Event{Type: vdp.EventLost, VSI: r.Set.VSI, Err: vdp.ErrBridgeDeassociated})
 		}
 	}
 }
@@ -129,7 +122,7 @@ func (e *Events) checkDaemon(ctx context.Context) error {
 	case pid == e.pid:
 		return nil
 	}
-	if err := e.client.conn.attach(ctx); err != nil {
+	if err := e.client.conn.attach(ctx, pid); err != nil {
 		return nil // next time
 	}
 	told := e.pid == 0

@@ -234,17 +234,14 @@ func TestBridge2012(t *testing.T) {
 	events, err := c.Events(s.ctx)
 	require.NoError(t, err)
 	defer events.Close()
-	// Each change of a VSI's state is an event, and so there may be several.
 	event := func(typ vdp.EventType, mode vdp.Mode, id vdp.ID) {
 		t.Helper()
-		for {
-			ev, err := events.Next(s.ctx)
-			require.NoError(t, err)
-			require.NoError(t, ev.Err)
-			if ev.Type == typ && ev.Mode == mode && ev.VSI.ID == id {
-				return
-			}
-		}
+		ev, err := events.Next(s.ctx)
+		require.NoError(t, err)
+		require.NoError(t, ev.Err)
+		require.Equal(t, typ, ev.Type)
+		require.Equal(t, mode, ev.Mode)
+		require.Equal(t, id, ev.VSI.ID)
 	}
 
 	a, b := newVSI(t, uuidA, 100), newVSI(t, uuidB, 200)
@@ -353,12 +350,13 @@ func TestResponder2012(t *testing.T) {
 	require.NoError(t, err)
 
 	require.NoError(t, server.Do(func(b *vdptest.Bridge) [][]byte { return b.DeAssociate(time.Now(), v.ID) }))
-	s.eventually("de-association by the switch", func() bool {
+	for _, want := range []vdp.EventType{vdp.EventEstablished, vdp.EventEstablished, vdp.EventRemoved} {
 		ev, err := events.Next(s.ctx)
 		require.NoError(t, err)
-		t.Logf("event %v %v %v", ev.Type, ev.Mode, ev.Err)
-		return ev.Type == vdp.EventRemoved && ev.VSI.ID == v.ID
-	})
+		require.NoError(t, ev.Err)
+		require.Equal(t, want, ev.Type)
+		require.Equal(t, v.ID, ev.VSI.ID)
+	}
 	list, err := c.Query(s.ctx, stationPort)
 	require.NoError(t, err)
 	require.Empty(t, list)

@@ -30,14 +30,6 @@ type netlinkConn struct {
 }
 
 func openNetlink() (*netlinkConn, error) {
-	sock, err := bindNetlink()
-	if err != nil {
-		return nil, err
-	}
-	return &netlinkConn{sock: sock}, nil
-}
-
-func bindNetlink() (*socket.Conn, error) {
 	sock, err := socket.Socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE, "rtnetlink", nil)
 	if err != nil {
 		return nil, err
@@ -46,7 +38,7 @@ func bindNetlink() (*socket.Conn, error) {
 		sock.Close()
 		return nil, err
 	}
-	return sock, nil
+	return &netlinkConn{sock: sock}, nil
 }
 
 // roundTrip sends a request to lldpad's port id and returns the answer. Errors
@@ -112,8 +104,7 @@ func (c *netlinkConn) status(ctx context.Context, pid uint32, ifindex int) ([]vd
 }
 
 // port is the socket's own port id. lldpad sends the switch's de-associations
-// to the port id that is in the request. That must be one whose owner reads,
-// for lldpad waits; and never 0, which is the kernel.
+// to the port id that is in the request, whoever sent it.
 func (c *netlinkConn) port() uint32 {
 	sa, err := c.sock.Getsockname()
 	if err == nil {
