@@ -431,7 +431,6 @@ func TestRenamedLowerDevice(t *testing.T) {
 			case <-stop:
 				return
 			default:
-				_ = exec.Command("ip", "-batch", "/dev/stdin").Run()
 				_ = exec.Command("ip", "link", "set", "v0", "name", "vx").Run()
 				_ = exec.Command("ip", "link", "set", "vx", "name", "v0").Run()
 			}
