@@ -189,7 +189,16 @@ func TestLibvirtSession(t *testing.T) {
 	}
 	home, err := os.MkdirTemp("", "session") // a short name, for the sockets in it
 	require.NoError(t, err)
-	t.Cleanup(func() { os.RemoveAll(home) })
+	t.Cleanup(func() {
+		// The daemon's log daemon would stay for two minutes.
+		var pid int
+		if b, err := os.ReadFile(filepath.Join(home, "run/libvirt/virtlogd.pid")); err == nil {
+			if _, err := fmt.Sscan(string(b), &pid); err == nil && pid > 1 {
+				_ = unix.Kill(pid, unix.SIGTERM)
+			}
+		}
+		os.RemoveAll(home)
+	})
 	for _, d := range []string{"run", ".config/libvirt"} {
 		require.NoError(t, os.MkdirAll(filepath.Join(home, d), 0o700))
 	}
