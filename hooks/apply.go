@@ -28,6 +28,7 @@ type applier struct {
 	dir     *state.Dir
 	journal *state.Journal
 	steps   []Step // the journal's entries, decoded
+	libvirt string // where libvirt keeps its state
 	notes   []string
 
 	// openStation connects to the 802.1Qbg station, when a step first needs it.
@@ -146,6 +147,10 @@ func (a *applier) do(ctx context.Context, s Step) error {
 		return a.doEVB(ctx, s)
 	case s.VSI != nil:
 		return a.doVSI(ctx, s)
+	case s.VF != nil:
+		return a.doVF(ctx, s)
+	case s.Port != nil:
+		return a.doPort(ctx, s)
 	}
 	return nil
 }
@@ -160,6 +165,10 @@ func (a *applier) undo(ctx context.Context, s Step) error {
 		return a.undoMacvtap(ctx, s)
 	case s.VSI != nil:
 		return a.undoVSI(ctx, s)
+	case s.VF != nil:
+		return a.undoVF(ctx, s)
+	case s.Port != nil:
+		return a.undoPort(ctx, s)
 	}
 	return nil
 }
@@ -529,7 +538,7 @@ func (a *applier) undoMacvtap(ctx context.Context, s Step) error {
 // quiet takes the hook-owned devices down and their VSIs back: the guest is gone, and
 // nothing must answer for its MAC any more.
 func (a *applier) quiet(ctx context.Context) error {
-	var errs []error
+	errs := []error{a.leavePorts(ctx)}
 	for _, s := range a.steps {
 		if s.VSI != nil {
 			errs = append(errs, a.leave(ctx, s))

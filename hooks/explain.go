@@ -112,6 +112,8 @@ func describe(cfg *config.Config, host Host, n *xmlfilter.NIC) string {
 		text += "hook-owned: the hook makes its macvtap"
 	case n.Type == "direct":
 		text += "assisted: libvirt makes its macvtap"
+	case n.Type == "hostdev":
+		text += "assisted: libvirt gives the guest the virtual function"
 	case n.Type == "network" && s.onlyAllMulti():
 		text += "assisted: libvirt chooses and makes its device"
 	default:
@@ -144,6 +146,9 @@ func explainChange(d *xmlfilter.Domain, c xmlfilter.Change) string {
 	if c.SourceMode != "" {
 		parts = append(parts, fmt.Sprintf("mode becomes '%s'", c.SourceMode))
 	}
+	if c.DropVirtualPort {
+		parts = append(parts, "<virtualport> goes: the hook associates the port")
+	}
 	if c.DropVLAN {
 		parts = append(parts, "<vlan> goes")
 	}
@@ -170,6 +175,9 @@ func explainUndo(op Op, steps []Step) []string {
 			lines = append(lines, fmt.Sprintf("NIC %s: take %s down", s.NIC, s.Macvtap.Name))
 		case op == Stopped && s.VSI != nil:
 			lines = append(lines, fmt.Sprintf("NIC %s: %s", s.NIC, s.undoString()))
+		case op == Stopped && s.Port != nil:
+			lines = append(lines, "NIC "+s.NIC+": "+s.undoString())
+		case op == Release && (s.Port != nil || s.VF != nil && s.VF.Program): // given up at stopped; put back with what was remembered
 		case op == Release && s.undoString() != "":
 			lines = append(lines, "NIC "+s.NIC+": "+s.undoString())
 		}

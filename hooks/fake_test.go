@@ -17,6 +17,7 @@ type fakeKernel struct {
 	vfs   map[string]bool
 	pci   map[string]string
 	next  int
+	sriov fakeSRIOV
 
 	calls int
 	fail  func(call int, op string) error // what the call returns, nothing done

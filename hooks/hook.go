@@ -41,6 +41,8 @@ type Hook struct {
 	// Journal is where the journal directory lies. It is made when there is
 	// something to hold.
 	Journal string
+	// Libvirt is where the daemon keeps its state, /run/libvirt.
+	Libvirt string
 	Log     *slog.Logger
 	// Privileged is false in a session daemon's hook, which only filters.
 	Privileged bool
@@ -131,6 +133,9 @@ func (h *Hook) filter(ctx context.Context, c Call, d *xmlfilter.Domain, doc []by
 	if err != nil {
 		return err
 	}
+	if err := host.readJournals(state.Existing(h.Journal), d.UUID); err != nil {
+		return err
+	}
 	changes, err := Rewrite(d, cfg, host, false)
 	if err != nil {
 		return err
@@ -184,7 +189,7 @@ func (h *Hook) operate(ctx context.Context, c Call, d *xmlfilter.Domain) error {
 		return err
 	}
 	defer closeKernel()
-	a.kernel = k
+	a.kernel, a.libvirt = k, h.Libvirt
 	defer a.withStation(h.Station)()
 	defer func() { h.log(c, a.notes) }()
 
@@ -205,6 +210,9 @@ func (h *Hook) operate(ctx context.Context, c Call, d *xmlfilter.Domain) error {
 	}
 	host, err := Survey(ctx, k, cfg, d)
 	if err != nil {
+		return err
+	}
+	if err := host.readJournals(dir, d.UUID); err != nil {
 		return err
 	}
 	steps, err := Plan(c.Op, d, cfg, host)

@@ -31,6 +31,8 @@ type Kernel interface {
 	AddAltName(ctx context.Context, index int, name string) error
 	RemoveAltName(ctx context.Context, index int, name string) error
 	DisableIPv6(ctx context.Context, name string) error
+
+	vfKernel
 }
 
 var _ Kernel = (*link.Conn)(nil)
@@ -56,6 +58,8 @@ type Host struct {
 	Uplinks map[string]Device
 	// Missing says why an uplink has no device.
 	Missing map[string]error
+
+	SRIOV
 }
 
 // Survey looks up the devices that a domain's NICs name, and the configured uplinks:
@@ -90,7 +94,7 @@ func Survey(ctx context.Context, k Kernel, cfg *config.Config, d *xmlfilter.Doma
 			}
 		}
 	}
-	return h, nil
+	return h, h.surveyVFs(ctx, k, cfg, d)
 }
 
 // uplinkOf returns the uplink that a device name means or leads to: by what the

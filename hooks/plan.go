@@ -12,6 +12,7 @@ import (
 	"slices"
 
 	"libvirt-direct/internal/config"
+	"libvirt-direct/internal/link"
 	"libvirt-direct/xmlfilter"
 )
 
@@ -37,7 +38,7 @@ const (
 //
 // An error is a *NICError: which NIC, what is wrong, what to do.
 func Plan(op Op, d *xmlfilter.Domain, cfg *config.Config, host Host) ([]Step, error) {
-	p := planner{domain: d, cfg: cfg, host: host}
+	p := newPlanner(d, cfg, host)
 	for i := range d.NICs {
 		n := &d.NICs[i]
 		if !ours(n) {
@@ -64,6 +65,7 @@ type planner struct {
 	cfg    *config.Config
 	host   Host
 	steps  []Step
+	taken  map[link.VFPlace]bool // VFs that another NIC of the domain gets
 }
 
 // add appends a step once: two NICs of a domain can stand on one VLAN.
@@ -76,6 +78,9 @@ func (p *planner) add(s Step) {
 func (p *planner) prepare(n *xmlfilter.NIC) error {
 	s, err := settingsOf(p.cfg, p.host, n)
 	if err != nil {
+		return err
+	}
+	if handled, err := p.prepareVF(n, s); handled || err != nil {
 		return err
 	}
 	switch {
@@ -311,5 +316,5 @@ func (p *planner) start(n *xmlfilter.NIC) error {
 	if n.Type == "direct" && s.allMulti && config.ValidIfname(n.Target) {
 		p.add(Step{NIC: n.MAC, AllMulti: &AllMulti{Device: n.Target}})
 	}
-	return nil
+	return p.startVF(n, s)
 }

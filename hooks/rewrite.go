@@ -16,7 +16,7 @@ import (
 // names: they are mapped by uplink. With keep, at define time, what is changed is
 // kept in the metadata for undoing.
 func Rewrite(d *xmlfilter.Domain, cfg *config.Config, host Host, keep bool) ([]xmlfilter.Change, error) {
-	r := rewriter{planner: planner{domain: d, cfg: cfg, host: host}, keep: keep}
+	r := rewriter{planner: newPlanner(d, cfg, host), keep: keep}
 	var changes []xmlfilter.Change
 	for i := range d.NICs {
 		n := &d.NICs[i]
@@ -48,6 +48,9 @@ func (r *rewriter) nic(n *xmlfilter.NIC) (xmlfilter.Change, error) {
 	s, err := settingsOf(r.cfg, r.host, n)
 	if err != nil {
 		return none, err
+	}
+	if c, handled, err := r.vf(n, s); handled {
+		return c, err
 	}
 	switch {
 	case n.Type == "direct" && n.Source.Network != "":

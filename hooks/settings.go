@@ -59,6 +59,8 @@ type settings struct {
 	vlan     int
 	own      bool // hook-owned
 	allMulti bool
+	vf       xmlfilter.VFWords
+	optional []string // attributes of a VF whose refusal is a warning
 }
 
 // onlyAllMulti reports whether nothing is said that would choose or make a device.
@@ -78,6 +80,7 @@ func settingsOf(cfg *config.Config, host Host, n *xmlfilter.NIC) (settings, erro
 		}
 	}
 	s := settings{dev: w.Dev, mode: first(w.Mode, p.Mode), vlan: w.VLAN, own: first(w.Own, p.Own) == xmlfilter.OwnHook}
+	s.vf, s.optional = w.VFWords.Over(p.VFWords), p.Optional
 	if s.vlan == 0 {
 		s.vlan = p.VLAN
 	}

@@ -70,6 +70,10 @@ func Status(ctx context.Context, k Kernel, dir *state.Dir) ([]DomainStatus, erro
 func (h *Held) compare(ctx context.Context, k Kernel) error {
 	var index int
 	switch {
+	case h.VF != nil:
+		return h.compareVF(ctx, k)
+	case h.Port != nil:
+		return nil // the switch's to say
 	case h.VSI != nil:
 		return nil // the station's to show
 	case h.VLAN != nil:

@@ -21,6 +21,8 @@ type Step struct {
 	AltName  *AltName  `json:"altname,omitempty"`
 	Macvtap  *Macvtap  `json:"macvtap,omitempty"`
 	AllMulti *AllMulti `json:"allmulti,omitempty"`
+	VF       *VF       `json:"vf,omitempty"`
+	Port     *Port     `json:"port,omitempty"`
 	EVB      *EVB      `json:"evb,omitempty"`
 	VSI      *VSI      `json:"vsi,omitempty"`
 }
@@ -79,6 +81,10 @@ func (s Step) key() string {
 		return "macvtap " + s.Macvtap.Name
 	case s.AllMulti != nil:
 		return "allmulti " + s.AllMulti.Device
+	case s.VF != nil:
+		return s.VF.key()
+	case s.Port != nil:
+		return s.Port.key()
 	case s.EVB != nil:
 		return "evb " + s.EVB.Port
 	case s.VSI != nil:
@@ -109,6 +115,10 @@ func (s Step) String() string {
 		return text
 	case s.AllMulti != nil:
 		return fmt.Sprintf("let %s receive all multicast frames", s.AllMulti.Device)
+	case s.VF != nil:
+		return s.VF.String()
+	case s.Port != nil:
+		return fmt.Sprintf("associate port profile %q on %s", s.Port.Profile, s.Port.name())
 	case s.EVB != nil:
 		return fmt.Sprintf("wait until the switch at %s has agreed to EVB", s.EVB.Port)
 	case s.VSI != nil:
@@ -129,6 +139,12 @@ func (s Step) Thing() string {
 		return fmt.Sprintf("%s, also called %s", s.AltName.Device, s.AltName.Name)
 	case s.Macvtap != nil:
 		return fmt.Sprintf("macvtap %s on %s (%s, hook-owned)", s.Macvtap.Name, s.Macvtap.Lower, s.Macvtap.Mode)
+	case s.VF != nil && s.VF.Program:
+		return fmt.Sprintf("%s (%s): %s", s.VF.name(), s.VF.Device, s.VF.Want)
+	case s.VF != nil:
+		return fmt.Sprintf("%s (%s)", s.VF.name(), s.VF.Device)
+	case s.Port != nil:
+		return fmt.Sprintf("port profile %q on %s", s.Port.Profile, s.Port.name())
 	case s.VSI != nil:
 		return fmt.Sprintf("VSI %s on %s (VLAN %d)", s.VSI.Instance, s.VSI.Port, s.VSI.VLAN)
 	}
@@ -144,6 +160,10 @@ func (s Step) undoString() string {
 		return fmt.Sprintf("take the name %s from %s when no other guest uses it", s.AltName.Name, s.AltName.Device)
 	case s.Macvtap != nil:
 		return fmt.Sprintf("remove macvtap %s", s.Macvtap.Name)
+	case s.VF != nil:
+		return fmt.Sprintf("put %s back to what it was", s.VF.name())
+	case s.Port != nil:
+		return fmt.Sprintf("disassociate the port of %s", s.Port.name())
 	case s.VSI != nil:
 		return fmt.Sprintf("de-associate VSI %s", s.VSI.Instance)
 	}
@@ -168,6 +188,18 @@ func (s Step) check() error {
 	if s.Macvtap != nil {
 		set++
 		names = append(names, s.Macvtap.Name, s.Macvtap.Lower)
+	}
+	if s.VF != nil {
+		set++
+		if err := s.VF.check(); err != nil {
+			return err
+		}
+	}
+	if s.Port != nil {
+		set++
+		if err := s.Port.check(); err != nil {
+			return err
+		}
 	}
 	if s.VSI != nil {
 		set++

@@ -37,6 +37,7 @@ func run(args []string) int {
 		Kernel:     openKernel,
 		Station:    hooks.OpenStation,
 		Journal:    state.DefaultDir,
+		Libvirt:    "/run/libvirt",
 		Log:        log,
 		Privileged: os.Geteuid() == 0,
 	}

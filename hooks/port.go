@@ -1,0 +1,121 @@
+package hooks
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+
+	"libvirt-direct/internal/config"
+	"libvirt-direct/internal/link"
+	"libvirt-direct/internal/state"
+)
+
+// Port is an 802.1Qbh port profile that the switch is asked for: on a VF, or where PF
+// is empty on the device itself.
+type Port struct {
+	link.VFPlace
+	Device  string `json:"netdev"` // the PF's network device, or the one itself
+	Profile string `json:"profile"`
+	MAC     string `json:"mac"`
+
+	Index int `json:"index,omitempty"`
+}
+
+func (p *Port) number() int {
+	if p.PF == "" {
+		return link.SelfPort
+	}
+	return p.Number
+}
+
+func (p *Port) name() string {
+	if p.PF == "" {
+		return p.Device
+	}
+	return fmt.Sprintf("VF %d of %s", p.Number, p.Device)
+}
+
+func (p *Port) key() string { return "port " + p.name() }
+
+func (p *Port) check() error {
+	switch {
+	case !config.ValidIfname(p.Device):
+		return fmt.Errorf("device name %q", p.Device)
+	case p.PF != "" && !busName.MatchString(p.PF), p.Number < 0, p.Number > 1<<16:
+		return fmt.Errorf("VF %d of %q", p.Number, p.PF)
+	}
+	return nil
+}
+
+// link looks the device up whose port it is.
+func (a *applier) portLink(ctx context.Context, p *Port) (link.Link, error) {
+	switch {
+	case p.PF != "":
+		return a.kernel.PF(ctx, p.VFPlace)
+	case p.Index != 0:
+		return a.kernel.ByIndex(ctx, p.Index)
+	}
+	return a.kernel.ByName(ctx, p.Device)
+}
+
+func (a *applier) doPort(ctx context.Context, s Step) error {
+	p := *s.Port
+	s.Port = &p
+	if a.holds(s.key()) {
+		return nil // a running guest's
+	}
+	dev, err := a.portLink(ctx, &p)
+	if err != nil {
+		return err
+	}
+	p.Index = dev.Index
+	want := link.Port{VF: p.number(), Profile: p.Profile, MAC: p.MAC}
+	guest, err := hex.DecodeString(strings.ReplaceAll(a.journal.UUID, "-", ""))
+	if err != nil || copy(want.Instance[:], guest) != len(want.Instance) {
+		return fmt.Errorf("%w: %q", state.ErrBadUUID, a.journal.UUID)
+	}
+	done, err := a.intend(s)
+	if err != nil {
+		return err
+	}
+	if !dev.Up {
+		if err := a.kernel.SetUp(ctx, dev.Index, true); err != nil {
+			return err
+		}
+	}
+	if err := a.kernel.AssociatePort(ctx, dev, link.PortAssociate, want); err != nil {
+		return err
+	}
+	a.note("associated port profile %q on %s", p.Profile, p.name())
+	return done()
+}
+
+func (a *applier) undoPort(ctx context.Context, s Step) error {
+	dev, err := a.portLink(ctx, s.Port)
+	if errors.Is(err, link.ErrNotFound) {
+		return a.drop(s.key())
+	}
+	if err != nil {
+		return err
+	}
+	// A refusal says that there is nothing to give up.
+	if err := a.kernel.DisassociatePort(ctx, dev, s.Port.number()); err != nil && !errors.Is(err, link.ErrPortRefused) {
+		return err
+	}
+	a.note("disassociated %s", s.Port.name())
+	return a.drop(s.key())
+}
+
+// leavePorts gives the ports of a guest that is gone back at once, so that the switch
+// has them when it starts elsewhere.
+func (a *applier) leavePorts(ctx context.Context) error {
+	var errs []error
+	for i := len(a.steps) - 1; i >= 0; i-- {
+		if a.steps[i].Port != nil {
+			errs = append(errs, a.undoPort(ctx, a.steps[i]))
+		}
+	}
+	return errors.Join(errs...)
+}

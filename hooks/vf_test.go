@@ -1,0 +1,445 @@
+package hooks
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"libvirt-direct/internal/config"
+	"libvirt-direct/internal/link"
+	"libvirt-direct/xmlfilter"
+)
+
+const vfConfig = `
+[uplink.fast]
+device = "ens1f0"
+also = ["enpa"]
+vlans = ["40-49"]
+[uplink.ucs]
+device = "ens1f1"
+associate = "hook"
+[profile.gold]
+uplink = "fast"
+mode = "passthrough"
+vlan = 42
+qos = 3
+trust = true
+maxrate = 100
+optional = ["linkstate"]
+linkstate = "enable"
+`
+
+func newVFWorld(t *testing.T) *world {
+	w := newWorld(t, vfConfig, "ens1f0", "ens1f1")
+	w.kernel.addVFs("ens1f0", 4)
+	return w
+}
+
+func hostdev(mac, function string, more string) string {
+	return "<interface type='hostdev' managed='yes'><mac address='" + mac + "'/><source>" +
+		"<address type='pci' domain='0' bus='3' slot='0x10' function='" + function + "'/></source>" + more + "</interface>"
+}
+
+func vfWords(mac, words string) string { return "<ld:nic mac='" + mac + "' " + words + "/>" }
+
+func (w *world) all() string { return w.kernel.dump() + "\n" + w.kernel.dumpVFs() }
+
+// A hostdev guest's life, with what libvirt does to the VF in between.
+func TestHostdevLife(t *testing.T) {
+	w := newVFWorld(t)
+	vf := w.kernel.vf(1)
+	own := *vf.MAC
+	vf.VLAN = &link.VFVLAN{ID: 7, QoS: 5, Proto: link.Dot1Q} // the administrator's
+	admin := "02:aa:00:00:00:01"
+	vf.MAC = &admin
+	before := w.all()
+	doc := domain(uuidA, vfWords(mac1, "qos='3' trust='yes' spoofchk='no'"), hostdev(mac1, "1", "<vlan><tag id='42'/></vlan>"))
+	w.must(Prepare, doc)
+	require.Equal(t, before, w.all(), "before libvirt has the VF it is only looked at")
+	vf.libvirtTakes(mac1, 42)
+	w.kernel.sriov.vfs[1].Netdev = "" // VFIO has it
+	w.must(Start, doc)
+	require.Equal(t, "trust on, spoofchk off, mac "+mac1+", vlan 42 qos 3, minrate 0, maxrate 0, linkstate auto", vf.String())
+	w.must(Stopped, doc)
+	vf.Netdev = "renamed0"
+	vf.libvirtGives(own, 7) // it forgets the priority, and the MAC that the PF gave
+	w.must(Release, domain(uuidA, "", ""))
+	vf.Netdev = "vf1"
+	require.Equal(t, before, w.all())
+	require.Empty(t, w.journals())
+}
+
+func TestPassthroughLife(t *testing.T) {
+	w := newVFWorld(t)
+	vf := w.kernel.vf(2)
+	before, own := w.all(), *vf.MAC
+	doc := domain(uuidA, vfWords(mac1, "profile='gold' proto='802.1ad'"), direct(mac1, "vf2", "passthrough"))
+	w.must(Prepare, doc)
+	vf.libvirtTakes(mac1, 0)
+	w.must(Start, doc)
+	require.Equal(t, "vlan 42 qos 3 802.1ad", "vlan "+vf.VLAN.String())
+	require.Equal(t, 100, *vf.MaxRate)
+	require.Equal(t, link.LinkEnable, *vf.LinkState)
+	vf.libvirtGives(own, 0)
+	w.must(Release, doc)
+	require.Equal(t, before, w.all())
+}
+
+func TestRefusedAttributeIsAnErrorOrAWarning(t *testing.T) {
+	w := newVFWorld(t)
+	doc := domain(uuidA, vfWords(mac1, "profile='gold'"), direct(mac1, "vf2", "passthrough"))
+	w.kernel.sriov.refuse = link.AttrLinkState
+	w.must(Prepare, doc)
+	w.must(Start, doc)
+	require.Contains(t, w.log.String(), "warning: ")
+	w.must(Release, doc)
+	before := w.all()
+	w.kernel.sriov.refuse = link.AttrTrust
+	w.must(Prepare, doc)
+	_, err := w.run(Start, doc)
+	require.ErrorIs(t, err, link.ErrVFRefused)
+	require.Equal(t, `domain "vm a", NIC 52:54:00:00:00:01: VF 2 of ens1f0 (driver fake): set trust to on: refused by the driver`, err.Error())
+	w.must(Release, doc)
+	require.Equal(t, before, w.all())
+}
+
+// The first guest's journal was left by a kill, the VF has a new owner: the late
+// undoing of the first touches nothing, and the second puts back what was before the
+// first.
+func TestLateTeardownLeavesTheNextOwnerAlone(t *testing.T) {
+	w := newVFWorld(t)
+	before := w.all()
+	vf := w.kernel.vf(0)
+	a := domain(uuidA, vfWords(mac1, "trust='yes' vlan='41'"), direct(mac1, "vf0", "passthrough"))
+	b := domain(uuidB, vfWords(mac2, "trust='yes' vlan='42'"), direct(mac2, "vf0", "passthrough"))
+	w.must(Prepare, a)
+	vf.libvirtTakes(mac1, 0)
+	w.must(Start, a)
+	own := "02:00:00:00:ff:00"
+	w.must(Prepare, b)
+	vf.libvirtTakes(mac2, 0)
+	w.must(Start, b)
+	running := w.all()
+	w.must(Release, a)
+	require.Equal(t, running, w.all())
+	require.Contains(t, w.log.String(), "left VF 0 of ens1f0 alone: it is another guest's now")
+	vf.libvirtGives(own, 0)
+	w.must(Release, b)
+	require.Equal(t, before, w.all())
+}
+
+// The second guest never gets the VF: its failed start must not reset the first's.
+func TestTwoGuestsFightForOneVF(t *testing.T) {
+	w := newVFWorld(t)
+	vf := w.kernel.vf(0)
+	a := domain(uuidA, vfWords(mac1, "trust='yes'"), direct(mac1, "vf0", "passthrough"))
+	b := domain(uuidB, vfWords(mac2, "trust='no'"), direct(mac2, "vf0", "passthrough"))
+	w.must(Prepare, a)
+	vf.libvirtTakes(mac1, 0)
+	w.must(Start, a)
+	running := w.all()
+	w.must(Prepare, b) // the macvtap is not there yet
+	w.must(Release, b)
+	require.Equal(t, running, w.all())
+
+	lower, err := w.kernel.ByName(context.Background(), "vf0")
+	require.NoError(t, err)
+	require.NoError(t, w.kernel.AddMacvtap(context.Background(), link.Macvtap{Name: "macvtap0", Index: 90, Lower: lower.Index, Mode: "passthrough", MAC: mac1}))
+	_, err = w.run(Prepare, b)
+	require.ErrorIs(t, err, ErrInUse)
+	require.Contains(t, err.Error(), `VF 0 of ens1f0: macvtap0 stands on vf0, domain "vm a" has it`)
+	require.Empty(t, w.must(Release, b))
+	require.NoError(t, w.kernel.Delete(context.Background(), 90))
+	require.Equal(t, running, w.all())
+}
+
+func TestVFsThatAreGone(t *testing.T) {
+	w := newVFWorld(t)
+	doc := domain(uuidA, vfWords(mac1, "trust='yes'"), direct(mac1, "vf3", "passthrough"))
+	w.must(Prepare, doc)
+	w.must(Start, doc)
+	w.kernel.sriov.vfs = w.kernel.sriov.vfs[:1] // echo 1 >sriov_numvfs
+	w.must(Release, doc)
+	require.Empty(t, w.journals())
+	require.Contains(t, w.log.String(), "VF 3 of ens1f0 is gone")
+}
+
+func TestWhatSomebodyElseHasSetStays(t *testing.T) {
+	w := newVFWorld(t)
+	doc := domain(uuidA, vfWords(mac1, "trust='yes' maxrate='100' vlan='42'"), direct(mac1, "vf3", "passthrough"))
+	w.must(Prepare, doc)
+	w.must(Start, doc)
+	fifty, vf := 50, w.kernel.vf(3)
+	vf.VLAN, vf.SpoofChk = &link.VFVLAN{ID: 9, Proto: link.Dot1Q}, new(bool)
+	vf.MaxRate = &fifty
+	w.must(Release, doc)
+	require.Equal(t, 9, vf.VLAN.ID)
+	require.False(t, *vf.SpoofChk)
+	require.False(t, *vf.Trust)
+	require.Contains(t, w.log.String(), "left vlan of VF 3 of ens1f0 at 9: somebody else has set it")
+}
+
+// The journal was lost, or the NIC was libvirt's pool's to choose: what libvirt has
+// saved is taken for what was before.
+func TestWhatLibvirtSavedIsPutBack(t *testing.T) {
+	w := newVFWorld(t)
+	w.hook.Libvirt = t.TempDir()
+	require.NoError(t, os.MkdirAll(filepath.Join(w.hook.Libvirt, "qemu"), 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(w.hook.Libvirt, "qemu/ens1f0_vf1"),
+		[]byte(`{"adminMac": "02:aa:00:00:00:01", "vlanTag": 7, "mac": "02:00:00:00:ff:01"}`), 0o600))
+	vf := w.kernel.vf(1)
+	admin := "02:aa:00:00:00:01"
+	vf.MAC, vf.VLAN = &admin, &link.VFVLAN{ID: 7, Proto: link.Dot1Q}
+	before := w.all()
+	pool := "<interface type='network'><mac address='" + mac1 + "'/><source network='pool'/></interface>"
+	words := vfWords(mac1, "trust='yes'")
+	w.must(Prepare, domain(uuidA, words, pool))
+	require.Empty(t, w.journals())
+	vf.libvirtTakes(mac1, 0)
+	w.must(Start, domain(uuidA, words, "<interface type='direct'><mac address='"+mac1+"'/><source network='pool' dev='vf1' mode='passthrough'/></interface>"))
+	require.True(t, *vf.Trust)
+	w.must(Release, domain(uuidA, words, pool))
+	require.Equal(t, before, w.all())
+}
+
+func TestPoolThatResolvesToNoVF(t *testing.T) {
+	w := newVFWorld(t)
+	_, err := w.run(Start, domain(uuidA, vfWords(mac1, "trust='yes'"), direct(mac1, "ens1f0", "bridge")))
+	require.ErrorIs(t, err, ErrUnsuitable)
+}
+
+// everyVF is one domain with each kind of step for VFs.
+func everyVF() string {
+	return domain(uuidA,
+		vfWords(mac1, "trust='yes' vlan='42' qos='3' maxrate='10'")+vfWords(mac2, "spoofchk='no' linkstate='disable'")+
+			vfWords(mac3, "own='hook' mode='passthrough' uplink='fast' vlan='43' portprofile='gold'"),
+		direct(mac1, "vf0", "passthrough")+hostdev(mac2, "1", "")+owned(mac3, "ldt1"))
+}
+
+// A process killed at any change of the kernel leaves what gc, or the next start, or
+// libvirt's release puts back.
+func TestVFHookKilledAnywhereIsUndone(t *testing.T) {
+	for _, op := range []Op{Prepare, Start, Stopped, Release} {
+		for _, after := range []bool{false, true} {
+			for n, died := 1, true; died; n++ {
+				for _, cure := range []string{"gc", "release", "restart"} {
+					w := newVFWorld(t)
+					before := w.all()
+					for _, earlier := range []Op{Prepare, Start, Stopped, Release} {
+						if earlier == op {
+							break
+						}
+						w.must(earlier, everyVF())
+						if earlier == Prepare {
+							w.kernel.vf(0).libvirtTakes(mac1, 0)
+							w.kernel.vf(1).libvirtTakes(mac2, 0)
+						}
+					}
+					if died = w.kill(op, everyVF(), n, after); !died {
+						break
+					}
+					switch cure {
+					case "gc":
+						w.gc(false)
+					case "release":
+						w.must(Release, everyVF())
+					case "restart":
+						w.must(Prepare, everyVF())
+						w.must(Release, everyVF())
+					}
+					require.Equal(t, before, w.all(), "%s killed at %d (after=%t), then %s", op, n, after, cure)
+					require.Empty(t, w.journals())
+				}
+			}
+		}
+	}
+}
+
+func TestVFHookFailingAnywhereIsUndone(t *testing.T) {
+	for _, op := range []Op{Prepare, Start} {
+		for n := 1; ; n++ {
+			w := newVFWorld(t)
+			before := w.all()
+			if op == Start {
+				w.must(Prepare, everyVF())
+				w.kernel.calls = 0
+			}
+			boom := errors.New("EIO")
+			w.kernel.fail = func(call int, _ string) error {
+				if call == n {
+					return boom
+				}
+				return nil
+			}
+			_, err := w.run(op, everyVF())
+			if err == nil {
+				require.Greater(t, n, 5)
+				break
+			}
+			require.ErrorIs(t, err, boom)
+			w.must(Release, everyVF()) // as libvirt does after a failed start
+			require.Equal(t, before, w.all(), "%s, call %d", op, n)
+			require.Empty(t, w.journals())
+		}
+	}
+}
+
+func TestVFPools(t *testing.T) {
+	w := newVFWorld(t)
+	doc := domain(uuidA, "", direct(mac1, "fast", "passthrough")+direct(mac2, "enpa", "passthrough"))
+	out := w.must(Migrate, doc)
+	require.Contains(t, out, "dev='vf0'")
+	require.Contains(t, out, "dev='vf1'", "two NICs get two")
+	require.Contains(t, out, "uplink='fast'")
+	require.Empty(t, w.must(Restore, out), "what was chosen stays")
+
+	// The guest's memory is on node 1, where the odd VFs are.
+	near := func(doc string) string {
+		return string(bytes.Replace([]byte(doc), []byte("<devices>"), []byte("<numatune><memory nodeset='1'/></numatune><devices>"), 1))
+	}
+	one := domain(uuidA, "", direct(mac1, "fast", "passthrough"))
+	require.Contains(t, w.must(Migrate, near(one)), "dev='vf1'")
+
+	// Another domain's journal holds it, a macvtap stands on it, VFIO has it.
+	w.must(Prepare, domain(uuidB, "", direct(mac2, "vf1", "passthrough")))
+	require.Contains(t, w.must(Migrate, near(one)), "dev='vf3'")
+	lower, _ := w.kernel.ByName(context.Background(), "vf3")
+	require.NoError(t, w.kernel.AddMacvtap(context.Background(), link.Macvtap{Name: "x", Index: 91, Lower: lower.Index, Mode: "passthrough", MAC: mac3}))
+	w.kernel.vf(0).Netdev = ""
+	require.Contains(t, w.must(Migrate, near(one)), "dev='vf2'")
+	w.kernel.vf(2).Netdev = ""
+	_, err := w.run(Migrate, one)
+	require.ErrorIs(t, err, ErrNoDevice)
+	require.Contains(t, err.Error(), `no virtual function of uplink "fast" (ens1f0) is free`)
+
+	// The device's own name means the device.
+	require.Empty(t, w.must(Migrate, domain(uuidA, "", direct(mac1, "ens1f0", "passthrough"))))
+}
+
+func TestHookOwnedVFWithPortProfile(t *testing.T) {
+	w := newVFWorld(t)
+	before := w.all()
+	doc := domain(uuidA, vfWords(mac1, "own='hook' mode='passthrough' uplink='fast' portprofile='gold' vlan='42'"), owned(mac1, "ldt1"))
+	w.must(Prepare, doc)
+	l, err := w.kernel.ByName(context.Background(), "ldt1")
+	require.NoError(t, err)
+	vf0, _ := w.kernel.ByName(context.Background(), "vf0")
+	require.Equal(t, vf0.Index, l.Parent)
+	require.Equal(t, map[string]string{"ens1f0/0": "gold"}, w.kernel.sriov.ports)
+	require.Equal(t, 42, w.kernel.vf(0).VLAN.ID)
+	w.must(Start, doc)
+	running := w.all()
+	w.must(Reconnect, doc)
+	require.Equal(t, running, w.all(), "a running guest keeps its VF")
+	w.must(Stopped, doc)
+	require.Empty(t, w.kernel.sriov.ports)
+	w.must(Release, doc)
+	require.Equal(t, before, w.all())
+}
+
+func TestWholeDeviceWithPortProfile(t *testing.T) {
+	w := newVFWorld(t)
+	before := w.all()
+	doc := domain(uuidA, vfWords(mac1, "own='hook' mode='passthrough' dev='ens1f1' portprofile='gold'"), owned(mac1, "ldt1"))
+	w.must(Prepare, doc)
+	require.Equal(t, map[string]string{"ens1f1/-1": "gold"}, w.kernel.sriov.ports)
+	w.must(Release, doc) // without stopped
+	require.Equal(t, before, w.all())
+}
+
+// libvirt's 802.1Qbh becomes ours where the configuration says so.
+func TestRewriteTakesVirtualPortOver(t *testing.T) {
+	w := newVFWorld(t)
+	for _, v := range w.kernel.sriov.vfs {
+		v.pf = "ens1f1"
+	}
+	port := "<virtualport type='802.1Qbh'><parameters profileid='gold'/></virtualport>"
+	doc := domain(uuidA, "", direct(mac1, "ucs", "passthrough", port)+direct(mac2, "vf2", "passthrough", port)+hostdev(mac3, "1", port))
+	// The hostdev must have words for us to look at it.
+	doc = string(bytes.Replace([]byte(doc), []byte("<devices>"),
+		[]byte("<metadata><ld:nics xmlns:ld='urn:libvirt-direct:1'><ld:nic mac='"+mac3+"' trust='no'/></ld:nics></metadata><devices>"), 1))
+	d, err := xmlfilter.Parse([]byte(doc))
+	require.NoError(t, err)
+	host, err := Survey(context.Background(), w.kernel, w.cfg, d)
+	require.NoError(t, err)
+	changes, err := Rewrite(d, w.cfg, host, true)
+	require.NoError(t, err)
+	require.Len(t, changes, 3)
+	for _, c := range changes {
+		require.Equal(t, "gold", c.Words[xmlfilter.WordPortProfile])
+	}
+	out, err := d.Rewrite(changes)
+	require.NoError(t, err)
+	w.must(Prepare, string(out))
+	w.must(Start, string(out))
+	require.Equal(t, map[string]string{"ens1f1/0": "gold", "ens1f1/1": "gold", "ens1f1/2": "gold"}, w.kernel.sriov.ports)
+	w.must(Stopped, string(out))
+	w.must(Release, string(out))
+	require.Empty(t, w.kernel.sriov.ports)
+	again, err := xmlfilter.Parse(out)
+	require.NoError(t, err)
+	back, err := again.Undo()
+	require.NoError(t, err)
+	require.Equal(t, doc, string(back))
+}
+
+func TestVFWordsThatDoNotFit(t *testing.T) {
+	for name, c := range map[string]struct {
+		words, nic string
+		is         error
+	}{
+		"no VF":             {"trust='yes'", direct(mac1, "ens1f0", "bridge"), ErrUnsuitable},
+		"qos without VLAN":  {"qos='3'", direct(mac1, "vf0", "passthrough"), ErrUnsuitable},
+		"VLAN not allowed":  {"vlan='50'", direct(mac1, "vf0", "passthrough"), ErrNotAllowed},
+		"two VLANs":         {"vlan='42'", hostdev(mac1, "1", "<vlan><tag id='43'/></vlan>"), ErrUnsuitable},
+		"min over max":      {"minrate='2' maxrate='1'", hostdev(mac1, "1", ""), ErrUnsuitable},
+		"no such function":  {"trust='yes'", hostdev(mac1, "7", ""), ErrNoDevice},
+		"owned, no VF":      {"own='hook' mode='passthrough' dev='ens1f1' trust='yes'", owned(mac1, "ldt1"), ErrUnsuitable},
+		"owned, in bridge":  {"own='hook' mode='bridge' dev='ens1f1' portprofile='x'", owned(mac1, "ldt1"), ErrUnsuitable},
+		"another's VF":      {"uplink='ucs'", direct(mac1, "vf0", "passthrough"), ErrNotRewritten},
+		"to be chosen":      {"uplink='fast' trust='yes' mode='passthrough'", direct(mac1, "whatever", "passthrough"), ErrNotRewritten},
+		"a mode besides VF": {"mode='bridge'", direct(mac1, "vf0", "passthrough"), ErrNotRewritten},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newVFWorld(t)
+			before := w.all()
+			_, err := w.run(Prepare, domain(uuidA, vfWords(mac1, c.words), c.nic))
+			require.ErrorIs(t, err, c.is)
+			t.Log(err)
+			require.Equal(t, before, w.all())
+			require.Empty(t, w.journals())
+		})
+	}
+}
+
+func TestExplainVFsGolden(t *testing.T) {
+	w := newVFWorld(t)
+	d, err := xmlfilter.Parse([]byte(everyVF()))
+	require.NoError(t, err)
+	host, err := Survey(context.Background(), w.kernel, w.cfg, d)
+	require.NoError(t, err)
+	var out bytes.Buffer
+	require.NoError(t, Explain(&out, "", d, w.cfg, host))
+	path := filepath.Join("testdata", "every-vf.golden")
+	if *update {
+		require.NoError(t, os.WriteFile(path, out.Bytes(), 0o644))
+	}
+	want, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, string(want), out.String())
+	require.Zero(t, w.kernel.calls)
+}
+
+func TestConfigOfVFs(t *testing.T) {
+	for _, bad := range []string{
+		"[profile.x]\nqos = 9", "[profile.x]\noptional = ['speed']", "[profile.x]\ntrust = 'on'", "[uplink.u]\ndevice = 'a'\nassociate = 'me'",
+	} {
+		_, err := config.Parse("x", []byte(bad))
+		require.ErrorIs(t, err, config.ErrConfig, bad)
+	}
+}

@@ -1,0 +1,503 @@
+package hooks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"libvirt-direct/internal/config"
+	"libvirt-direct/internal/link"
+	"libvirt-direct/internal/state"
+	"libvirt-direct/xmlfilter"
+)
+
+// VFDevice is a virtual function of this host as Plan sees it.
+type VFDevice struct {
+	link.VFPlace
+	PFName  string
+	PFIndex int
+	Netdev  string
+	NUMA    int
+}
+
+// SRIOV is what Plan knows of this host's virtual functions.
+type SRIOV struct {
+	// VFs that the domain's NICs name, by network device or PCI address.
+	VFs map[string]VFDevice
+	// Free are the VFs that nobody uses, by uplink; an uplink whose device has no
+	// VFs is not in it.
+	Free map[string][]VFDevice
+	// Held are the VFs that this domain's hook-owned NICs have already, by MAC.
+	Held map[string]VFDevice
+}
+
+// surveyVFs looks up the VFs that a domain's NICs name, and the free ones of uplinks
+// where a NIC could take one.
+func (h *Host) surveyVFs(ctx context.Context, k Kernel, cfg *config.Config, d *xmlfilter.Domain) error {
+	h.SRIOV = SRIOV{VFs: map[string]VFDevice{}, Free: map[string][]VFDevice{}, Held: map[string]VFDevice{}}
+	passthrough := false
+	for i := range d.NICs {
+		n := &d.NICs[i]
+		if !ours(n) {
+			continue
+		}
+		if n.Type == "hostdev" && n.Source.PCI != "" {
+			place, err := k.VFAt(ctx, n.Source.PCI)
+			if err := h.addVF(ctx, k, n.Source.PCI, place, err); err != nil {
+				return err
+			}
+		}
+		names := []string{n.Source.Dev}
+		if n.Words != nil {
+			names = append(names, n.Words.Dev)
+		}
+		for _, name := range names {
+			if h.Devices[name].VF {
+				place, err := k.VFOf(ctx, h.Devices[name].Name)
+				if err := h.addVF(ctx, k, name, place, err); err != nil {
+					return err
+				}
+			}
+		}
+		s, err := settingsOf(cfg, *h, n)
+		passthrough = passthrough || err == nil && first(s.mode, n.Source.Mode) == "passthrough"
+	}
+	if !passthrough {
+		return nil
+	}
+	for name, dev := range h.Uplinks {
+		free, err := freeVFs(ctx, k, dev)
+		if err != nil {
+			return err
+		}
+		if free != nil {
+			h.Free[name] = free
+		}
+	}
+	return nil
+}
+
+// addVF adds a VF that a lookup has found. One that is none, or not there, is no
+// error here: Plan knows who needs it.
+func (h *Host) addVF(ctx context.Context, k Kernel, name string, place link.VFPlace, err error) error {
+	if err == nil {
+		var pf link.Link
+		if pf, err = k.PF(ctx, place); err == nil {
+			h.VFs[name] = VFDevice{VFPlace: place, PFName: pf.Name, PFIndex: pf.Index, Netdev: h.Devices[name].Name}
+			return nil
+		}
+	}
+	return ignore(ignore(err, link.ErrNotFound), link.ErrNoVF)
+}
+
+// freeVFs lists the VFs of a device that have a network device here and nothing on
+// it; nil where the device has none at all. A VF without one is a guest's by VFIO, or
+// in another network namespace.
+func freeVFs(ctx context.Context, k Kernel, dev Device) ([]VFDevice, error) {
+	uses, err := k.VFUses(ctx, dev.Name)
+	if err != nil || len(uses) == 0 {
+		return nil, ignore(err, link.ErrNotFound)
+	}
+	free := []VFDevice{}
+	for _, u := range uses {
+		if u.Netdev == "" {
+			continue
+		}
+		uppers, err := k.Uppers(ctx, u.Netdev)
+		if err != nil || len(uppers) > 0 {
+			continue // gone in this moment, or used
+		}
+		free = append(free, VFDevice{VFPlace: u.VFPlace, PFName: dev.Name, PFIndex: dev.Index, Netdev: u.Netdev, NUMA: u.NUMA})
+	}
+	return free, nil
+}
+
+// readJournals takes the VFs that other domains' journals hold out of the free ones,
+// and notes which ones this domain has.
+func (h *Host) readJournals(dir *state.Dir, uuid string) error {
+	uuids, err := dir.Domains()
+	if err != nil {
+		return err
+	}
+	held := map[string]VFDevice{}
+	for _, u := range uuids {
+		j, err := dir.Load(u)
+		if err != nil || j == nil {
+			continue // nothing is known to be held by it
+		}
+		steps, err := decodeSteps(j)
+		if err != nil {
+			continue
+		}
+		for _, s := range steps {
+			if vf, ok := held[s.NIC]; ok && s.Macvtap != nil {
+				vf.Netdev = s.Macvtap.Lower
+				h.Held[s.NIC] = vf
+			}
+			if s.VF == nil {
+				continue
+			}
+			same := func(f VFDevice) bool { return f.PF == s.VF.PF && f.Number == s.VF.Number }
+			if u == uuid {
+				held[s.NIC] = VFDevice{VFPlace: s.VF.VFPlace, PFName: s.VF.PFName}
+				continue
+			}
+			for name := range h.Free {
+				h.Free[name] = slices.DeleteFunc(h.Free[name], same)
+			}
+		}
+	}
+	return nil
+}
+
+// newPlanner starts a plan in which the VFs that the domain names are not free.
+func newPlanner(d *xmlfilter.Domain, cfg *config.Config, host Host) planner {
+	p := planner{domain: d, cfg: cfg, host: host, taken: map[link.VFPlace]bool{}}
+	for _, vf := range host.VFs {
+		p.taken[vf.VFPlace] = true
+	}
+	return p
+}
+
+// onVF returns the VF that a NIC is, or whose device it stands on in passthrough mode.
+func (p *planner) onVF(n *xmlfilter.NIC) (VFDevice, bool) {
+	name := n.Source.PCI
+	switch {
+	case n.Type == "direct" && n.Source.Mode == "passthrough":
+		name = n.Source.Dev
+	case n.Type != "hostdev":
+		return VFDevice{}, false
+	}
+	vf, ok := p.host.VFs[name]
+	return vf, ok
+}
+
+// prepareVF plans for a NIC that is a VF; handled is false for one that is not.
+func (p *planner) prepareVF(n *xmlfilter.NIC, s settings) (handled bool, err error) {
+	if n.Type == "ethernet" && s.own {
+		return p.ownedVF(n, s)
+	}
+	vf, ok := p.onVF(n)
+	switch {
+	case n.Type == "hostdev" && n.Source.PCI == "":
+		return true, remedy(ErrUnsuitable, "it has no <source><address type='pci'>")
+	case n.Type == "hostdev" && !ok:
+		return true, remedy(ErrNoDevice, "PCI function %s is no virtual function here", n.Source.PCI)
+	case n.Type == "network":
+		return false, nil // libvirt's pool chooses; start sees what
+	case !ok && s.vf.Set():
+		return true, p.noVF(n, s)
+	case !ok || s.own:
+		return false, nil
+	case s.mode != "" && n.Type == "direct" && s.mode != "passthrough":
+		return true, p.notRewritten(fmt.Sprintf("it asks for mode %s and its <source> says passthrough", s.mode))
+	}
+	if s.uplink != nil {
+		dev, err := p.uplink(s.uplink)
+		if err != nil {
+			return true, err
+		}
+		if dev.Index != vf.PFIndex {
+			return true, p.notRewritten(fmt.Sprintf("uplink %q is %s here, and its VF is one of %s", s.uplink.Name, dev.Name, vf.PFName))
+		}
+	}
+	if _, err := p.wantVF(n, s, vf); err != nil {
+		return true, err
+	}
+	p.addVF(n, s, vf, link.VFSettings{}, false)
+	return true, nil
+}
+
+func (p *planner) noVF(n *xmlfilter.NIC, s settings) error {
+	if s.uplink != nil && first(s.mode, n.Source.Mode) == "passthrough" {
+		return p.notRewritten("it is to have a virtual function of uplink " + s.uplink.Name)
+	}
+	if s.vf.PortProfile != "" && s.vf == (xmlfilter.VFWords{PortProfile: s.vf.PortProfile}) {
+		return remedy(ErrUnsuitable, "portprofile='%s' is for own='hook' in mode passthrough, and for virtual functions; this is neither", s.vf.PortProfile)
+	}
+	return remedy(ErrUnsuitable, "qos, proto, trust and the like are for virtual functions, and <source> is none")
+}
+
+func (p *planner) addVF(n *xmlfilter.NIC, s settings, vf VFDevice, want link.VFSettings, program bool) {
+	v := &VF{VFPlace: vf.VFPlace, PFName: vf.PFName, MAC: n.MAC, Want: want, Program: program}
+	if program {
+		v.Optional = s.optional
+	}
+	if n.VLAN != nil && len(n.VLAN.Tags) == 1 {
+		v.LibvirtVLAN = n.VLAN.Tags[0]
+	}
+	p.steps = append(p.steps, Step{NIC: n.MAC, VF: v})
+}
+
+// wantVF returns what a NIC's words want of its VF.
+func (p *planner) wantVF(n *xmlfilter.NIC, s settings, vf VFDevice) (link.VFSettings, error) {
+	w := s.vf
+	want := link.VFSettings{
+		Trust: w.Trust, SpoofChk: w.SpoofChk, MinRate: w.MinRate, MaxRate: w.MaxRate, QueryRSS: w.QueryRSS,
+	}
+	if w.LinkState != "" {
+		want.LinkState = &w.LinkState
+	}
+	id := s.vlan
+	if n.VLAN != nil && len(n.VLAN.Tags) == 1 {
+		if id != 0 && id != n.VLAN.Tags[0] {
+			return want, remedy(ErrUnsuitable, "<vlan> says %d and its words say %d", n.VLAN.Tags[0], id)
+		}
+		id = n.VLAN.Tags[0]
+	}
+	if s.vlan != 0 || w.QoS != nil || w.Proto != "" {
+		want.VLAN = &link.VFVLAN{ID: id, Proto: first(w.Proto, link.Dot1Q)}
+		if w.QoS != nil {
+			want.VLAN.QoS = *w.QoS
+		}
+	}
+	if err := want.Check(); err != nil {
+		return want, remedy(ErrUnsuitable, "%v", err)
+	}
+	for _, name := range p.cfg.UplinkNames() {
+		u := p.cfg.Uplinks[name]
+		if dev, ok := p.host.Uplinks[name]; ok && dev.Index == vf.PFIndex && id != 0 && !u.Allows(id) {
+			return want, remedy(ErrNotAllowed, "VLAN %d on uplink %q; add it to vlans of [uplink.%s] in %s", id, u.Name, u.Name, config.Path)
+		}
+	}
+	return want, nil
+}
+
+// startVF plans what is set on a VF once libvirt has done its part.
+func (p *planner) startVF(n *xmlfilter.NIC, s settings) error {
+	if n.Type == "ethernet" {
+		return nil // done at prepare
+	}
+	vf, ok := p.onVF(n)
+	if !ok {
+		if s.vf.Set() {
+			return remedy(ErrUnsuitable, "qos, proto, trust and the like are for virtual functions, and libvirt has given it none")
+		}
+		return nil
+	}
+	want, err := p.wantVF(n, s, vf)
+	if err != nil {
+		return err
+	}
+	if want != (link.VFSettings{}) {
+		p.addVF(n, s, vf, want, true)
+	}
+	if s.vf.PortProfile != "" {
+		p.add(Step{NIC: n.MAC, Port: &Port{VFPlace: vf.VFPlace, Device: vf.PFName, Profile: s.vf.PortProfile, MAC: n.MAC}})
+	}
+	return nil
+}
+
+// ownedVF plans the device of a hook-owned NIC in passthrough mode: on a VF that is
+// named, on one that is free, or on a whole device.
+func (p *planner) ownedVF(n *xmlfilter.NIC, s settings) (handled bool, err error) {
+	if first(s.mode, "vepa") != "passthrough" {
+		if s.vf.Set() {
+			return true, remedy(ErrUnsuitable, "qos, proto, trust, portprofile and the like need mode='passthrough'")
+		}
+		return false, nil
+	}
+	vf, ok, err := p.takeVF(n, s)
+	if err != nil {
+		return true, err
+	}
+	if !ok {
+		return p.ownedPort(n, s)
+	}
+	want, err := p.wantVF(n, s, vf)
+	if err != nil {
+		return true, err
+	}
+	// Remembered first, so that it is put back last, when the macvtap has given
+	// the VF its own MAC back.
+	p.addVF(n, s, vf, link.VFSettings{}, false)
+	bare := s
+	bare.uplink, bare.dev, bare.vlan = nil, vf.Netdev, 0
+	p.host.Devices = maps.Clone(p.host.Devices)
+	p.host.Devices[vf.Netdev] = Device{Name: vf.Netdev, VF: true}
+	if err := p.hookOwned(n, bare); err != nil {
+		return true, err
+	}
+	if want != (link.VFSettings{}) {
+		p.addVF(n, s, vf, want, true)
+	}
+	if s.vf.PortProfile != "" {
+		p.add(Step{NIC: n.MAC, Port: &Port{VFPlace: vf.VFPlace, Device: vf.PFName, Profile: s.vf.PortProfile, MAC: n.MAC}})
+	}
+	return true, nil
+}
+
+// takeVF returns the VF of a hook-owned NIC: the one that it has, the one that it
+// names, or a free one of its uplink.
+func (p *planner) takeVF(n *xmlfilter.NIC, s settings) (VFDevice, bool, error) {
+	if vf, ok := p.host.VFs[s.dev]; ok && s.uplink == nil {
+		return vf, true, nil
+	}
+	if held, ok := p.host.Held[n.MAC]; ok {
+		return held, true, nil
+	}
+	u := s.uplink
+	if u == nil {
+		u = p.cfg.UplinkCalled(s.dev)
+	}
+	if u == nil {
+		return VFDevice{}, false, nil
+	}
+	return p.pick(u)
+}
+
+// pick takes a free VF of an uplink, one on the guest's NUMA node before others. ok
+// is false where the uplink has no VFs.
+func (p *planner) pick(u *config.Uplink) (vf VFDevice, ok bool, err error) {
+	free, has := p.host.Free[u.Name]
+	if !has {
+		return VFDevice{}, false, nil
+	}
+	free = slices.DeleteFunc(slices.Clone(free), func(f VFDevice) bool { return p.taken[f.VFPlace] })
+	if len(free) == 0 {
+		return VFDevice{}, false, remedy(ErrNoDevice, "no virtual function of uplink %q (%s) is free", u.Name, p.host.Uplinks[u.Name].Name)
+	}
+	best := slices.IndexFunc(free, func(f VFDevice) bool { return slices.Contains(p.domain.Nodes, f.NUMA) })
+	best = max(best, 0)
+	p.taken[free[best].VFPlace] = true
+	return free[best], true, nil
+}
+
+// ownedPort plans a port profile for a whole device in passthrough mode.
+func (p *planner) ownedPort(n *xmlfilter.NIC, s settings) (handled bool, err error) {
+	profile := s.vf.PortProfile
+	if s.vf != (xmlfilter.VFWords{PortProfile: profile}) {
+		return true, remedy(ErrUnsuitable, "qos, proto, trust and the like are for virtual functions, and its device is none")
+	}
+	if profile == "" {
+		return false, nil
+	}
+	if err := p.hookOwned(n, s); err != nil {
+		return true, err
+	}
+	lower := p.steps[len(p.steps)-1].Macvtap.Lower
+	p.add(Step{NIC: n.MAC, Port: &Port{Device: lower, Profile: profile, MAC: n.MAC}})
+	return true, nil
+}
+
+const qbh = "802.1Qbh"
+
+// vf returns what is to be changed in a NIC that is, or is to get, a VF; handled is
+// false for others.
+func (r *rewriter) vf(n *xmlfilter.NIC, s settings) (c xmlfilter.Change, handled bool, err error) {
+	mode := first(s.mode, n.Source.Mode)
+	switch {
+	case n.Type == "hostdev":
+		vf, ok := r.onVF(n)
+		if ok && r.takesPort(n, vf.PFIndex, s.uplink) {
+			c.DropVirtualPort = true
+			c.Words = map[string]string{xmlfilter.WordPortProfile: n.VirtualPort.Parameters["profileid"]}
+		}
+		return c, true, nil
+	case n.Type != "direct" || mode != "passthrough" || s.own && n.VirtualPort == nil:
+		return c, false, nil
+	}
+	vf, ok := r.host.VFs[n.Source.Dev]
+	u := s.uplink
+	if u == nil {
+		u = r.cfg.UplinkCalled(n.Source.Dev)
+		if dev, there := r.host.Devices[n.Source.Dev]; u != nil && there && dev.Name == n.Source.Dev && r.foreign(n.Source.Dev) == nil && n.Source.Dev != u.Name {
+			u = nil // it names the device itself, not the network
+		}
+	}
+	if u != nil && (!ok || vf.PFIndex != r.host.Uplinks[u.Name].Index) {
+		var picked bool
+		vf, picked, err = r.pick(u)
+		if err != nil || !picked && !ok {
+			return c, err != nil, err
+		}
+		ok = ok || picked
+		c.SourceDev = vf.Netdev
+		c.Words = newWords(n, map[string]string{xmlfilter.WordUplink: u.Name})
+	}
+	if !ok {
+		if r.takesPort(n, r.host.Devices[n.Source.Dev].Index, u) {
+			c, err = r.toOwnedPort(n, s, "")
+			return c, true, err
+		}
+		return c, false, nil
+	}
+	if s.mode != "" && s.mode != n.Source.Mode {
+		c.SourceMode = s.mode
+	}
+	if r.takesPort(n, vf.PFIndex, u) {
+		// libvirt alone cannot keep such a VF: it fails to save what enic does
+		// not report.
+		c, err = r.toOwnedPort(n, s, vf.Netdev)
+	}
+	return c, true, err
+}
+
+// takesPort reports whether the hook is to associate a NIC's port in libvirt's place.
+func (r *rewriter) takesPort(n *xmlfilter.NIC, index int, u *config.Uplink) bool {
+	if n.VirtualPort == nil || n.VirtualPort.Type != qbh || n.VirtualPort.Parameters["profileid"] == "" {
+		return false
+	}
+	if u != nil {
+		return u.Associate == xmlfilter.OwnHook
+	}
+	for _, name := range r.cfg.UplinkNames() {
+		if dev, ok := r.host.Uplinks[name]; ok && dev.Index == index && index != 0 {
+			return r.cfg.Uplinks[name].Associate == xmlfilter.OwnHook
+		}
+	}
+	return false
+}
+
+// toOwnedPort makes a NIC hook-owned, its port profile a word.
+func (r *rewriter) toOwnedPort(n *xmlfilter.NIC, s settings, vf string) (xmlfilter.Change, error) {
+	if n.MAC == "" {
+		return xmlfilter.Change{}, remedy(ErrUnsuitable, "it has no <mac address=>; define the domain first, libvirt gives it one")
+	}
+	words := map[string]string{
+		xmlfilter.WordOwn: xmlfilter.OwnHook, xmlfilter.WordMode: "passthrough",
+		xmlfilter.WordPortProfile: n.VirtualPort.Parameters["profileid"],
+	}
+	switch u := s.uplink; {
+	case u != nil:
+		words[xmlfilter.WordUplink] = u.Name
+	case vf != "":
+		words[xmlfilter.WordDev] = vf
+	default:
+		pl, err := r.locate(n, s)
+		if err != nil {
+			return xmlfilter.Change{}, err
+		}
+		for k, v := range pl.words() {
+			words[k] = v
+		}
+	}
+	return xmlfilter.Change{Words: newWords(n, words), Ethernet: targetName(r.domain, n)}, nil
+}
+
+// compareVF says how a VF is not as it was set.
+func (h *Held) compareVF(ctx context.Context, k Kernel) error {
+	pf, err := k.PF(ctx, h.VF.VFPlace)
+	var now link.VF
+	if err == nil {
+		now, err = k.VF(ctx, pf, h.VF.Number)
+	}
+	if errors.Is(err, link.ErrNotFound) || errors.Is(err, link.ErrNoVF) {
+		h.Difference = "gone"
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	h.Device = &pf
+	for _, attr := range now.Differ(h.VF.Want) {
+		if have, said := now.Value(attr); said && !slices.Contains(h.VF.Optional, attr) {
+			want, _ := h.VF.Want.Value(attr)
+			h.Difference = fmt.Sprintf("%s is %s, not %s", attr, have, want)
+			return nil
+		}
+	}
+	return nil
+}
