@@ -150,7 +150,7 @@ type Station struct {
 	edition  Edition // in use; EditionAuto while none is known
 	neighbor *Neighbor
 	agreed   bool // our EVB TLV, too, takes the switch's into account
-	timers   timers
+	timers   Timers
 	lldp     lldpSender
 	ecp      ecpLink
 	vsis     map[ID]*association
@@ -370,6 +370,9 @@ func (s *Station) Neighbor() (Neighbor, bool) {
 
 // Edition returns the edition in use, EditionAuto while none is known.
 func (s *Station) Edition() Edition { return s.edition }
+
+// Timers returns the times in use.
+func (s *Station) Timers() Timers { return s.timers }
 
 // Ready returns nil if requests go out at once, else ErrNoLink or ErrNoEVB.
 // With EditionAuto that takes an LLDPDU of the switch and one in return: VSIs

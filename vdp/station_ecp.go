@@ -81,8 +81,8 @@ func (s *Station) transmit(now time.Time) {
 		}
 		s.ecp.advance()
 		s.ecp.payload, s.ecp.riders = payload, riders
-		s.ecp.first, s.ecp.left = s.ecp.sequence, s.timers.ecpRetries
-		s.ecp.deadline, s.ecp.free = now.Add(s.timers.ecpAck), now.Add(ecpPace)
+		s.ecp.first, s.ecp.left = s.ecp.sequence, s.timers.ECPRetries
+		s.ecp.deadline, s.ecp.free = now.Add(s.timers.ECPAck), now.Add(ecpPace)
 		s.sendECP(&ECPDU{Sequence: s.ecp.sequence, Payload: payload})
 	}
 }
@@ -138,7 +138,7 @@ func (s *Station) ecpTimeout(now time.Time) {
 	if s.edition == EditionDraft {
 		l.advance() // lldpad neither takes nor acknowledges the same frame twice
 	}
-	l.deadline = now.Add(s.timers.ecpAck)
+	l.deadline = now.Add(s.timers.ECPAck)
 	s.sendECP(&ECPDU{Sequence: l.sequence, Payload: l.payload})
 }
 
@@ -164,7 +164,7 @@ func (s *Station) handleECP(now time.Time, f *Frame) error {
 	s.sendECP(&ECPDU{Ack: true, Sequence: p.Sequence})
 
 	// The time bound lets a restarted switch repeat its numbers and contents.
-	window := max(time.Second, 2*time.Duration(s.timers.ecpRetries+1)*s.timers.ecpAck)
+	window := max(time.Second, 2*time.Duration(s.timers.ECPRetries+1)*s.timers.ECPAck)
 	if l.heard && l.heardSeq == p.Sequence && bytes.Equal(l.heardPDU, p.Payload) && now.Sub(l.heardAt) < window {
 		return nil
 	}

@@ -2,17 +2,18 @@ package vdp
 
 import "time"
 
-// timers are the times in use, from the edition and the negotiated exponents.
-type timers struct {
-	ecpAck     time.Duration // per transmission
-	ecpRetries int           // after the first transmission
-	answer     time.Duration // from the first transmission of a request
-	keepalive  time.Duration
+// Timers are the times in use, from the edition and the exponents of both EVB
+// TLVs.
+type Timers struct {
+	ECPAck     time.Duration // wait for an acknowledgement, per transmission
+	ECPRetries int           // transmissions after the first
+	Answer     time.Duration // wait for a VDP answer, from the first transmission
+	Keepalive  time.Duration // from one request for an established VSI to the next
 }
 
 // The draft's times are constants of lldpad, which the switches built for it
 // were tested with; its EVB TLV's RTE is not used by ECP.
-var draftTimers = timers{ecpAck: 500 * time.Millisecond, ecpRetries: 2, answer: 3 * time.Second, keepalive: 10 * time.Second}
+var draftTimers = Timers{ECPAck: 500 * time.Millisecond, ECPRetries: 2, Answer: 3 * time.Second, Keepalive: 10 * time.Second}
 
 const (
 	// ecpPace is the least time from one ECPDU to the next. lldpad
@@ -35,9 +36,9 @@ const (
 // up: a bridge drops an answer that is not acknowledged within some 10 ms.
 func (s *Station) answerTime(a *association) time.Duration {
 	if a.want == DeAssociate || a.have == a.want {
-		return s.timers.answer
+		return s.timers.Answer
 	}
-	return min(s.timers.answer, s.cfg.SetupTimeout/3)
+	return min(s.timers.Answer, s.cfg.SetupTimeout/3)
 }
 
 // exponents returns the numbers in use: the larger of ours and the switch's.
@@ -61,10 +62,10 @@ func (s *Station) negotiate() {
 	}
 	e := s.exponents()
 	rte := exponent(e.RTE)
-	s.timers = timers{
-		ecpAck:     rte,
-		ecpRetries: int(e.Retries),
-		answer:     (time.Duration(1+2*int(e.Retries))*rte + exponent(e.RWD)) * 3 / 2,
-		keepalive:  exponent(e.RKA),
+	s.timers = Timers{
+		ECPAck:     rte,
+		ECPRetries: int(e.Retries),
+		Answer:     (time.Duration(1+2*int(e.Retries))*rte + exponent(e.RWD)) * 3 / 2,
+		Keepalive:  exponent(e.RKA),
 	}
 }

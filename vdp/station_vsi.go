@@ -230,7 +230,7 @@ func (s *Station) expire(now time.Time) {
 		return
 	}
 	// Keepalives that are nearly due share the ECPDU.
-	soon := now.Add(s.timers.keepalive / 16)
+	soon := now.Add(s.timers.Keepalive / 16)
 	for _, a := range s.filter(func(a *association) bool {
 		return a.have != 0 && a.sent == 0 && due(soon, a.wake)
 	}) {
@@ -338,7 +338,7 @@ func (s *Station) granted(now time.Time, a *association) {
 	}
 	a.have, a.lost, a.announce, a.err = a.want, false, false, nil
 	a.setupBy = time.Time{}
-	a.wake = now.Add(s.timers.keepalive)
+	a.wake = now.Add(s.timers.Keepalive)
 }
 
 func (s *Station) refused(now time.Time, a *association, st Status) {

@@ -35,11 +35,17 @@ const (
 var vdpdPath string
 
 func TestMain(m *testing.M) {
+	if path := os.Getenv(clientVariable); path != "" {
+		askStatus(path)
+		return
+	}
 	dir, err := os.MkdirTemp("", "vdpd")
 	if err == nil {
 		vdpdPath = filepath.Join(dir, "vdpd")
+		build := exec.Command("go", "build", "-mod=mod", "-o", vdpdPath, ".")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		var out []byte
-		if out, err = exec.Command("go", "build", "-mod=mod", "-o", vdpdPath, ".").CombinedOutput(); err != nil {
+		if out, err = build.CombinedOutput(); err != nil {
 			err = fmt.Errorf("%w: %s", err, out)
 		}
 	}
@@ -153,13 +159,16 @@ func (h *host) start(ns string, args ...string) *process {
 func (h *host) vdpd(args ...string) *process {
 	h.Helper()
 	p := h.start(h.a, append([]string{vdpdPath, "-config", "/nonexistent", "-uplink", stationIf, "-debug",
-		"-state", filepath.Join(h.dir, "state.json"), "-pid-file", filepath.Join(h.dir, "lldpad.pid")}, args...)...)
+		"-state", filepath.Join(h.dir, "state.json"), "-pid-file", filepath.Join(h.dir, "lldpad.pid"),
+		"-control", h.controlPath()}, args...)...)
 	h.eventually(5*time.Second, "vdpd's pid file", func() bool {
 		b, _ := os.ReadFile(filepath.Join(h.dir, "lldpad.pid"))
 		return string(b) == fmt.Sprintf("%d\n", p.cmd.Process.Pid)
 	})
 	return p
 }
+
+func (h *host) controlPath() string { return filepath.Join(h.dir, "control") }
 
 // lldpad runs with a /run and a configuration of its own.
 func (h *host) lldpad(ns string) *process {

@@ -39,6 +39,7 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	})
 	stateFile := flags.String("state", "", "state `file`, instead of the file's")
 	pidFile := flags.String("pid-file", "", "pid `file` for libvirt, instead of the file's")
+	socket := flags.String("control", "", "control `socket`, instead of the file's")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -58,6 +59,9 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	if *pidFile != "" {
 		c.PidFile = *pidFile
 	}
+	if *socket != "" {
+		c.ControlSocket = *socket
+	}
 	if *check {
 		return nil
 	}
@@ -70,8 +74,15 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := notify("READY=1"); err != nil {
-		log.Warn("systemd not notified", "err", err)
+	if err := dropPrivileges(); err != nil {
+		return err
 	}
+	tell := func(state string) {
+		if err := notify(state); err != nil {
+			log.Warn("systemd not notified", "err", err)
+		}
+	}
+	tell("READY=1")
+	context.AfterFunc(ctx, func() { tell("STOPPING=1") })
 	return d.Run(ctx)
 }

@@ -157,7 +157,7 @@ func TestRefusesBesideLldpad(t *testing.T) {
 	h := newHost(t)
 	h.lldpad(h.a)
 	out, err := exec.Command("ip", "netns", "exec", h.a, vdpdPath, "-config", "/nonexistent", "-uplink", stationIf,
-		"-state", filepath.Join(h.dir, "s"), "-pid-file", filepath.Join(h.dir, "p")).CombinedOutput()
+		"-state", filepath.Join(h.dir, "s"), "-pid-file", filepath.Join(h.dir, "p"), "-control", filepath.Join(h.dir, "c")).CombinedOutput()
 	require.Error(t, err)
 	require.Contains(t, string(out), "lldpad (or its systemd socket) is active")
 	require.NoFileExists(t, filepath.Join(h.dir, "p"))

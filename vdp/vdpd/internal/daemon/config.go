@@ -12,6 +12,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"libvirt-direct/vdp"
+	"libvirt-direct/vdp/control"
 )
 
 // Default paths. libvirt has lldpad's pid file compiled in.
@@ -29,6 +30,10 @@ type Config struct {
 	// stay as they are, to be taken over by the next vdpd.
 	Deassociate bool     `toml:"deassociate_on_stop"`
 	Uplinks     []Uplink `toml:"uplink"`
+	// ControlSocket is for package control's clients: root, and the members
+	// of ControlGroup unless that is empty.
+	ControlSocket string `toml:"control_socket"`
+	ControlGroup  string `toml:"control_group"`
 }
 
 // An Uplink is an interface that a station runs on.
@@ -64,7 +69,7 @@ func ReadConfig(path string) (Config, error) {
 
 // ParseConfig reads a configuration and fills in the defaults.
 func ParseConfig(b []byte) (Config, error) {
-	c := Config{StateFile: DefaultStateFile, PidFile: DefaultPidFile}
+	c := Config{StateFile: DefaultStateFile, PidFile: DefaultPidFile, ControlSocket: control.DefaultPath}
 	d := toml.NewDecoder(bytes.NewReader(b)).DisallowUnknownFields()
 	if err := d.Decode(&c); err != nil {
 		var strict *toml.StrictMissingError

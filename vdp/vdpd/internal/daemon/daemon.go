@@ -27,6 +27,9 @@ type Daemon struct {
 	ports []*port
 	work  chan func(now time.Time)
 	dirty bool
+
+	control  *controlSocket
+	watchers map[*watcher]watcher
 }
 
 // New takes lldpad's place: it checks that nobody else has it, reads the state
@@ -42,8 +45,13 @@ func New(c Config, log *slog.Logger) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{cfg: c, log: log, nl: nl, work: make(chan func(time.Time), 64)}
-	if err := d.load(); err != nil {
+	d := &Daemon{cfg: c, log: log, nl: nl, work: make(chan func(time.Time), 64), watchers: make(map[*watcher]watcher)}
+	if d.control, err = listenControl(c.ControlSocket, c.ControlGroup, d); err == nil {
+		if err = d.load(); err != nil {
+			d.control.l.Close()
+		}
+	}
+	if err != nil {
 		nl.close()
 		return nil, err
 	}
@@ -51,7 +59,8 @@ func New(c Config, log *slog.Logger) (*Daemon, error) {
 }
 
 func (d *Daemon) load() error {
-	if err := os.MkdirAll(filepath.Dir(d.cfg.StateFile), 0o700); err != nil {
+	// The control socket, which a group may reach, is in the same folder.
+	if err := os.MkdirAll(filepath.Dir(d.cfg.StateFile), 0o755); err != nil {
 		return err
 	}
 	s, err := readState(d.cfg.StateFile)
@@ -74,7 +83,8 @@ func (d *Daemon) Run(stop context.Context) error {
 	// The sources outlast stop: de-associating needs the switch's answers.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(stop))
 	defer cancel()
-	failed := make(chan error, 2)
+	failed := make(chan error, 3)
+	go func() { failed <- d.control.serve(ctx) }()
 	go func() {
 		failed <- d.nl.serve(ctx, func(b []byte) (replies [][]byte) {
 			d.do(ctx, func(now time.Time) { replies = d.request(now, b) })
@@ -169,11 +179,13 @@ func (d *Daemon) apply(now time.Time, p *port, out vdp.Output) {
 			p.log.Warn("frame not sent", "err", err)
 			break
 		}
+		count(&p.sent, f)
 	}
 	for i := range out.Events {
 		e := &out.Events[i]
 		dirty, indicate := p.event(now, e)
 		d.dirty = d.dirty || dirty
+		d.publish(p, e)
 		if indicate != nil {
 			// Whoever asked for the VSI may be gone; we restore it anyway.
 			_ = d.nl.send(vdpnl.Deassociated(*indicate, d.nl.pid, int32(p.ifindex), p.cfg.Name, &e.VSI), indicate.Pid)
@@ -201,6 +213,7 @@ func (d *Daemon) request(now time.Time, b []byte) (replies [][]byte) {
 		case r.Set != nil:
 			out, errno := p.set(now, r.Header, r.Set)
 			p.log.Info("request", "vsi", r.Set.VSI.ID, "mode", r.Set.Mode, "errno", int(errno))
+			d.dirty = true
 			d.apply(now, p, out)
 			replies = append(replies, vdpnl.Ack(r.Header, d.nl.pid, errno))
 		default:
@@ -253,6 +266,7 @@ func (d *Daemon) linkChanged(ctx context.Context, now time.Time, l *linkInfo) {
 }
 
 func (d *Daemon) frame(now time.Time, p *port, f []byte) {
+	count(&p.received, f)
 	out, err := p.st.Handle(now, f)
 	if err != nil {
 		p.log.Debug("frame ignored", "err", err)
@@ -326,5 +340,6 @@ func (d *Daemon) shut() {
 	if err := removePid(d.cfg.PidFile); err != nil {
 		d.log.Warn("pid file not removed", "err", err)
 	}
+	d.control.l.Close()
 	d.nl.close()
 }

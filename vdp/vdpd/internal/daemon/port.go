@@ -15,6 +15,7 @@ import (
 
 	"libvirt-direct/internal/vdpnl"
 	"libvirt-direct/vdp"
+	"libvirt-direct/vdp/control"
 	"libvirt-direct/vdp/vdpd/internal/uplink"
 )
 
@@ -49,6 +50,8 @@ type port struct {
 	kept    map[vdp.ID]kept   // as in the state file
 	results map[vdp.ID]result // what GETLINK tells
 	changes uint64            // counts them, for the order of results
+
+	sent, received control.Frames
 }
 
 // A result is how far libvirt's last request for a VSI has come.
@@ -126,45 +129,90 @@ func (p *port) link(now time.Time, up bool) vdp.Output {
 // set does what RTM_SETLINK asks for. The error is the reply's.
 func (p *port) set(now time.Time, h vdpnl.Header, s *vdpnl.Set) (vdp.Output, unix.Errno) {
 	id := s.VSI.ID
-	if s.Mode == vdp.DeAssociate {
-		if p.st != nil {
-			if out, err := p.st.DeAssociate(now, id); err == nil {
-				p.result(id, result{header: h})
-				return out, 0
-			}
-		}
+	if s.Mode == vdp.DeAssociate && !p.has(id) {
 		// Gone already, or never there: what libvirt wants is the case.
-		delete(p.kept, id)
 		p.result(id, result{header: h, done: true, expires: now.Add(resultTTL)})
 		return vdp.Output{}, 0
 	}
-	if p.st == nil {
-		return vdp.Output{}, unix.ENODEV
-	}
-	switch err := p.st.Ready(); {
-	case errors.Is(err, vdp.ErrNoLink):
-		return vdp.Output{}, unix.ENETDOWN
-	case err != nil && now.Sub(p.upSince) > evbGrace:
-		return vdp.Output{}, unix.ENXIO // as lldpad
-	}
-	request := p.st.Associate
-	switch s.Mode {
-	case vdp.PreAssociate:
-		request = p.st.PreAssociate
-	case vdp.PreAssociateRR:
-		request = p.st.PreAssociateRR
-	}
-	out, err := request(now, s.VSI)
+	out, done, err := p.ask(now, s.Mode, s.VSI)
 	switch {
+	case err == nil && done:
+		p.result(id, result{header: h, done: true, expires: now.Add(resultTTL)})
+		return out, 0
 	case err == nil:
 		p.result(id, result{header: h})
 		return out, 0
+	case errors.Is(err, control.ErrNoInterface):
+		return out, unix.ENODEV
+	case errors.Is(err, vdp.ErrNoLink):
+		return out, unix.ENETDOWN
+	case errors.Is(err, vdp.ErrNoEVB):
+		return out, unix.ENXIO // as lldpad
 	case errors.Is(err, vdp.ErrTooMany):
 		return out, unix.ENOSPC
 	case errors.Is(err, vdp.ErrDowngrade):
 		return out, unix.EBUSY
 	}
 	return out, unix.EINVAL
+}
+
+// has reports whether the port holds a VSI, or will restore it.
+func (p *port) has(id vdp.ID) bool {
+	if _, ok := p.kept[id]; ok {
+		return true
+	}
+	if p.st == nil {
+		return false
+	}
+	_, ok := p.st.VSI(id)
+	return ok
+}
+
+// ready says why the switch takes no request, nil if it does.
+func (p *port) ready() error {
+	if p.st == nil || p.ifindex == 0 {
+		return control.ErrNoInterface
+	}
+	return p.st.Ready()
+}
+
+// ask passes a request to the station. Done means that there is nothing to
+// wait for; otherwise an event follows.
+func (p *port) ask(now time.Time, m vdp.Mode, v vdp.VSI) (out vdp.Output, done bool, err error) {
+	id := v.ID
+	if m == vdp.DeAssociate {
+		if p.st != nil {
+			if out, err = p.st.DeAssociate(now, id); err == nil {
+				p.pending(id)
+				return out, false, nil
+			}
+		}
+		if !p.has(id) {
+			return out, false, vdp.ErrUnknownVSI
+		}
+		delete(p.kept, id)
+		p.result(id, result{done: true, expires: now.Add(resultTTL)})
+		return out, true, nil
+	}
+	if err := p.ready(); err != nil && (!errors.Is(err, vdp.ErrNoEVB) || now.Sub(p.upSince) > evbGrace) {
+		return out, false, err
+	}
+	request := p.st.Associate
+	switch m {
+	case vdp.PreAssociate:
+		request = p.st.PreAssociate
+	case vdp.PreAssociateRR:
+		request = p.st.PreAssociateRR
+	}
+	if out, err = request(now, v); err == nil {
+		p.pending(id)
+	}
+	return out, false, err
+}
+
+// pending marks a VSI as being worked on. Its owner stays who it was.
+func (p *port) pending(id vdp.ID) {
+	p.result(id, result{header: p.results[id].header})
 }
 
 func (p *port) result(id vdp.ID, r result) {
@@ -236,6 +284,18 @@ func (p *port) event(now time.Time, e *vdp.Event) (dirty bool, indicate *vdpnl.H
 	}
 	p.result(id, r)
 	return true, indicate
+}
+
+// count adds a frame to the statistics.
+func count(f *control.Frames, frame []byte) {
+	var e vdp.Frame
+	switch err := e.UnmarshalBinary(frame); {
+	case err != nil:
+	case e.EtherType == vdp.EtherTypeLLDP:
+		f.LLDP++
+	default:
+		f.ECP++
+	}
 }
 
 // response is the number that libvirt prints: the switch's own where it gave

@@ -1,0 +1,364 @@
+package daemon
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"libvirt-direct/vdp"
+	"libvirt-direct/vdp/control"
+)
+
+const (
+	// maxClients bounds the connections to the control socket.
+	maxClients = 64
+	// maxPending is how many events may wait for a subscriber: more than a
+	// full port loses at once.
+	maxPending = 8192
+
+	// idleTimeout bounds the time from one request of a client to the next,
+	// and writeTimeout how long it may leave an answer in the socket.
+	idleTimeout  = 30 * time.Second
+	writeTimeout = 5 * time.Second
+	// resultTimeout bounds the wait for the switch. A VSI that has to be
+	// de-associated before it is associated needs 25 s with the usual
+	// exponents, if the switch is silent.
+	resultTimeout = 30 * time.Second
+)
+
+// A controlSocket answers the clients of package control.
+type controlSocket struct {
+	d       *Daemon
+	log     *slog.Logger
+	l       *net.UnixListener
+	gid     int // of the group that has access; -1 for none
+	clients chan struct{}
+}
+
+// listenControl opens the socket for root and a group, which may be empty.
+func listenControl(path, group string, d *Daemon) (*controlSocket, error) {
+	gid := -1
+	if group != "" {
+		g, err := user.LookupGroup(group)
+		if err != nil {
+			return nil, fmt.Errorf("%w: control_group: %w", ErrConfig, err)
+		}
+		if gid, err = strconv.Atoi(g.Gid); err != nil {
+			return nil, fmt.Errorf("%w: control_group: %w", ErrConfig, err)
+		}
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
+	// A socket is left behind by a crash.
+	if c, err := net.Dial("unix", path); err == nil {
+		c.Close()
+		return nil, fmt.Errorf("%w: it listens on %s", ErrRival, path)
+	} else if errors.Is(err, syscall.ECONNREFUSED) {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	// Whoever connects before this is checked all the same, in allowed.
+	if gid >= 0 {
+		err = os.Chown(path, -1, gid)
+	}
+	if err == nil {
+		err = os.Chmod(path, map[bool]os.FileMode{true: 0o660, false: 0o600}[gid >= 0])
+	}
+	if err != nil {
+		l.Close()
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	return &controlSocket{d: d, log: d.log, l: l, gid: gid, clients: make(chan struct{}, maxClients)}, nil
+}
+
+// serve accepts clients until ctx is done, or the socket fails.
+func (s *controlSocket) serve(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { s.l.Close() })
+	defer stop()
+	for {
+		c, err := s.l.AcceptUnix()
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ECONNABORTED):
+			time.Sleep(100 * time.Millisecond)
+			continue
+		case err != nil:
+			return fmt.Errorf("control socket: %w", err)
+		}
+		client := &client{s: s, c: c}
+		select {
+		case s.clients <- struct{}{}:
+			go func() {
+				defer func() { <-s.clients }()
+				client.serve(ctx)
+			}()
+		default:
+			client.refuse(control.ErrOverflow)
+			c.Close()
+		}
+	}
+}
+
+// A client is one connection.
+type client struct {
+	s *controlSocket
+	c *net.UnixConn
+}
+
+func (c *client) serve(ctx context.Context) {
+	defer c.c.Close()
+	stop := context.AfterFunc(ctx, func() { c.c.Close() })
+	defer stop()
+	if err := c.s.allowed(c.c); err != nil {
+		c.s.log.Warn("control client refused", "err", err)
+		c.refuse(control.ErrPermission)
+		return
+	}
+	lines := bufio.NewScanner(c.c)
+	lines.Buffer(nil, control.MaxRequest+1)
+	for {
+		if c.c.SetReadDeadline(time.Now().Add(idleTimeout)) != nil || !lines.Scan() {
+			if errors.Is(lines.Err(), bufio.ErrTooLong) {
+				c.refuse(fmt.Errorf("%w: longer than %d octets", control.ErrBadRequest, control.MaxRequest))
+			}
+			return
+		}
+		r, err := control.ParseRequest(lines.Bytes())
+		if err != nil {
+			c.refuse(err)
+			return
+		}
+		if r.Op == control.OpSubscribe {
+			c.subscribe(ctx)
+			return
+		}
+		reply, err := c.s.d.controlRequest(ctx, &r)
+		if err != nil {
+			reply = control.Reply{Error: control.NewError(err)}
+		}
+		if c.write(reply) != nil {
+			return
+		}
+	}
+}
+
+func (c *client) refuse(err error) {
+	_ = c.write(control.Reply{Error: control.NewError(err)}) // the end is near anyway
+}
+
+func (c *client) write(r control.Reply) error {
+	b, err := json.Marshal(r)
+	if err == nil {
+		err = c.c.SetWriteDeadline(time.Now().Add(writeTimeout))
+	}
+	if err == nil {
+		_, err = c.c.Write(append(b, '\n'))
+	}
+	return err
+}
+
+// subscribe sends events until the client goes away or does not keep up.
+func (c *client) subscribe(ctx context.Context) {
+	events := make(chan control.Event, maxPending)
+	overflow := false // written before events is closed, read after
+	var w watcher = func(p *port, e *vdp.Event) bool {
+		select {
+		case events <- controlEvent(p, e):
+			return true
+		default:
+			overflow = true
+			close(events)
+			return false
+		}
+	}
+	c.s.d.do(ctx, func(time.Time) { c.s.d.watchers[&w] = w })
+	defer c.s.d.do(ctx, func(time.Time) { delete(c.s.d.watchers, &w) })
+	if c.write(control.Reply{}) != nil {
+		return
+	}
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		_ = c.c.SetReadDeadline(time.Time{})
+		var b [1]byte
+		_, _ = c.c.Read(b[:]) // anything it says ends the subscription, too
+	}()
+	for {
+		select {
+		case e, ok := <-events:
+			if !ok && overflow {
+				c.refuse(control.ErrOverflow)
+				return
+			}
+			if c.write(control.Reply{Event: &e}) != nil {
+				return
+			}
+		case <-gone:
+			return
+		}
+	}
+}
+
+// A watcher is called in Run's goroutine with each event, after the port has
+// taken note of it, until it returns false. It must not wait.
+type watcher func(p *port, e *vdp.Event) bool
+
+func (d *Daemon) publish(p *port, e *vdp.Event) {
+	for key, w := range d.watchers {
+		if !w(p, e) {
+			delete(d.watchers, key)
+		}
+	}
+}
+
+func (d *Daemon) controlRequest(ctx context.Context, r *control.Request) (reply control.Reply, err error) {
+	if r.Uplink != "" {
+		known := false
+		for _, u := range d.cfg.Uplinks {
+			known = known || u.Name == r.Uplink
+		}
+		if !known {
+			return reply, control.ErrUnknownUplink
+		}
+	}
+	switch r.Op {
+	case control.OpStatus:
+		d.do(ctx, func(time.Time) { reply.Uplinks = d.status() })
+		return reply, ctx.Err()
+	case control.OpList, control.OpShow:
+		d.do(ctx, func(time.Time) { reply.VSIs = d.list(r.Uplink, r.ID) })
+		if r.Op == control.OpShow && len(reply.VSIs) == 0 {
+			return reply, vdp.ErrUnknownVSI
+		}
+		return reply, ctx.Err()
+	}
+	m, err := vdp.ParseMode(r.Op)
+	if err != nil {
+		return reply, err
+	}
+	v, err := d.change(ctx, r, m)
+	if err == nil && m != vdp.DeAssociate {
+		w := control.FromVDP(&v)
+		reply.VSI = &w
+	}
+	return reply, err
+}
+
+// change asks the switch for a mode, and waits for what comes of it.
+func (d *Daemon) change(ctx context.Context, r *control.Request, m vdp.Mode) (vdp.VSI, error) {
+	var (
+		v   vdp.VSI
+		err error
+	)
+	if m == vdp.DeAssociate {
+		v.ID, err = vdp.ParseUUID(r.ID)
+	} else {
+		v, err = r.VSI.VDP()
+	}
+	if err != nil {
+		return v, err
+	}
+	type end struct {
+		vsi vdp.VSI
+		err error
+	}
+	result := make(chan end, 1)
+	var (
+		on *port
+		w  watcher = func(p *port, e *vdp.Event) bool {
+			if p != on || e.VSI.ID != v.ID {
+				return true
+			}
+			switch e.Type {
+			case vdp.EventEstablished:
+				if m == vdp.DeAssociate {
+					return true
+				}
+				result <- end{e.VSI, nil}
+			case vdp.EventFailed:
+				if m == vdp.DeAssociate {
+					return true
+				}
+				result <- end{v, e.Err}
+			case vdp.EventRemoved:
+				if _, again := p.st.VSI(v.ID); again {
+					return true // made way for what was asked for now
+				}
+				if m == vdp.DeAssociate {
+					result <- end{v, nil}
+				} else {
+					result <- end{v, vdp.ErrUnknownVSI}
+				}
+			default:
+				return true
+			}
+			return false
+		}
+	)
+	var accepted error
+	d.do(ctx, func(now time.Time) {
+		if on = d.holder(r.Uplink, v.ID, m); on == nil {
+			accepted = vdp.ErrUnknownVSI
+			return
+		}
+		d.watchers[&w] = w // before the request: its answer may be immediate
+		out, done, err := on.ask(now, m, v)
+		if accepted = err; err != nil || done {
+			delete(d.watchers, &w)
+		}
+		if done {
+			d.dirty = true
+			result <- end{v, nil}
+		}
+		on.log.Info("control request", "vsi", v.ID, "mode", m, "err", err)
+		d.apply(now, on, out)
+	})
+	if ctx.Err() != nil {
+		return v, ctx.Err()
+	}
+	if accepted != nil {
+		return v, accepted
+	}
+	timer := time.NewTimer(resultTimeout)
+	defer timer.Stop()
+	select {
+	case e := <-result:
+		return e.vsi, e.err
+	case <-timer.C:
+		d.do(ctx, func(time.Time) { delete(d.watchers, &w) })
+		return v, control.ErrTimeout
+	case <-ctx.Done():
+		return v, ctx.Err()
+	}
+}
+
+// holder finds the port of a request: by name, or the one that has the VSI.
+func (d *Daemon) holder(uplink string, id vdp.ID, m vdp.Mode) *port {
+	for _, p := range d.ports {
+		if uplink != "" && p.cfg.Name != uplink {
+			continue
+		}
+		if m != vdp.DeAssociate || p.has(id) {
+			return p
+		}
+	}
+	return nil
+}
