@@ -108,7 +108,7 @@ func (c *Client) inspect(ctx context.Context, port string) (inspection, error) {
 		return r, err
 	}
 	r.engine, r.Edition, r.Switch = p.engine, p.edition(), p.neighbor()
-	r.err, r.Fix = p.diagnose(port, r.Edition, r.Switch)
+	r.Fix, r.err = p.diagnose(port, r.Edition, r.Switch)
 	if !running && (r.err == nil || r.err == ErrWaitingForSwitch) {
 		r.err, r.Fix = ErrNoLink, []string{"ip link set " + port + " up"}
 	}
@@ -241,48 +241,48 @@ func (p *portConfig) neighbor() vdp.Edition {
 
 // diagnose says what is wrong with a port's configuration or switch, and how
 // to mend it.
-func (p *portConfig) diagnose(port string, ed, sw vdp.Edition) (error, []string) {
+func (p *portConfig) diagnose(port string, ed, sw vdp.Edition) ([]string, error) {
 	reload := []string{"kill -HUP $(lldptool ping)"}
 	if ed == vdp.EditionAuto {
 		ed = sw
 		if ed == vdp.EditionAuto {
 			ed = vdp.Edition2012 // takes effect without a reload
 		}
-		return ErrPortNotConfigured, p.configure(port, ed)
+		return p.configure(port, ed), ErrPortNotConfigured
 	}
 	if p.admin != "rxtx" {
-		return ErrPortNotConfigured, p.configure(port, ed)
+		return p.configure(port, ed), ErrPortNotConfigured
 	}
 	heard := p.remoteEVB != nil
 	if ed == vdp.EditionDraft {
 		heard = p.remoteDraft != nil
 	}
 	if sw != vdp.EditionAuto && !heard {
-		return fmt.Errorf("%w: lldpad is set to the %v edition, the switch speaks %v", ErrPortNotConfigured, ed, sw), p.configure(port, sw)
+		return p.configure(port, sw), fmt.Errorf("%w: lldpad is set to the %v edition, the switch speaks %v", ErrPortNotConfigured, ed, sw)
 	}
 	if ed == vdp.EditionDraft {
 		caps := p.draft["capabilities"]
 		switch {
 		case !strings.Contains(caps, "ecp"), !strings.Contains(caps, "vdp"),
 			p.vdp != nil && (p.vdp["enableTx"] != "yes" || p.vdp["role"] != "station"):
-			return ErrPortNotConfigured, p.configure(port, ed)
+			return p.configure(port, ed), ErrPortNotConfigured
 		case p.engine == vdp.Edition2012:
 			// The engine of the 2012 edition takes each port a second after the
 			// port appears, and does not leave it (lldp_evb22.c:evb22_timer).
-			return ErrNeedsReload, reload
+			return reload, ErrNeedsReload
 		case p.remoteDraft == nil || p.remoteDraft.SupportedCapabilities&capsVDP != capsVDP,
 			p.localDraft == nil || p.localDraft.Capabilities&capsVDP != capsVDP:
-			return ErrWaitingForSwitch, nil
+			return nil, ErrWaitingForSwitch
 		}
 		return nil, nil
 	}
 	switch {
 	case p.evb["evbmode"] != "station":
-		return ErrPortNotConfigured, p.configure(port, ed)
+		return p.configure(port, ed), ErrPortNotConfigured
 	case p.engine != vdp.Edition2012:
-		return ErrNeedsReload, reload
+		return reload, ErrNeedsReload
 	case sw != vdp.Edition2012, p.localEVB == nil:
-		return ErrWaitingForSwitch, nil
+		return nil, ErrWaitingForSwitch
 	}
 	return nil, nil
 }

@@ -191,21 +191,22 @@ func TestResults(t *testing.T) {
 	}
 }
 
-// The reply to a request that was given up is nobody else's.
+// The reply to a request that was given up is not taken for that to the next
+// one, which may look the same.
 func TestLateReply(t *testing.T) {
 	f := newFake(t)
-	c := f.client()
+	c := f.client().conn
 	f.on(setAssociate) // nothing
-	ctx := deadline(t, 100*time.Millisecond)
-	_, err := c.Associate(ctx, "lo", testVSI())
+	set := command{module: moduleVDP22, verb: verbSetTLV, op: 0x11c, port: "lo", tlv: uint32(vdp.Associate)}
+	_, err := c.do(deadline(t, 100*time.Millisecond), set)
 	require.ErrorIs(t, err, ErrNoReply)
 
 	f.mu.Lock()
 	_, err = f.sock.WriteToUnix([]byte("R0f"+setOK[3:]), f.last)
 	f.mu.Unlock()
 	require.NoError(t, err)
-	f.on(setAssociate, setOK, seenEvent)
-	_, err = c.Associate(deadline(t, 5*time.Second), "lo", testVSI())
+	f.on(setAssociate, setOK)
+	_, err = c.do(deadline(t, 5*time.Second), set)
 	require.NoError(t, err)
 }
 
@@ -289,13 +290,13 @@ func TestDiagnose(t *testing.T) {
 		"switch speaks draft":  {portConfig{admin: "rxtx", evb: station, engine: vdp.Edition2012, remoteDraft: agreed}, ErrPortNotConfigured, 7},
 		"draft VDP turned off": {portConfig{admin: "rxtx", draft: draft, vdp: map[string]string{"role": "station"}, engine: vdp.EditionDraft, remoteDraft: agreed}, ErrPortNotConfigured, 7},
 	} {
-		err, fix := c.p.diagnose("vs0", c.p.edition(), c.p.neighbor())
+		fix, err := c.p.diagnose("vs0", c.p.edition(), c.p.neighbor())
 		require.ErrorIs(t, err, c.want, name)
 		require.Len(t, fix, c.fix, name)
 	}
 	// What sends its TLV stops before anything else is turned on.
 	p := portConfig{admin: "rxtx", draft: draft, vdp: map[string]string{}, engine: vdp.EditionDraft}
-	_, fix := p.diagnose("vs0", p.edition(), p.neighbor())
+	fix, _ := p.diagnose("vs0", p.edition(), p.neighbor())
 	require.Equal(t, "lldptool -T -i vs0 -g ncb -V evbCfg -c enableTx=no", fix[0])
 	require.Equal(t, "lldptool -T -i vs0 -g ncb -V evbCfg -c enableTx=yes", fix[len(fix)-2])
 }
