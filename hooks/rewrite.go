@@ -27,7 +27,7 @@ func Rewrite(d *xmlfilter.Domain, cfg *config.Config, host Host, keep bool) ([]x
 		if err != nil {
 			return nil, &NICError{Domain: d.Name, NIC: n.String(), Err: err}
 		}
-		if c.SourceDev != "" || c.SourceMode != "" || c.DropVLAN || c.Ethernet != "" || c.WasDev != "" || len(c.Words) > 0 {
+		if c.SourceDev != "" || c.SourceMode != "" || c.DropVLAN || c.DropVirtualPort || c.Ethernet != "" || c.WasDev != "" || len(c.Words) > 0 {
 			c.NIC, c.Keep = i, keep
 			changes = append(changes, c)
 		}

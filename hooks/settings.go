@@ -48,7 +48,9 @@ func remedy(kind error, format string, args ...any) error {
 
 // ours reports whether a NIC concerns us at all: libvirt makes a macvtap for it, or
 // the metadata speaks of it.
-func ours(n *xmlfilter.NIC) bool { return n.Type == "direct" || n.Words != nil }
+func ours(n *xmlfilter.NIC) bool {
+	return n.Type == "direct" || n.Words != nil || n.Type == "hostdev" && isQbg(n.VirtualPort)
+}
 
 // settings are what holds for a NIC: its own words, then its profile's, then its
 // uplink's.

@@ -185,6 +185,8 @@ func (p *planner) prepareVF(n *xmlfilter.NIC, s settings) (handled bool, err err
 		return true, remedy(ErrUnsuitable, "it has no <source><address type='pci'>")
 	case n.Type == "hostdev" && !ok:
 		return true, remedy(ErrNoDevice, "PCI function %s is no virtual function here", n.Source.PCI)
+	case n.Type == "hostdev" && isQbg(n.VirtualPort):
+		return true, p.notRewritten("libvirt refuses 802.1Qbg on a hostdev NIC")
 	case n.Type == "network":
 		return false, nil // libvirt's pool chooses; start sees what
 	case !ok && s.vf.Set():
@@ -287,7 +289,7 @@ func (p *planner) startVF(n *xmlfilter.NIC, s settings) error {
 	if s.vf.PortProfile != "" {
 		p.add(Step{NIC: n.MAC, Port: &Port{VFPlace: vf.VFPlace, Device: vf.PFName, Profile: s.vf.PortProfile, MAC: n.MAC}})
 	}
-	return nil
+	return p.hostdevQbg(n, s, vf)
 }
 
 // ownedVF plans the device of a hook-owned NIC in passthrough mode: on a VF that is
@@ -391,6 +393,12 @@ func (r *rewriter) vf(n *xmlfilter.NIC, s settings) (c xmlfilter.Change, handled
 	switch {
 	case n.Type == "hostdev":
 		vf, ok := r.onVF(n)
+		if ok && isQbg(n.VirtualPort) {
+			// What is kept of it is what start associates, so that it must be kept.
+			_, err := vsiOf(n.VirtualPort, n.MAC, vf.PFName, vlanOf(n, s))
+			c.DropVirtualPort = r.keep
+			return c, true, err
+		}
 		if ok && r.takesPort(n, vf.PFIndex, s.uplink) {
 			c.DropVirtualPort = true
 			c.Words = map[string]string{xmlfilter.WordPortProfile: n.VirtualPort.Parameters["profileid"]}

@@ -72,7 +72,7 @@ func isQbg(v *xmlfilter.VirtualPort) bool { return v != nil && v.Type == typeQbg
 // libvirt tries what no switch can take: manager 0, which is reserved, and VLAN 0.
 func vsiOf(v *xmlfilter.VirtualPort, mac, port string, vlan int) (*VSI, error) {
 	if vlan == 0 {
-		return nil, remedy(ErrUnsuitable, "802.1Qbg needs a VLAN: name it in <source dev='%s.VID'>", port)
+		return nil, remedy(ErrUnsuitable, "802.1Qbg needs a VLAN: name it in <source dev='%s.VID'>, or a VF's in <vlan>", port)
 	}
 	number := func(name string, bits int) (uint64, error) {
 		n, err := strconv.ParseUint(v.Parameters[name], 0, bits) // base 0, as libvirt reads it
@@ -125,6 +125,28 @@ func (p *planner) assistedQbg(n *xmlfilter.NIC) error {
 	}
 	p.add(Step{NIC: n.MAC, EVB: &EVB{Port: v.Port}})
 	return nil
+}
+
+// hostdevQbg plans the association of a VF that is a guest's by VFIO, for which libvirt
+// knows no 802.1Qbg: at start, when the VF has its MAC and VLAN.
+func (p *planner) hostdevQbg(n *xmlfilter.NIC, s settings, vf VFDevice) error {
+	if n.Type != "hostdev" || n.Words == nil || n.Words.Was == nil || !isQbg(n.Words.Was.VirtualPort) {
+		return nil
+	}
+	v, err := vsiOf(n.Words.Was.VirtualPort, n.MAC, vf.PFName, vlanOf(n, s))
+	if err != nil {
+		return err
+	}
+	p.add(Step{NIC: n.MAC, VSI: v})
+	return nil
+}
+
+// vlanOf is the VLAN of a VF: by the NIC's words, or its <vlan>.
+func vlanOf(n *xmlfilter.NIC, s settings) int {
+	if s.vlan == 0 && n.VLAN != nil && len(n.VLAN.Tags) == 1 {
+		return n.VLAN.Tags[0]
+	}
+	return s.vlan
 }
 
 // withStation lets the steps connect to the host's station, when one first needs it.

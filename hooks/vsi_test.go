@@ -130,3 +130,36 @@ func TestAssistedVSIWaitsForTheSwitch(t *testing.T) {
 	require.True(t, errors.Is(err, lldpad.ErrWaitingForSwitch), "%v", err)
 	require.Equal(t, before, w.kernel.dump())
 }
+
+// libvirt refuses 802.1Qbg on hostdev NICs; the hook associates the VF instead.
+func TestHostdevVSI(t *testing.T) {
+	w := newWorld(t, "", "enp3")
+	w.kernel.addVFs("enp3", 2)
+	doc := domain(uuidA, "", hostdev(mac1, "1", "<vlan><tag id='42'/></vlan>"+qbg("11")))
+	_, err := w.run(Prepare, doc)
+	require.ErrorIs(t, err, ErrNotRewritten)
+
+	d, err := xmlfilter.Parse([]byte(doc))
+	require.NoError(t, err)
+	host, err := Survey(context.Background(), w.kernel, w.cfg, d)
+	require.NoError(t, err)
+	changes, err := Rewrite(d, w.cfg, host, true)
+	require.NoError(t, err)
+	out, err := d.Rewrite(changes)
+	require.NoError(t, err)
+	after, err := xmlfilter.Parse(out)
+	require.NoError(t, err)
+	require.Nil(t, after.NICs[0].VirtualPort)
+	back, err := after.Undo()
+	require.NoError(t, err)
+	require.Equal(t, doc, string(back))
+
+	w.must(Prepare, string(out))
+	require.Empty(t, w.swtch.held)
+	w.must(Start, string(out))
+	require.Equal(t, uint16(42), w.swtch.held["enp3"].Filters[0].VID)
+	w.must(Stopped, string(out))
+	require.Empty(t, w.swtch.held)
+	w.must(Release, string(out))
+	require.Empty(t, w.journals())
+}
