@@ -1,0 +1,355 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"libvirt-direct/vdp"
+	"libvirt-direct/vdp/control"
+)
+
+// vsiOptions are the flags of the vsi commands.
+type vsiOptions struct {
+	*options
+	socket string
+	json   bool
+}
+
+func vsiCommand(o *options) *cobra.Command {
+	v := &vsiOptions{options: o}
+	c := &cobra.Command{
+		Use:   "vsi",
+		Short: "Show and change what vdpd has associated with the switch (802.1Qbg)",
+		Long: `vsi asks vdpd, the host's 802.1Qbg station, for its VSIs: a guest's NIC with a
+<virtualport type='802.1Qbg'> is one. It needs root, or vdpd's control_group.`,
+		Args: unknownCommand,
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	c.PersistentFlags().StringVar(&v.socket, "socket", control.DefaultPath, "vdpd's control socket, a `FILE`")
+	c.AddCommand(v.uplinks(), v.list(), v.show(), v.associate(), v.disassociate(), v.events())
+	for _, sub := range c.Commands() {
+		sub.DisableFlagsInUseLine = true
+	}
+	return c
+}
+
+func (o *vsiOptions) client() *control.Client { return control.NewClient(o.socket) }
+
+// print writes values as JSON, or else as text does.
+func (o *vsiOptions) print(w io.Writer, values any, text func(io.Writer)) error {
+	if o.json {
+		enc := json.NewEncoder(w)
+		enc.SetIndent("", "  ")
+		return enc.Encode(values)
+	}
+	text(w)
+	return nil
+}
+
+func (o *vsiOptions) addJSON(c *cobra.Command) *cobra.Command {
+	c.Flags().BoolVar(&o.json, "json", false, "print JSON")
+	return c
+}
+
+func (o *vsiOptions) uplinks() *cobra.Command {
+	return o.addJSON(&cobra.Command{
+		Use:   "uplinks [--json]",
+		Short: "Show vdpd's uplinks: the switch at the other end, the edition in use, the timers",
+		Args:  noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			ctx, cancel := o.deadline(c)
+			defer cancel()
+			all, err := o.client().Status(ctx)
+			if err != nil {
+				return err
+			}
+			return o.print(c.OutOrStdout(), all, func(w io.Writer) {
+				for i := range all {
+					printUplink(w, &all[i])
+				}
+			})
+		},
+	})
+}
+
+func printUplink(w io.Writer, u *control.Uplink) {
+	link := "down"
+	switch {
+	case u.Ifindex == 0:
+		link = "absent"
+	case u.Link:
+		link = "up since " + u.LinkSince.Local().Format("2006-01-02 15:04:05")
+	}
+	fmt.Fprintf(w, "%s: link %s, edition %s\n", u.Name, link, u.Edition)
+	if u.Error != nil {
+		fmt.Fprintf(w, "  NOT READY  %s\n", u.Error)
+	}
+	if s := u.Switch; s != nil {
+		relay := map[bool]string{true: "on", false: "off"}[s.ReflectiveRelay]
+		fmt.Fprintf(w, "  switch     chassis %s, port %s, address %s; reflective relay %s\n", s.Chassis, s.Port, s.Source, relay)
+	} else {
+		fmt.Fprintf(w, "  switch     has sent no EVB TLV\n")
+	}
+	fmt.Fprintf(w, "  frames     LLDP %d sent, %d received; ECP %d sent, %d received\n",
+		u.Sent.LLDP, u.Received.LLDP, u.Sent.ECP, u.Received.ECP)
+	if t := u.Timers; t != nil {
+		fmt.Fprintf(w, "  timers     ECP acknowledgement %gms, %d retries; VDP answer %gms; keepalive %gms\n",
+			t.ECPAck, t.ECPRetries, t.Answer, t.Keepalive)
+	}
+	fmt.Fprintf(w, "  VSIs       %d, %d of them established\n", u.VSIs, u.Established)
+}
+
+func (o *vsiOptions) list() *cobra.Command {
+	var uplink string
+	c := o.addJSON(&cobra.Command{
+		Use:   "list [--uplink NAME] [--json]",
+		Short: "List the VSIs and how far the switch has followed",
+		Args:  noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			ctx, cancel := o.deadline(c)
+			defer cancel()
+			all, err := o.client().List(ctx, uplink)
+			if err != nil {
+				return err
+			}
+			if all == nil {
+				all = []control.VSIStatus{} // JSON's []
+			}
+			return o.print(c.OutOrStdout(), all, func(w io.Writer) {
+				if len(all) == 0 {
+					fmt.Fprintln(w, "there are no VSIs")
+					return
+				}
+				t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+				fmt.Fprintln(t, "UPLINK\tVSI\tSTATE\tMODE\tFILTERS")
+				for i := range all {
+					v := &all[i]
+					fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", v.Uplink, v.VSI.ID, stateText(v), v.Mode, filters(&v.VSI))
+				}
+				t.Flush()
+			})
+		},
+	})
+	c.Flags().StringVar(&uplink, "uplink", "", "only this uplink, an interface's `NAME`")
+	return c
+}
+
+// stateText is a VSI's, with the reason if there is one.
+func stateText(v *control.VSIStatus) string {
+	if v.Error == nil {
+		return v.State
+	}
+	return v.State + " (" + v.Error.Error() + ")"
+}
+
+func filters(v *control.VSI) string {
+	var all []string
+	for _, f := range v.Filters {
+		var words []string
+		if f.MAC != "" {
+			words = append(words, f.MAC)
+		}
+		if f.Group != nil {
+			words = append(words, fmt.Sprint("group ", *f.Group))
+		}
+		if f.VID == 0 {
+			words = append(words, "VLAN of the switch's choice")
+		} else {
+			words = append(words, fmt.Sprint("VLAN ", f.VID))
+		}
+		if f.PCP != nil {
+			words = append(words, fmt.Sprint("priority ", *f.PCP))
+		}
+		all = append(all, strings.Join(words, " "))
+	}
+	return strings.Join(all, ", ")
+}
+
+// oneVSI reads the operand of a command about one VSI.
+func oneVSI(c *cobra.Command, args []string) (vdp.ID, error) {
+	if len(args) != 1 {
+		return vdp.ID{}, usageError{fmt.Errorf("%s wants one operand, the VSI's UUID (libvirt: instanceid)", c.Name())}
+	}
+	id, err := vdp.ParseUUID(args[0])
+	if err != nil {
+		return id, usageError{fmt.Errorf("%s: %q is no UUID", c.Name(), args[0])}
+	}
+	return id, nil
+}
+
+func (o *vsiOptions) show() *cobra.Command {
+	return o.addJSON(&cobra.Command{
+		Use:   "show [--json] UUID",
+		Short: "Show one VSI",
+		RunE: func(c *cobra.Command, args []string) error {
+			id, err := oneVSI(c, args)
+			if err != nil {
+				return err
+			}
+			ctx, cancel := o.deadline(c)
+			defer cancel()
+			found, err := o.client().Show(ctx, id)
+			if err != nil {
+				return err
+			}
+			return o.print(c.OutOrStdout(), found, func(w io.Writer) {
+				for i := range found {
+					v := &found[i]
+					fmt.Fprintf(w, "VSI %s on %s\n  state    %s\n  mode     asked for %s, reached %s\n  manager  %s\n  type     %d, version %d\n  filters  %s\n",
+						v.VSI.ID, v.Uplink, stateText(v), v.Mode, cmp.Or(v.Have, "nothing"), v.VSI.Manager, v.VSI.TypeID, v.VSI.TypeVersion, filters(&v.VSI))
+				}
+			})
+		},
+	})
+}
+
+func (o *vsiOptions) associate() *cobra.Command {
+	var (
+		v            vdp.VSI
+		uplink, mode string
+		mac, manager string
+		vlan         uint16
+	)
+	modes := []string{vdp.Associate.String(), vdp.PreAssociate.String(), vdp.PreAssociateRR.String()}
+	c := o.addJSON(&cobra.Command{
+		Use: "associate --uplink NAME --manager ID --type ID --type-version N --mac MAC [--vlan VID] [--mode MODE] [--json] UUID",
+		Example: "  libvirt-direct vsi associate --uplink eth0 --manager 11 --type 1193047 --type-version 2 \\\n" +
+			"    --mac 52:54:00:01:02:03 --vlan 100 09b11c53-8b5c-4eeb-8f00-d84eaa0aaa4f",
+		Short: "Ask the switch for a VSI, and wait for its answer",
+		RunE: func(c *cobra.Command, args []string) error {
+			id, err := oneVSI(c, args)
+			if err != nil {
+				return err
+			}
+			for _, f := range []string{"uplink", "manager", "type", "type-version", "mac"} {
+				if !c.Flags().Changed(f) {
+					return usageError{fmt.Errorf("associate wants --%s", f)}
+				}
+			}
+			m, err := vdp.ParseMode(mode)
+			if err != nil || m == vdp.DeAssociate {
+				return usageError{fmt.Errorf("--mode %q: want %s", mode, strings.Join(modes, ", "))}
+			}
+			number, err := strconv.ParseUint(manager, 0, 8)
+			if err != nil {
+				return usageError{fmt.Errorf("--manager %q: want a number from 0 to 255", manager)}
+			}
+			address, err := net.ParseMAC(mac)
+			if err != nil || len(address) != 6 {
+				return usageError{fmt.Errorf("--mac %q: want a MAC address", mac)}
+			}
+			v.ID, v.Manager, v.FilterFormat = id, vdp.ManagerID{uint8(number)}, vdp.FilterMACVID
+			v.Filters = []vdp.Filter{{MAC: vdp.MAC(address), VID: vlan}}
+			if err := v.Validate(vdp.EditionAuto); err != nil {
+				return usageError{err}
+			}
+			ctx, cancel := o.deadline(c)
+			defer cancel()
+			got, err := o.request(ctx, uplink, m, v)
+			if err != nil {
+				return err
+			}
+			w := control.FromVDP(&got)
+			return o.print(c.OutOrStdout(), w, func(out io.Writer) {
+				fmt.Fprintf(out, "%s: %v granted, %s\n", w.ID, m, filters(&w))
+			})
+		},
+	})
+	flags := c.Flags()
+	flags.StringVar(&uplink, "uplink", "", "the uplink, an interface's `NAME`")
+	flags.StringVar(&mode, "mode", modes[0], "what to ask for, a `MODE`: "+strings.Join(modes, ", "))
+	flags.StringVar(&manager, "manager", "", "the VSI manager's `ID`, 0 to 255")
+	flags.Uint32Var(&v.TypeID, "type", 0, "the VSI type's `ID`, 24 bits")
+	flags.Uint8Var(&v.TypeVersion, "type-version", 0, "the VSI type's version, a number `N`")
+	flags.StringVar(&mac, "mac", "", "the NIC's `MAC` address")
+	flags.Uint16Var(&vlan, "vlan", 0, "the VLAN `VID`; 0 lets the switch choose")
+	complete(c, "mode", modes...)
+	return c
+}
+
+func (o *vsiOptions) request(ctx context.Context, uplink string, m vdp.Mode, v vdp.VSI) (vdp.VSI, error) {
+	switch m {
+	case vdp.PreAssociate:
+		return o.client().PreAssociate(ctx, uplink, v)
+	case vdp.PreAssociateRR:
+		return o.client().PreAssociateRR(ctx, uplink, v)
+	}
+	return o.client().Associate(ctx, uplink, v)
+}
+
+func (o *vsiOptions) disassociate() *cobra.Command {
+	var uplink string
+	c := &cobra.Command{
+		Use:   "disassociate [--uplink NAME] UUID",
+		Short: "Take a VSI back from the switch; a guest that uses it loses its network",
+		RunE: func(c *cobra.Command, args []string) error {
+			id, err := oneVSI(c, args)
+			if err != nil {
+				return err
+			}
+			ctx, cancel := o.deadline(c)
+			defer cancel()
+			return o.client().DeAssociate(ctx, uplink, id)
+		},
+	}
+	c.Flags().StringVar(&uplink, "uplink", "", "only on this uplink, an interface's `NAME`")
+	return c
+}
+
+func (o *vsiOptions) events() *cobra.Command {
+	return o.addJSON(&cobra.Command{
+		Use:   "events [--json]",
+		Short: "Print what happens to VSIs, until interrupted; with --json one object on each line",
+		Args:  noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			ctx, cancel := o.deadline(c)
+			defer cancel()
+			s, err := o.client().Subscribe(ctx)
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			stop := context.AfterFunc(c.Context(), func() { s.Close() })
+			defer stop()
+			enc := json.NewEncoder(c.OutOrStdout())
+			for {
+				e, err := s.Next()
+				switch {
+				case errors.Is(err, net.ErrClosed):
+					return nil
+				case err != nil:
+					return err
+				case o.json:
+					err = enc.Encode(e)
+				default:
+					_, err = fmt.Fprintln(c.OutOrStdout(), eventLine(&e))
+				}
+				if err != nil {
+					return err
+				}
+			}
+		},
+	})
+}
+
+func eventLine(e *control.Event) string {
+	words := []string{e.Time.Local().Format(time.TimeOnly), e.Uplink, e.Type}
+	if e.VSI != nil {
+		words = append(words, e.VSI.ID, e.Mode, filters(e.VSI))
+	}
+	if e.Error != nil {
+		words = append(words, "("+e.Error.Error()+")")
+	}
+	return strings.Join(words, " ")
+}

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"libvirt-direct/vdp"
+	"libvirt-direct/vdp/control"
+)
+
+const (
+	aVSI  = "09b11c53-8b5c-4eeb-8f00-d84eaa0aaa4f"
+	aDone = `{"vsi":{"id":"` + aVSI + `","manager":11,"type":1193047,"version":2,"filters":[{"mac":"52:54:00:01:02:03","vid":100}]}}`
+)
+
+// fakeVDPD answers each request with the lines for its operation, and returns the
+// requests that it got.
+func fakeVDPD(t *testing.T, answers map[string]string) (socket string, got chan string) {
+	socket, got = filepath.Join(t.TempDir(), "control"), make(chan string, 10)
+	l, err := net.Listen("unix", socket)
+	require.NoError(t, err)
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			line, _ := bufio.NewReader(c).ReadString('\n')
+			var r control.Request
+			_ = json.Unmarshal([]byte(line), &r)
+			got <- strings.TrimSpace(line)
+			_, _ = c.Write([]byte(answers[r.Op] + "\n"))
+			c.Close()
+		}
+	}()
+	return socket, got
+}
+
+func TestVSICommands(t *testing.T) {
+	t.Setenv("TZ", "UTC")
+	list := `{"vsis":[{"uplink":"eth0","vsi":` + aDone[len(`{"vsi":`):len(aDone)-1] + `,"mode":"associate","state":"lost","error":{"code":"no-answer","message":"the switch does not answer VDP requests"}}]}`
+	socket, got := fakeVDPD(t, map[string]string{
+		"associate":    aDone,
+		"deassociate":  `{}`,
+		"preassociate": `{"error":{"code":"refused","message":"refused by the switch: insufficient resources","edition":"2012","status":66}}`,
+		"list":         list,
+		"show":         list,
+		"status":       `{"uplinks":[{"name":"eth0","ifindex":3,"mac":"02:aa:00:00:00:01","link":false,"edition":"2012","error":{"code":"no-link","message":"uplink is down"},"timers":{"ecp_ack_ms":2.56,"ecp_retries":3,"answer_ms":15755.52,"keepalive_ms":10485.76},"vsis":1,"established":0,"sent":{"lldp":3,"ecp":4},"received":{"lldp":5,"ecp":6}}]}`,
+		"subscribe":    `{}` + "\n" + `{"event":{"time":"2026-01-02T03:04:05.6Z","uplink":"eth0","type":"lost","mode":"associate",` + aDone[1:len(aDone)-1] + `,"error":{"code":"deassociated","message":"de-associated by the switch"}}}`,
+	})
+	associate := []string{"associate", "--uplink", "eth0", "--manager", "11", "--type", "1193047", "--type-version", "2", "--mac", "52:54:00:01:02:03", "--vlan", "100", aVSI}
+	for _, test := range []struct {
+		args                 []string
+		request, out, errOut string
+		code                 int
+	}{
+		{
+			args: associate, request: `{"op":"associate","uplink":"eth0",` + aDone[1:],
+			out: aVSI + ": associate granted, 52:54:00:01:02:03 VLAN 100\n",
+		},
+		{
+			args: append([]string{"associate", "--mode", "preassociate"}, associate[1:]...), request: `{"op":"preassociate","uplink":"eth0",` + aDone[1:],
+			errOut: "libvirt-direct: preassociate VSI " + aVSI + " on eth0: refused by the switch: insufficient resources\n", code: 1,
+		},
+		{args: []string{"disassociate", aVSI}, request: `{"op":"deassociate","id":"` + aVSI + `"}`},
+		{
+			args: []string{"list", "--uplink", "eth0"}, request: `{"op":"list","uplink":"eth0"}`,
+			out: "UPLINK  VSI                                   STATE                                           MODE       FILTERS\n" +
+				"eth0    " + aVSI + "  lost (the switch does not answer VDP requests)  associate  52:54:00:01:02:03 VLAN 100\n",
+		},
+		{
+			args: []string{"show", aVSI}, request: `{"op":"show","id":"` + aVSI + `"}`,
+			out: "VSI " + aVSI + " on eth0\n  state    lost (the switch does not answer VDP requests)\n  mode     asked for associate, reached nothing\n" +
+				"  manager  11\n  type     1193047, version 2\n  filters  52:54:00:01:02:03 VLAN 100\n",
+		},
+		{
+			args: []string{"uplinks"}, request: `{"op":"status"}`,
+			out: "eth0: link down, edition 2012\n  NOT READY  uplink is down\n  switch     has sent no EVB TLV\n  frames     LLDP 3 sent, 5 received; ECP 4 sent, 6 received\n" +
+				"  timers     ECP acknowledgement 2.56ms, 3 retries; VDP answer 15755.52ms; keepalive 10485.76ms\n  VSIs       1, 0 of them established\n",
+		},
+	} {
+		out, errOut, code := cli(t, nil, append([]string{"vsi", "--socket", socket}, test.args...)...)
+		require.Equal(t, test.request, <-got)
+		require.Equal(t, test.out, out)
+		require.Equal(t, test.errOut, errOut)
+		require.Equal(t, test.code, code)
+	}
+
+	// vdpd's end is a failure, after what it has told before.
+	out, errOut, code := cli(t, nil, "vsi", "--socket", socket, "events", "--json")
+	<-got
+	var e control.Event
+	require.NoError(t, json.Unmarshal([]byte(out), &e))
+	require.Equal(t, "lost", e.Type)
+	require.ErrorIs(t, e.Error, vdp.ErrBridgeDeassociated)
+	require.Equal(t, "libvirt-direct: vdpd closed the connection: vdpd does not run: systemctl start vdpd\n", errOut)
+	require.Equal(t, 1, code)
+	require.Regexp(t, `^\d\d:\d\d:\d\d eth0 lost `+aVSI+` associate 52:54:00:01:02:03 VLAN 100 \(de-associated by the switch\)$`, eventLine(&e))
+
+	_, errOut, code = cli(t, nil, "vsi", "--socket", socket+"x", "list")
+	require.Equal(t, "libvirt-direct: list: vdpd does not run: systemctl start vdpd\n", errOut)
+	require.Equal(t, 1, code)
+}
+
+func TestVSIUsage(t *testing.T) {
+	for want, args := range map[string][]string{
+		`unknown command "lst"`: {"lst"},
+		`show wants one operand, the VSI's UUID (libvirt: instanceid)`: {"show"},
+		`disassociate: "vm1" is no UUID`:                               {"disassociate", "vm1"},
+		`associate wants --uplink`:                                     {"associate", aVSI},
+		`--manager "256": want a number from 0 to 255`:                 {"associate", "--uplink", "e", "--manager", "256", "--type", "1", "--type-version", "1", "--mac", "x", aVSI},
+		`VSI ` + aVSI + `: VID 4095: value out of range`:               {"associate", "--uplink", "e", "--manager", "1", "--type", "1", "--type-version", "1", "--mac", "52:54:00:01:02:03", "--vlan", "4095", aVSI},
+	} {
+		_, errOut, code := cli(t, nil, append([]string{"vsi"}, args...)...)
+		require.Equal(t, exitUsage, code)
+		require.Equal(t, "libvirt-direct: "+want+"\nSee libvirt-direct --help.\n", errOut)
+	}
+}
