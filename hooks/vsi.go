@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"time"
 
-	"libvirt-direct/lldpad"
 	"libvirt-direct/vdp"
 	"libvirt-direct/xmlfilter"
 )
@@ -19,7 +18,8 @@ const typeQbg = "802.1Qbg"
 // Station associates VSIs with the switch: the host's vdpd or lldpad.
 type Station interface {
 	// Ready returns nil when the switch has agreed to EVB on a port, and otherwise
-	// why it has not. It does not wait.
+	// why it has not. It does not wait; the error matches ErrNotYet where waiting
+	// can help.
 	Ready(ctx context.Context, port string) error
 	// Associate waits for the switch's answer.
 	Associate(ctx context.Context, port string, v vdp.VSI) error
@@ -186,7 +186,7 @@ func (a *applier) doEVB(ctx context.Context, s Step) error {
 	}
 	for {
 		err := st.Ready(ctx, s.EVB.Port)
-		if !errors.Is(err, lldpad.ErrWaitingForSwitch) && !errors.Is(err, lldpad.ErrNoLink) {
+		if !errors.Is(err, ErrNotYet) {
 			return err
 		}
 		select {
@@ -224,7 +224,7 @@ func (a *applier) leave(ctx context.Context, s Step) error {
 		return err
 	}
 	st, err := a.theStation(ctx)
-	if errors.Is(err, lldpad.ErrNoDaemon) {
+	if errors.Is(err, ErrNoStation) {
 		a.note("VSI %s was not taken back: %v", s.VSI.Instance, err)
 		return nil
 	}
@@ -240,38 +240,4 @@ func (a *applier) undoVSI(ctx context.Context, s Step) error {
 	}
 	a.note("de-associated VSI %s", s.VSI.Instance)
 	return a.drop(s.key())
-}
-
-// lldpadStation is lldpad as a Station.
-type lldpadStation struct{ *lldpad.Client }
-
-// OpenStation connects to the station that runs on this host: vdpd, or else lldpad.
-// Without any the error matches lldpad.ErrNoDaemon.
-func OpenStation(ctx context.Context) (Station, func(), error) {
-	c, err := lldpad.Open(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	return lldpadStation{c}, func() { _ = c.Close() }, nil // nothing is left to be lost
-}
-
-func (s lldpadStation) Ready(ctx context.Context, port string) error {
-	r, err := s.Check(ctx, port)
-	if err != nil {
-		return err
-	}
-	var refused *lldpad.OpError // of a VSI before: the port is ready
-	if errors.As(r.Err, &refused) {
-		return nil
-	}
-	return r.Err
-}
-
-func (s lldpadStation) Associate(ctx context.Context, port string, v vdp.VSI) error {
-	_, err := s.Client.Associate(ctx, port, v)
-	return err
-}
-
-func (s lldpadStation) DeAssociate(ctx context.Context, port string, v vdp.VSI) error {
-	return ignore(s.Client.DeAssociate(ctx, port, v), vdp.ErrUnknownVSI)
 }

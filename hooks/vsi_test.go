@@ -8,7 +8,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"libvirt-direct/lldpad"
 	"libvirt-direct/vdp"
 	"libvirt-direct/xmlfilter"
 )
@@ -37,7 +36,7 @@ func (f *fakeSwitch) open(context.Context) (Station, func(), error) {
 func (f *fakeSwitch) Ready(context.Context, string) error {
 	if f.waiting > 0 {
 		f.waiting--
-		return lldpad.ErrWaitingForSwitch
+		return ErrNotYet
 	}
 	return nil
 }
@@ -100,9 +99,9 @@ func TestRefusalOfTheSwitchStopsTheStart(t *testing.T) {
 	require.Equal(t, before, w.kernel.dump())
 	require.Empty(t, w.journals())
 
-	w.swtch.absent = lldpad.ErrNoDaemon
+	w.swtch.absent = ErrNoStation
 	_, err = w.run(Prepare, doc)
-	require.ErrorIs(t, err, lldpad.ErrNoDaemon)
+	require.ErrorIs(t, err, ErrNoStation)
 	require.Equal(t, before, w.kernel.dump())
 }
 
@@ -111,7 +110,7 @@ func TestStationThatIsGoneDoesNotHoldUpTheEnd(t *testing.T) {
 	before := w.kernel.dump()
 	doc := ownedVSI(t, w)
 	w.must(Prepare, doc)
-	w.swtch.absent = lldpad.ErrNoDaemon
+	w.swtch.absent = ErrNoStation
 	w.must(Stopped, doc)
 	w.must(Release, doc)
 	require.Equal(t, before, w.kernel.dump())
@@ -127,7 +126,7 @@ func TestAssistedVSIWaitsForTheSwitch(t *testing.T) {
 	w.swtch.waiting = 1 << 30
 	before := w.kernel.dump()
 	_, err := w.run(Prepare, doc)
-	require.True(t, errors.Is(err, lldpad.ErrWaitingForSwitch), "%v", err)
+	require.True(t, errors.Is(err, ErrNotYet), "%v", err)
 	require.Equal(t, before, w.kernel.dump())
 }
 

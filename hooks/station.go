@@ -1,0 +1,90 @@
+package hooks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"libvirt-direct/lldpad"
+	"libvirt-direct/vdp"
+	"libvirt-direct/vdp/control"
+)
+
+// Errors of a host's station that callers tell apart with errors.Is.
+var (
+	// ErrNoStation: neither vdpd nor lldpad runs.
+	ErrNoStation = errors.New("no 802.1Qbg station runs on this host: systemctl start vdpd")
+	// ErrNotYet: the port has no link, or the switch has not agreed to EVB yet.
+	ErrNotYet = errors.New("the switch is not ready")
+)
+
+// OpenStation connects to the station that runs on this host: vdpd, or else lldpad.
+// Without any the error matches ErrNoStation.
+func OpenStation(ctx context.Context) (Station, func(), error) {
+	c := control.NewClient("")
+	_, err := c.Status(ctx)
+	if err == nil {
+		return vdpdStation{c}, func() {}, nil
+	}
+	if !errors.Is(err, control.ErrNoDaemon) {
+		return nil, nil, err
+	}
+	l, err := lldpad.Open(ctx)
+	if errors.Is(err, lldpad.ErrNoDaemon) {
+		return nil, nil, ErrNoStation
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return lldpadStation{l}, func() { _ = l.Close() }, nil // nothing is left to be lost
+}
+
+// notYet makes an error match ErrNotYet if it is one of those.
+func notYet(err error, those ...error) error {
+	for _, e := range those {
+		if errors.Is(err, e) {
+			return fmt.Errorf("%w: %w", ErrNotYet, err)
+		}
+	}
+	return err
+}
+
+// vdpdStation is our own vdpd as a Station.
+type vdpdStation struct{ *control.Client }
+
+func (s vdpdStation) Ready(ctx context.Context, port string) error {
+	return notYet(s.Client.Ready(ctx, port), vdp.ErrNoLink, vdp.ErrNoEVB)
+}
+
+func (s vdpdStation) Associate(ctx context.Context, port string, v vdp.VSI) error {
+	_, err := s.Client.Associate(ctx, port, v)
+	return err
+}
+
+func (s vdpdStation) DeAssociate(ctx context.Context, port string, v vdp.VSI) error {
+	return ignore(s.Client.DeAssociate(ctx, port, v.ID), vdp.ErrUnknownVSI)
+}
+
+// lldpadStation is lldpad as a Station.
+type lldpadStation struct{ *lldpad.Client }
+
+func (s lldpadStation) Ready(ctx context.Context, port string) error {
+	r, err := s.Check(ctx, port)
+	if err != nil {
+		return err
+	}
+	var last *lldpad.OpError // the switch's answer to an earlier request: the port is ready
+	if errors.As(r.Err, &last) {
+		return nil
+	}
+	return notYet(r.Err, lldpad.ErrWaitingForSwitch, lldpad.ErrNoLink)
+}
+
+func (s lldpadStation) Associate(ctx context.Context, port string, v vdp.VSI) error {
+	_, err := s.Client.Associate(ctx, port, v)
+	return err
+}
+
+func (s lldpadStation) DeAssociate(ctx context.Context, port string, v vdp.VSI) error {
+	return ignore(s.Client.DeAssociate(ctx, port, v), vdp.ErrUnknownVSI)
+}
