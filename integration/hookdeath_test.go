@@ -15,7 +15,7 @@ func TestHookKilledEverywhere(t *testing.T) {
 	s := newSite(ctx, t, "a", conf)
 	newLAN(ctx, t, plug{s, "nica"}, plug{s, "nicb"})
 	require.NoError(t, s.InstallHook(ctx, program(t, "killhook")))
-	d := tiny("g", direct(1, "storage", "bridge"), direct(2, "nica", "bridge"), direct(3, "nicb", "passthrough"))
+	d := tiny("g", direct(1, "storage", "bridge"), direct(2, "nica", "vepa"), direct(3, "nicb", "passthrough"))
 	d.UUID = uuid
 	d.Metadata = "<ld:nics xmlns:ld='urn:libvirt-direct:1'>" +
 		"<ld:nic mac='" + mac(2) + "' own='hook' allmulticast='yes'/>" +
@@ -24,7 +24,7 @@ func TestHookKilledEverywhere(t *testing.T) {
 	// The altname goes with the rewriting; here it is wanted.
 	points := s.killEverywhere(replaceOnce(t, xml, "<source dev='nica' mode='bridge'/>", "<source dev='storage' mode='bridge'/>"), false)
 	t.Logf("%d points", points)
-	require.Greater(t, points, 30)
+	require.Greater(t, points, 35)
 }
 
 // The same under libvirtd, at some of the points.
@@ -36,7 +36,7 @@ func TestHookKilledUnderLibvirt(t *testing.T) {
 	s.up()
 	before := s.snapshot()
 	assisted := direct(1, "storage", "bridge")
-	d := tiny("g", assisted, direct(2, "nica", "bridge"))
+	d := tiny("g", assisted, direct(2, "nica", "vepa"))
 	d.Metadata = "<ld:nics xmlns:ld='urn:libvirt-direct:1'>" +
 		"<ld:nic mac='" + mac(1) + "' allmulticast='yes'/>" +
 		"<ld:nic mac='" + mac(2) + "' own='hook'/></ld:nics>"

@@ -310,6 +310,6 @@ func direct(n int, dev, mode string, more ...string) string {
 
 func replaceOnce(t *testing.T, s, old, new string) string {
 	t.Helper()
-	require.Contains(t, s, old)
+	require.Equal(t, 1, strings.Count(s, old), "%s in %s", old, s)
 	return strings.Replace(s, old, new, 1)
 }
