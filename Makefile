@@ -59,9 +59,9 @@ test-unit:
 test-integration: ## run the integration tests alone (root)
 	$(GO) test -tags integration -count=1 -p 1 -timeout $(INTEGRATION_TIMEOUT) $(call tagged,integration)
 
-test-vm: ## run the tests in the test machine alone (root)
-	@mkdir -p bin
-	@$(GO) build -o bin/testvm ./integration/vm/testvm
+# In the machine the programs lie in bin/: building them there would take minutes.
+test-vm: build ## run the tests in the test machine alone (root)
+	@CGO_ENABLED=0 $(GO) build -tags vm -o bin ./integration/killhook ./integration/vm/testvm
 	@packages="$(call tagged,vm)"; \
 	if [ -z "$$packages" ]; then echo "no test has the tag vm"; exit 0; fi; \
 	$(GO) test -tags vm -count=1 -p 1 -timeout $(VM_TIMEOUT) -exec "$(CURDIR)/bin/testvm -t $(VM_TIMEOUT) --" $$packages

@@ -215,7 +215,7 @@ func (a *applier) others(same func(Step) (is, made bool)) (held, error) {
 		}
 		for _, s := range steps {
 			if is, made := same(s); is && made {
-				h = heldMade
+				return heldMade, nil
 			} else if is {
 				h = max(h, heldForeign)
 			}
@@ -251,11 +251,15 @@ func (a *applier) doVLAN(ctx context.Context, s Step) error {
 		return fmt.Errorf("%w: %s is not VLAN %d of %s", ErrWrongDevice, v.Name, v.ID, v.Parent)
 	}
 	v.Index = have.Index
-	h, err := a.others(v.same)
-	if err != nil {
-		return err
+	// Without our mark, whoever made it may have been killed before he set it.
+	v.Made = have.Alias == Mark
+	if !v.Made {
+		h, err := a.others(v.same)
+		if err != nil {
+			return err
+		}
+		v.Made = h == heldMade
 	}
-	v.Made = have.Alias == Mark || h == heldMade
 	if err := a.put(s, state.Done); err != nil {
 		return err
 	}

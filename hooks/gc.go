@@ -35,6 +35,9 @@ func (c *Collector) Run(ctx context.Context) (done []string, err error) {
 		return nil, err
 	}
 	var errs []error
+	if !c.DryRun {
+		errs = append(errs, c.Dir.Sweep())
+	}
 	for _, uuid := range uuids {
 		lines, err := c.domain(ctx, uuid)
 		done = append(done, lines...)

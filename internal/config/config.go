@@ -191,15 +191,9 @@ func decodeError(file string, err error) error {
 		row, _ := e.Position()
 		key := e.Key()
 		msg := fmt.Sprintf("unknown key %q", strings.Join(key, "."))
-		for i, part := range key {
-			named := i == 1 && (key[0] == "uplink" || key[0] == "profile") // NAME is free
-			if named || slices.Contains(knownKeys(), part) && i < len(key)-1 {
-				continue
-			}
-			if near := nearest(part, knownKeys()); near != "" {
-				msg += fmt.Sprintf("; did you mean %q?", near)
-			}
-			break
+		part, known := unknown(key)
+		if near := nearest(part, known); near != "" {
+			msg += fmt.Sprintf("; did you mean %q?", near)
 		}
 		return &Error{File: file, Line: row, Msg: msg}
 	}

@@ -41,6 +41,7 @@ func TestFaultsNameTheirPlace(t *testing.T) {
 	for text, want := range map[string]string{
 		"deadline = \"10s\"\n[uplink.a]\ndevcie = \"eth0\"\n": `c:3: unknown key "uplink.a.devcie"; did you mean "device"?`,
 		"[valn]\ncreate = \"any\"\n":                          `c:1: unknown key "valn"; did you mean "vlan"?`,
+		"[uplink.a]\ndevice = \"eth0\"\nvlan = 3\n":           `unknown key "uplink.a.vlan"; did you mean "vlans"?`,
 		"[uplnik.storage]\ndevice = \"eth0\"\n":               `unknown key "uplnik`,
 		"[uplnik.lan]\ndevice = \"eth0\"\n":                   `did you mean "uplink"?`,
 		"zzzzzzzzzz = 1\n":                                    `c:1: unknown key "zzzzzzzzzz"`,

@@ -1,34 +1,46 @@
 package config
 
 import (
+	"maps"
 	"reflect"
 	"slices"
 )
 
-// knownKeys lists every key of the file, from the structs that hold them.
-func knownKeys() []string {
-	var keys []string
-	var walk func(t reflect.Type)
-	walk = func(t reflect.Type) {
-		for t.Kind() == reflect.Pointer || t.Kind() == reflect.Map {
-			t = t.Elem()
-		}
-		if t.Kind() != reflect.Struct {
-			return
-		}
-		for i := range t.NumField() {
-			f := t.Field(i)
-			if tag := f.Tag.Get("toml"); tag != "" && tag != "-" {
-				keys = append(keys, tag)
-				walk(f.Type)
-			} else if f.Anonymous {
-				walk(f.Type)
-			}
+// keys are the keys of a table, from the struct that holds it.
+func keys(t reflect.Type) map[string]reflect.Type {
+	found := map[string]reflect.Type{}
+	for i := range t.NumField() {
+		f := t.Field(i)
+		if tag := f.Tag.Get("toml"); tag != "" && tag != "-" {
+			found[tag] = f.Type
+		} else if f.Anonymous {
+			maps.Copy(found, keys(f.Type))
 		}
 	}
-	walk(reflect.TypeFor[Config]())
-	slices.Sort(keys)
-	return slices.Compact(keys)
+	return found
+}
+
+// unknown returns the part of a dotted key that its table does not have, and what
+// that table has.
+func unknown(key []string) (part string, known []string) {
+	t := reflect.TypeFor[Config]()
+	for _, part := range key {
+		for t.Kind() == reflect.Pointer {
+			t = t.Elem()
+		}
+		switch t.Kind() {
+		case reflect.Map: // [uplink.NAME]: any name will do
+			t = t.Elem()
+		case reflect.Struct:
+			table := keys(t)
+			if t = table[part]; t == nil {
+				return part, slices.Sorted(maps.Keys(table))
+			}
+		default:
+			return "", nil
+		}
+	}
+	return "", nil
 }
 
 // nearest returns the known word with the smallest edit distance, "" when even

@@ -202,8 +202,11 @@ func (d *Dir) Save(j *Journal) error {
 	return nil
 }
 
+// temporary is how files are called while they are written.
+const temporary = ".new-*"
+
 func writeFile(file string, data []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(file), ".new-*") // made with mode 0600
+	f, err := os.CreateTemp(filepath.Dir(file), temporary) // made with mode 0600
 	if err != nil {
 		return err
 	}
@@ -249,6 +252,23 @@ func (d *Dir) Domains() ([]string, error) {
 	}
 	slices.Sort(uuids)
 	return uuids, nil
+}
+
+// Sweep removes temporary files that a process killed while it wrote has left, once
+// they are older than any write can take.
+func (d *Dir) Sweep() error {
+	left, err := filepath.Glob(filepath.Join(d.path, "domains", temporary))
+	if err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	for _, file := range left {
+		if fi, err := os.Lstat(file); err == nil && time.Since(fi.ModTime()) > time.Minute {
+			if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("journal: %w", err)
+			}
+		}
+	}
+	return nil
 }
 
 // SetAside renames a domain's journal so that nothing reads it again, and returns

@@ -97,6 +97,22 @@ func TestUntrustedFilesAreRefusedAndSetAside(t *testing.T) {
 	}
 }
 
+func TestSweepRemovesWhatAKilledWriterLeft(t *testing.T) {
+	d := open(t)
+	old, young := filepath.Join(d.Path(), "domains", ".new-1"), filepath.Join(d.Path(), "domains", ".new-2")
+	for _, f := range []string{old, young} {
+		require.NoError(t, os.WriteFile(f, nil, 0o600))
+	}
+	require.NoError(t, os.Chtimes(old, time.Time{}, time.Now().Add(-time.Hour)))
+	require.NoError(t, d.Save(journal(`{}`)))
+	require.NoError(t, d.Sweep())
+	require.NoFileExists(t, old)
+	require.FileExists(t, young, "it may be at work")
+	all, err := d.Domains()
+	require.NoError(t, err)
+	require.Equal(t, []string{uuid}, all)
+}
+
 func TestSymlinkIsRefused(t *testing.T) {
 	d := open(t)
 	require.NoError(t, os.Symlink("/etc/passwd", filepath.Join(d.Path(), "domains", uuid+".json")))
