@@ -24,13 +24,6 @@ allow = uid:64321
 mac = derived 52:54:00:*
 `
 
-const roleVar = "QEMU_DIRECT_HELPER_ROLE"
-
-// play runs this test program as somebody else, see asUser.
-func play(role string) int {
-	return 2
-}
-
 func TestOrderOfArguments(t *testing.T) {
 	bridge(t, "br0")
 	acl(t, "allow br0\n")

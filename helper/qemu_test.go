@@ -57,11 +57,22 @@ func lease(t testing.TB, dev, cidr, from, to string) func(mac string) {
 	}
 }
 
+// qemuArgs is the command of a guest without disk.
+func qemuArgs(args ...string) []string {
+	return append([]string{"qemu-system-x86_64", "-accel", "tcg", "-machine", "q35", "-m", "128", "-display", "none",
+		"-serial", "none", "-nodefaults"}, args...)
+}
+
 // qemu starts a guest as alice whose firmware asks for a DHCP lease.
 func qemu(t testing.TB, args ...string) *exec.Cmd {
 	t.Helper()
-	cmd := exec.Command("qemu-system-x86_64", append([]string{"-accel", "tcg", "-machine", "q35", "-m", "64", "-display", "none",
-		"-serial", "none", "-nodefaults"}, args...)...)
+	return asAlice(t, qemuArgs(args...)...)
+}
+
+// asAlice starts a program that ends with the test.
+func asAlice(t testing.TB, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(args[0], args[1:]...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: alice, Gid: alice}, Pdeathsig: syscall.SIGKILL}
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
@@ -70,7 +81,7 @@ func qemu(t testing.TB, args ...string) *exec.Cmd {
 		cmd.Process.Kill()
 		cmd.Wait()
 		if t.Failed() {
-			t.Log("QEMU: ", stderr.String())
+			t.Logf("%s: %s", args[0], stderr.String())
 		}
 	})
 	return cmd
@@ -155,7 +166,8 @@ func dialQMP(t testing.TB, path string) qmp {
 	return q
 }
 
-func (q qmp) do(command string) {
+// do returns the answer to a command.
+func (q qmp) do(command string) string {
 	q.t.Helper()
 	_, err := io.WriteString(q.c, command+"\n")
 	require.NoError(q.t, err)
@@ -164,7 +176,7 @@ func (q qmp) do(command string) {
 		require.NoError(q.t, err)
 		if !strings.Contains(line, `"event"`) {
 			require.Contains(q.t, line, `"return"`, "%s", command)
-			return
+			return line
 		}
 	}
 }
