@@ -69,7 +69,7 @@ func TestCapabilitiesAtEachStage(t *testing.T) {
 			ours, theirs := socketpairAs(t, alice)
 			defer unix.Close(ours)
 			cmd := exec.Command("strace", "-f", "-o", "/dev/null", "-u", "helperalice", "-e", "trace="+name,
-				"-e", fmt.Sprintf("inject=%s:delay_enter=700000:when=%d", name, stage.when), helper, "--use-vnet", "--fd=3", "--br=lan")
+				"-e", fmt.Sprintf("inject=%s:delay_enter=2000000:when=%d", name, stage.when), helper, "--use-vnet", "--fd=3", "--br=lan")
 			cmd.ExtraFiles = []*os.File{theirs}
 			require.NoError(t, cmd.Start())
 			theirs.Close()
@@ -84,7 +84,7 @@ func TestCapabilitiesAtEachStage(t *testing.T) {
 				}
 				got = credentials(pid)
 				return true
-			}, 5*time.Second, 2*time.Millisecond)
+			}, 30*time.Second, 2*time.Millisecond)
 			require.Equal(t, want, got)
 		})
 	}

@@ -42,7 +42,7 @@ func TestCheck(t *testing.T) {
 		{"no config", func(s *site) { s.run("rm", config.Path) }, "ok config no " + config.Path + ": the defaults hold", 0},
 		{"uplink", func(*site) {}, "ok uplink storage nica, MTU 1500", 0},
 		{"uplink down", func(s *site) { s.run("ip", "link", "set", "nica", "down") }, "note uplink storage nica is down", 0},
-		{"uplink missing", func(s *site) { s.write(config.Path, 0o644, "[uplink.storage]\ndevice = \"eth7\"\n") }, "FAULT uplink storage look up eth7: no such network device: no such device; mend [uplink.storage] in " + config.Path, exitFault},
+		{"uplink missing", func(s *site) { s.write(config.Path, 0o644, "[uplink.storage]\ndevice = \"eth7\"\n") }, "FAULT uplink storage look up eth7: no such network device; mend [uplink.storage] in " + config.Path, exitFault},
 		{"no helper", func(*site) {}, "ok helper " + helperPath + " is not installed", 0},
 		{"helper", func(s *site) { s.installHelper("4750") }, "ok helper " + helperPath + ", mode 4750", 0},
 		{"helper not setuid", func(s *site) { s.installHelper("0755") }, "FAULT helper " + helperPath + " is not setuid and has no file capabilities: chmod 4750 " + helperPath, exitFault},
