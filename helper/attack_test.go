@@ -50,7 +50,7 @@ func TestRuntimeVariablesAreDroppedByExecutingAgain(t *testing.T) {
 	addUser(t)
 	for env, want := range map[string]int{"GODEBUG=gctrace=1": 2, "GOMAXPROCS=7": 2, "LANG=C": 1} {
 		log := filepath.Join(t.TempDir(), "log")
-		cmd := exec.Command("strace", "-v", "-s", "4096", "-o", log, "-u", "helperalice", "-e", "trace=execve", helper, "--br=x", "--fd=9")
+		cmd := strace(t, "-v", "-s", "4096", "-o", log, "-u", "helperalice", "-e", "trace=execve", helper, "--br=x", "--fd=9")
 		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), env}
 		_ = cmd.Run()
 		b, err := os.ReadFile(log)
@@ -325,7 +325,7 @@ func TestKilledAtEverySystemCall(t *testing.T) {
 	for _, call := range []string{"openat", "fcntl", "pwrite64", "unshare", "capset", "sendto", "read", "ioctl", "socket", "connect", "setresuid", "sendmsg"} {
 		for when := 1; when <= 3; when++ {
 			ours, theirs := socketpairAs(t, alice)
-			cmd := exec.Command("strace", "-f", "-o", "/dev/null", "-u", "helperalice", "-e", "trace="+call,
+			cmd := strace(t, "-f", "-o", "/dev/null", "-u", "helperalice", "-e", "trace="+call,
 				"-e", fmt.Sprintf("inject=%s:signal=SIGKILL:when=%d", call, when), helper, "--use-vnet", "--fd=3", "--br=lan")
 			cmd.ExtraFiles = []*os.File{theirs}
 			_ = cmd.Run()

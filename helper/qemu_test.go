@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 )
 
 const guestMAC = "52:54:00:77:77:01"
@@ -178,107 +177,5 @@ func (q qmp) do(command string) string {
 			require.Contains(q.t, line, `"return"`, "%s", command)
 			return line
 		}
-	}
-}
-
-const sessionDomain = `<domain type='qemu'><name>s1</name><memory unit='MiB'>64</memory>
-<os><type arch='x86_64' machine='q35'>hvm</type></os>
-<devices><emulator>/usr/bin/qemu-system-x86_64</emulator>
-<interface type='bridge'><mac address='` + guestMAC + `'/><source bridge='%s'/><model type='virtio'/><boot order='1'/></interface>
-</devices></domain>`
-
-// TestLibvirtSession starts guests through a session daemon of alice's.
-func TestLibvirtSession(t *testing.T) {
-	wire(t, "v0", "v1")
-	bridge(t, "virbr0") // what libvirt's own NAT network looks like: a bridge without ports, with dnsmasq on it
-	acl(t, "allow virbr0\n")
-	profiles(t, lanProfile)
-	addUser(t)
-	run(t, "ip", "link", "set", "virbr0", "mtu", "1500")
-	leases := map[string]func(string){
-		"lan/" + guestMAC: lease(t, "v1", "10.57.0.1/24", "10.57.0.10", "10.57.0.200"),
-		"virbr0":          lease(t, "virbr0", "192.168.122.1/24", "192.168.122.2", "192.168.122.254"),
-	}
-	home, err := os.MkdirTemp("", "session") // a short name, for the sockets in it
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		// The daemon's log daemon would stay for two minutes.
-		var pid int
-		if b, err := os.ReadFile(filepath.Join(home, "run/libvirt/virtlogd.pid")); err == nil {
-			if _, err := fmt.Sscan(string(b), &pid); err == nil && pid > 1 {
-				_ = unix.Kill(pid, unix.SIGTERM)
-			}
-		}
-		os.RemoveAll(home)
-	})
-	for _, d := range []string{"run", ".config/libvirt"} {
-		require.NoError(t, os.MkdirAll(filepath.Join(home, d), 0o700))
-	}
-	put(t, filepath.Join(home, ".config/libvirt/qemu.conf"), "bridge_helper = \""+helper+"\"\n")
-	run(t, "chown", "-R", "64321:64321", home)
-	env := []string{"HOME=" + home, "XDG_RUNTIME_DIR=" + home + "/run", "PATH=" + os.Getenv("PATH"), "LANG=C"}
-	user := func(args ...string) *exec.Cmd {
-		cmd := exec.Command(args[0], args[1:]...)
-		cmd.Env, cmd.Dir = env, home
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: alice, Gid: alice}}
-		return cmd
-	}
-	start := func() *exec.Cmd {
-		daemon := user("libvirtd", "-t", "600")
-		log, err := os.Create(filepath.Join(t.TempDir(), "log"))
-		require.NoError(t, err)
-		daemon.Stderr = log
-		require.NoError(t, daemon.Start())
-		t.Cleanup(func() {
-			daemon.Process.Kill()
-			daemon.Wait()
-			if b, err := os.ReadFile(log.Name()); err == nil && t.Failed() {
-				t.Logf("libvirtd: %s", b)
-			}
-			log.Close()
-		})
-		require.Eventually(t, func() bool { return user("virsh", "-c", "qemu:///session", "list").Run() == nil }, 20*time.Second, 50*time.Millisecond)
-		return daemon
-	}
-	virsh := func(args ...string) {
-		t.Helper()
-		out, err := user(append([]string{"virsh", "-c", "qemu:///session"}, args...)...).CombinedOutput()
-		require.NoError(t, err, "%v: %s", args, out)
-	}
-	guest := func() int {
-		b, err := os.ReadFile(filepath.Join(home, "run/libvirt/qemu/run/s1.pid"))
-		require.NoError(t, err)
-		var pid int
-		_, err = fmt.Sscan(string(b), &pid)
-		require.NoError(t, err)
-		return pid
-	}
-	daemon := start()
-	xml := filepath.Join(home, "s1.xml")
-	for _, name := range []string{"lan/" + guestMAC, "virbr0"} {
-		t.Run(name, func(t *testing.T) {
-			put(t, xml, fmt.Sprintf(sessionDomain, name))
-			require.NoError(t, os.Chmod(xml, 0o644))
-			virsh("define", "--validate", xml)
-			virsh("start", "s1")
-			leases[name](guestMAC)
-			virsh("destroy", "s1")
-			requireNothingLeft(t)
-
-			virsh("start", "s1")
-			require.NotEmpty(t, leftovers(t))
-			require.NoError(t, unix.Kill(guest(), unix.SIGKILL))
-			requireNothingLeft(t)
-
-			require.Eventually(t, func() bool { return user("virsh", "-c", "qemu:///session", "start", "s1").Run() == nil }, 10*time.Second, 100*time.Millisecond)
-			pid := guest()
-			require.NoError(t, daemon.Process.Kill())
-			daemon.Wait()
-			require.NotEmpty(t, leftovers(t), "the guest goes on without its daemon")
-			require.NoError(t, unix.Kill(pid, unix.SIGKILL))
-			requireNothingLeft(t)
-			daemon = start()
-			virsh("undefine", "s1")
-		})
 	}
 }

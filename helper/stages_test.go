@@ -68,7 +68,7 @@ func TestCapabilitiesAtEachStage(t *testing.T) {
 			name := stage.syscall
 			ours, theirs := socketpairAs(t, alice)
 			defer unix.Close(ours)
-			cmd := exec.Command("strace", "-f", "-o", "/dev/null", "-u", "helperalice", "-e", "trace="+name,
+			cmd := strace(t, "-f", "-o", "/dev/null", "-u", "helperalice", "-e", "trace="+name,
 				"-e", fmt.Sprintf("inject=%s:delay_enter=2000000:when=%d", name, stage.when), helper, "--use-vnet", "--fd=3", "--br=lan")
 			cmd.ExtraFiles = []*os.File{theirs}
 			require.NoError(t, cmd.Start())
@@ -105,12 +105,18 @@ func inSyscall(pid int, name string) bool {
 	return f[0] == strconv.Itoa(numbers[name])
 }
 
-// addUser gives alice a name and a group, in the test's own /etc.
+// addUser gives alice a name and a group.
 func addUser(t testing.TB) {
 	t.Helper()
+	addUserAs(t, "helperalice", alice)
+}
+
+// addUserAs does so for any user, in the test's own /etc.
+func addUserAs(t testing.TB, name string, uid int) {
+	t.Helper()
 	for file, line := range map[string]string{
-		"/etc/passwd": "helperalice:x:64321:64321::/tmp:/bin/sh\n",
-		"/etc/group":  "helperalice:x:64321:\n",
+		"/etc/passwd": fmt.Sprintf("%s:x:%d:%d::/tmp:/bin/sh\n", name, uid, uid),
+		"/etc/group":  fmt.Sprintf("%s:x:%d:\n", name, uid),
 	} {
 		old, err := os.ReadFile(file)
 		require.NoError(t, err)

@@ -126,6 +126,14 @@ func run(t testing.TB, args ...string) string {
 	return string(out)
 }
 
+// strace is a command that runs another one under strace(1).
+func strace(t testing.TB, args ...string) *exec.Cmd {
+	t.Helper()
+	path, err := exec.LookPath("strace")
+	require.NoError(t, err, "this test stops the helper at its system calls: install strace")
+	return exec.Command(path, args...)
+}
+
 // wire makes a lower device and what is at the other end of its cable.
 func wire(t testing.TB, lower, peer string) {
 	t.Helper()
@@ -316,6 +324,7 @@ func leftovers(t testing.TB) []string {
 // requireNothingLeft waits for the kernel to take down what nobody holds.
 func requireNothingLeft(t testing.TB) {
 	t.Helper()
-	require.Eventually(t, func() bool { return len(leftovers(t)) == 0 }, 10*time.Second, 10*time.Millisecond,
-		"left over: %v", leftovers(t))
+	var left []string
+	require.Eventually(t, func() bool { left = leftovers(t); return len(left) == 0 }, 10*time.Second, 10*time.Millisecond,
+		"left over: %v", &left)
 }
