@@ -28,6 +28,7 @@ type applier struct {
 	dir     *state.Dir
 	journal *state.Journal
 	steps   []Step // the journal's entries, decoded
+	op      Op     // the operation whose plan is applied; "" while only undoing
 	libvirt string // where libvirt keeps its state
 	notes   []string
 

@@ -208,6 +208,7 @@ func (h *Hook) operate(ctx context.Context, c Call, d *xmlfilter.Domain) error {
 	if cfgErr != nil {
 		return cfgErr
 	}
+	a.op = c.Op
 	host, err := Survey(ctx, k, cfg, d)
 	if err != nil {
 		return err

@@ -55,6 +55,9 @@ type VF struct {
 	Own string `json:"own,omitempty"`
 	// Up says whether that network device was up.
 	Up bool `json:"up,omitempty"`
+	// Contested: another guest had the VF when this one was to get it, and was not
+	// started.
+	Contested bool `json:"contested,omitempty"`
 	// Claim is the owner's token: one more than any other domain's for this VF. 0:
 	// the VF was never programmed.
 	Claim int `json:"claim,omitempty"`
@@ -147,7 +150,8 @@ func (a *applier) doVF(ctx context.Context, s Step) error {
 	}
 	if !v.Program {
 		if err := a.unused(ctx, pf, &v, owners); err != nil {
-			return err
+			v.Contested = len(rivals) > 0
+			return errors.Join(err, a.put(s, state.Intended))
 		}
 		if !pf.Up { // libvirt and most drivers ask for that
 			if err := a.kernel.SetUp(ctx, pf.Index, true); err != nil {
@@ -272,21 +276,40 @@ func (a *applier) undoVF(ctx context.Context, s Step) error {
 	if err != nil {
 		return err
 	}
-	for _, r := range rivals {
-		if r.Claim > v.Claim || r.Claim > 0 && v.Claim == 0 {
-			a.note("left %s alone: it is another guest's now", v.name())
-			return a.drop(s.key())
-		}
-	}
 	pf, err := a.kernel.PF(ctx, v.VFPlace)
-	var now link.VF
+	for _, r := range rivals {
+		if r.Claim <= v.Claim {
+			continue
+		}
+		if v.Contested && a.op == Prepare {
+			return nil // release comes after what libvirt does
+		}
+		if v.Contested && err == nil {
+			if err := a.reassert(ctx, pf, r); err != nil {
+				return err
+			}
+		} else {
+			a.note("left %s alone: it is another guest's now", v.name())
+		}
+		return a.drop(s.key())
+	}
 	if err == nil {
-		now, err = a.kernel.VF(ctx, pf, v.Number)
+		_, err = a.kernel.VF(ctx, pf, v.Number)
 	}
 	if errors.Is(err, link.ErrNotFound) || errors.Is(err, link.ErrNoVF) {
 		a.note("%s is gone, and its settings with it", v.name())
 		return a.drop(s.key())
 	}
+	if err != nil {
+		return err
+	}
+	// First, since a VF's driver announces its own MAC when it goes down.
+	if dev, err := a.netdev(ctx, pf, v); err == nil && v.Own != "" && dev.Up != v.Up {
+		if err := a.kernel.SetUp(ctx, dev.Index, v.Up); err != nil {
+			return err
+		}
+	}
+	now, err := a.kernel.VF(ctx, pf, v.Number)
 	if err != nil {
 		return err
 	}
@@ -298,15 +321,51 @@ func (a *applier) undoVF(ctx context.Context, s Step) error {
 	if err := a.putBack(ctx, pf, v, back); err != nil {
 		return err
 	}
-	if dev, err := a.netdev(ctx, pf, v); err == nil && v.Own != "" && dev.Up != v.Up {
-		if err := a.kernel.SetUp(ctx, dev.Index, v.Up); err != nil {
-			return err
-		}
-	}
 	if text := back.String(); text != "" {
 		a.note("%s is back at %s", v.name(), text)
 	}
 	return a.drop(s.key())
+}
+
+// reassert gives a VF's owner its settings again. libvirt before 11 restores the VF of
+// every NIC of a start that failed from the file that it saved for the VF, which is the
+// owner's (qemuProcessStop, virNetDevMacVLanDeleteWithVPortProfile).
+func (a *applier) reassert(ctx context.Context, pf link.Link, owner *VF) error {
+	want := owner.Want
+	if want.VLAN == nil {
+		want.VLAN = &link.VFVLAN{ID: owner.LibvirtVLAN, Proto: link.Dot1Q}
+	}
+	now, err := a.kernel.VF(ctx, pf, owner.Number)
+	if err != nil {
+		return err
+	}
+	dev, err := a.netdev(ctx, pf, owner)
+	if ignore(err, link.ErrNotFound) != nil {
+		return err
+	}
+	if err == nil && now.MAC != nil && *now.MAC != owner.MAC {
+		want.MAC = owner.Before.MAC // the macvtap sets the VF's own, which a MAC given by the PF would forbid
+	}
+	if _, err := a.kernel.SetVF(ctx, pf, owner.Number, want, owner.Optional...); err != nil {
+		return err
+	}
+	if dev.Name != "" && owner.MAC != "" {
+		uppers, err := a.kernel.Uppers(ctx, dev.Name)
+		if err != nil {
+			return err
+		}
+		for _, u := range uppers {
+			upper, err := a.kernel.ByName(ctx, u)
+			if err == nil && upper.Kind == "macvtap" && upper.MAC != owner.MAC {
+				err = a.kernel.SetMAC(ctx, upper.Index, owner.MAC)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	a.note("%s: its owner has its settings again", owner.name())
+	return nil
 }
 
 // toPutBack returns the settings to put back, and the attributes that somebody else

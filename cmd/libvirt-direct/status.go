@@ -63,6 +63,11 @@ func statusCommand(o *options) *cobra.Command {
 					}
 				}
 			}
+			pfs, err := physicalFunctions(ctx, k, all, "")
+			if err != nil {
+				return err
+			}
+			printPFs(w, pfs)
 			return nil
 		},
 	}

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"libvirt-direct/integration/guest"
 	"libvirt-direct/integration/guest/kernel"
 	"libvirt-direct/integration/sriov/debian"
 	"libvirt-direct/integration/vm"
@@ -63,6 +64,9 @@ func boot(ctx context.Context) (int, error) {
 	}
 	module, err := debian.Module(ctx, k, "testnic/testnic.c", os.Stderr)
 	if err != nil {
+		return 0, err
+	}
+	if _, err := guest.Prepare(ctx, cache, os.Stderr); err != nil { // for the guests in the machine
 		return 0, err
 	}
 	programs, err := os.MkdirTemp("", "sriov-bin-")

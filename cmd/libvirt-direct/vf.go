@@ -1,0 +1,349 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"libvirt-direct/hooks"
+	"libvirt-direct/internal/link"
+	"libvirt-direct/internal/state"
+)
+
+func vfCommand(o *options) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "vf",
+		Short: "Show and set SR-IOV virtual functions",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError{fmt.Errorf("unknown command %q of vf: want show, set or reset", args[0])}
+			}
+			return nil
+		},
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	c.AddCommand(vfShowCommand(o), vfSetCommand(o), vfResetCommand(o))
+	return c
+}
+
+// pfStatus is a physical function with its VFs.
+type pfStatus struct {
+	Name   string     `json:"name"`
+	Driver string     `json:"driver,omitempty"`
+	VFs    []vfStatus `json:"vfs"`
+}
+
+type vfStatus struct {
+	Number int             `json:"number"`
+	Device string          `json:"device"`
+	Driver string          `json:"driver,omitempty"`
+	Netdev string          `json:"netdev,omitempty"`
+	Owner  string          `json:"owner,omitempty"` // a domain's name
+	Wanted link.VFSettings `json:"wanted"`
+	Read   link.VFSettings `json:"read"`
+}
+
+// physicalFunctions reads the PFs of this host, or the named one, beside what the
+// journals say of their VFs.
+func physicalFunctions(ctx context.Context, k *link.Conn, domains []hooks.DomainStatus, only string) ([]pfStatus, error) {
+	names := []string{only}
+	if only == "" {
+		var err error
+		if names, err = k.PFs(ctx); err != nil {
+			return nil, err
+		}
+	}
+	pfs := []pfStatus{}
+	for _, name := range names {
+		l, err := k.ByName(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		uses, err := k.VFUses(ctx, l.Name)
+		if err != nil {
+			return nil, err
+		}
+		_, vfs, err := k.VFs(ctx, l)
+		if err != nil {
+			return nil, err
+		}
+		pf := pfStatus{Name: l.Name, Driver: k.Driver(l.Name), VFs: []vfStatus{}}
+		for _, u := range uses {
+			v := vfStatus{Number: u.Number, Device: u.Device, Driver: u.Driver, Netdev: u.Netdev}
+			if i := slices.IndexFunc(vfs, func(f link.VF) bool { return f.Number == u.Number }); i >= 0 {
+				v.Read = vfs[i].VFSettings
+			}
+			if owner, held := ownerOf(domains, u.VFPlace); held != nil {
+				v.Owner, v.Wanted = owner, held.Want
+			}
+			pf.VFs = append(pf.VFs, v)
+		}
+		pfs = append(pfs, pf)
+	}
+	return pfs, nil
+}
+
+// ownerOf returns the domain with the latest claim to a VF.
+func ownerOf(domains []hooks.DomainStatus, place link.VFPlace) (owner string, held *hooks.VF) {
+	for _, d := range domains {
+		for _, h := range d.Held {
+			if h.VF != nil && h.VF.PF == place.PF && h.VF.Number == place.Number && !h.VF.Contested &&
+				(held == nil || h.VF.Claim > held.Claim) {
+				owner, held = d.Name, h.VF
+			}
+		}
+	}
+	return owner, held
+}
+
+func printPFs(w io.Writer, pfs []pfStatus) {
+	for _, pf := range pfs {
+		fmt.Fprintf(w, "%s", pf.Name)
+		if pf.Driver != "" {
+			fmt.Fprintf(w, " (driver %s)", pf.Driver)
+		}
+		fmt.Fprintf(w, ": %d virtual functions\n", len(pf.VFs))
+		for _, v := range pf.VFs {
+			fmt.Fprintf(w, "  VF %d (%s): ", v.Number, v.Device)
+			switch {
+			case v.Owner != "":
+				fmt.Fprintf(w, "domain %q", v.Owner)
+			case v.Netdev != "":
+				fmt.Fprintf(w, "%s, held by nobody", v.Netdev)
+			case v.Driver != "":
+				fmt.Fprintf(w, "driver %s, not held by us", v.Driver)
+			default:
+				fmt.Fprint(w, "no driver")
+			}
+			fmt.Fprintln(w)
+			if text := v.Wanted.String(); text != "" {
+				fmt.Fprintf(w, "    wanted: %s\n", text)
+			}
+			if text := v.Read.String(); text != "" {
+				fmt.Fprintf(w, "    read:   %s\n", text)
+			} else {
+				fmt.Fprintln(w, "    read:   the driver does not say")
+			}
+		}
+	}
+}
+
+// held reads the journals, as far as this user may.
+func (o *options) held(ctx context.Context, k *link.Conn) ([]hooks.DomainStatus, error) {
+	all, err := hooks.Status(ctx, k, state.Existing(o.journal))
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, nil
+	}
+	return all, err
+}
+
+func vfShowCommand(o *options) *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "show [PF] [--json]",
+		Short: "Show virtual functions: who has them, what is wanted, what the driver says",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return usageError{fmt.Errorf("vf show takes one PF, and there is %q", args[1])}
+			}
+			return nil
+		},
+		RunE: func(c *cobra.Command, args []string) error {
+			ctx, cancel := o.deadline(c)
+			defer cancel()
+			k, err := link.Open()
+			if err != nil {
+				return err
+			}
+			defer k.Close()
+			domains, err := o.held(ctx, k)
+			if err != nil {
+				return err
+			}
+			only := ""
+			if len(args) > 0 {
+				only = args[0]
+			}
+			pfs, err := physicalFunctions(ctx, k, domains, only)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				enc := json.NewEncoder(c.OutOrStdout())
+				enc.SetIndent("", "  ")
+				return enc.Encode(pfs)
+			}
+			if len(pfs) == 0 {
+				fmt.Fprintln(c.OutOrStdout(), "no network device has virtual functions; echo N >/sys/class/net/PF/device/sriov_numvfs makes some")
+			}
+			printPFs(c.OutOrStdout(), pfs)
+			return nil
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}
+
+func vfSetCommand(o *options) *cobra.Command {
+	var force bool
+	c := &cobra.Command{
+		Use:   "set PF VF ATTRIBUTE=VALUE...",
+		Short: "Set attributes of a virtual function",
+		Long: `set writes the attributes one after the other, reads each back, and undoes what it has written when
+the driver refuses one. They are mac, vlan, qos, proto (802.1Q, 802.1ad), trust, spoofchk, queryrss
+(on, off), minrate, maxrate (Mbit/s) and linkstate (auto, enable, disable).`,
+		Example: "  libvirt-direct vf set ens1f0 3 vlan=42 qos=3 trust=on",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) < 3 {
+				return usageError{errors.New("vf set wants PF VF ATTRIBUTE=VALUE...")}
+			}
+			return nil
+		},
+		RunE: func(c *cobra.Command, args []string) error {
+			want, err := parseVFSettings(args[2:])
+			if err != nil {
+				return usageError{err}
+			}
+			return o.setVF(c, args[0], args[1], force, func(link.VFSettings) (link.VFSettings, []string) { return want, nil })
+		},
+	}
+	c.Flags().BoolVar(&force, "force", false, "also while a guest has it")
+	return c
+}
+
+func vfResetCommand(o *options) *cobra.Command {
+	var force bool
+	c := &cobra.Command{
+		Use:   "reset PF VF",
+		Short: "Take a virtual function's settings back to those of a new one",
+		Long: `reset takes away the MAC and the VLAN that the PF has given the VF and the bounds of its rate, and sets
+trust off, spoofchk on and linkstate auto, as far as the driver has these.`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 2 {
+				return usageError{errors.New("vf reset wants PF VF")}
+			}
+			return nil
+		},
+		RunE: func(c *cobra.Command, args []string) error {
+			return o.setVF(c, args[0], args[1], force, func(now link.VFSettings) (link.VFSettings, []string) {
+				mac, off, on, none, auto := "00:00:00:00:00:00", false, true, 0, link.LinkAuto
+				fresh := link.VFSettings{
+					MAC: &mac, VLAN: &link.VFVLAN{Proto: link.Dot1Q}, Trust: &off, SpoofChk: &on,
+					MinRate: &none, MaxRate: &none, LinkState: &auto, QueryRSS: &off,
+				}
+				// What the driver does not report it does not have.
+				return fresh.Only(func(attr string) bool { _, said := now.Value(attr); return said }), link.VFAttrs()
+			})
+		},
+	}
+	c.Flags().BoolVar(&force, "force", false, "also while a guest has it")
+	return c
+}
+
+// setVF sets what choose returns for the VF as it is now.
+func (o *options) setVF(c *cobra.Command, pf, number string, force bool, choose func(link.VFSettings) (want link.VFSettings, optional []string)) error {
+	n, err := strconv.Atoi(number)
+	if err != nil || n < 0 {
+		return usageError{fmt.Errorf("VF %q: want its number", number)}
+	}
+	if os.Geteuid() != 0 {
+		return fmt.Errorf("%s needs root", c.CommandPath())
+	}
+	ctx, cancel := o.deadline(c)
+	defer cancel()
+	k, err := link.Open()
+	if err != nil {
+		return err
+	}
+	defer k.Close()
+	l, err := k.ByName(ctx, pf)
+	if err != nil {
+		return err
+	}
+	now, err := k.VF(ctx, l, n)
+	if err != nil {
+		return err
+	}
+	domains, err := o.held(ctx, k)
+	if err != nil {
+		return err
+	}
+	uses, err := k.VFUses(ctx, l.Name)
+	if err != nil {
+		return err
+	}
+	for _, u := range uses {
+		if owner, held := ownerOf(domains, u.VFPlace); u.Number == n && held != nil && !force {
+			return fmt.Errorf("VF %d of %s is domain %q's; stop it, or say --force", n, l.Name, owner)
+		}
+	}
+	want, optional := choose(now.VFSettings)
+	warnings, err := k.SetVF(ctx, l, n, want, optional...)
+	for _, w := range warnings {
+		fmt.Fprintf(c.ErrOrStderr(), "warning: %s\n", hooks.OneLine(w))
+	}
+	return err
+}
+
+// parseVFSettings reads "vlan=42", "trust=on" …
+func parseVFSettings(args []string) (link.VFSettings, error) {
+	var s link.VFSettings
+	vlan := link.VFVLAN{Proto: link.Dot1Q}
+	for _, arg := range args {
+		name, v, _ := strings.Cut(arg, "=")
+		var err error
+		number := func(to **int) {
+			var n int
+			if n, err = strconv.Atoi(v); err == nil {
+				*to = &n
+			}
+		}
+		flag := func(to **bool) {
+			on := v == "on" || v == "yes"
+			if !on && v != "off" && v != "no" {
+				err = errors.New("want on or off")
+			}
+			*to = &on
+		}
+		switch name {
+		case link.AttrMAC:
+			s.MAC = &v
+		case link.AttrVLAN:
+			vlan.ID, err = strconv.Atoi(v)
+			s.VLAN = &vlan
+		case "qos":
+			vlan.QoS, err = strconv.Atoi(v)
+			s.VLAN = &vlan
+		case "proto":
+			vlan.Proto = v
+			s.VLAN = &vlan
+		case link.AttrTrust:
+			flag(&s.Trust)
+		case link.AttrSpoofChk:
+			flag(&s.SpoofChk)
+		case link.AttrQueryRSS:
+			flag(&s.QueryRSS)
+		case link.AttrMinRate:
+			number(&s.MinRate)
+		case link.AttrMaxRate:
+			number(&s.MaxRate)
+		case link.AttrLinkState:
+			s.LinkState = &v
+		default:
+			return s, fmt.Errorf("%q is no attribute: want mac, vlan, qos, proto, trust, spoofchk, minrate, maxrate, queryrss or linkstate, each with =VALUE", name)
+		}
+		if err != nil {
+			return s, fmt.Errorf("%s: %w", arg, err)
+		}
+	}
+	return s, s.Check()
+}
