@@ -1,0 +1,39 @@
+package hooks
+
+import (
+	"encoding/json"
+	"errors"
+	"testing"
+
+	"libvirt-direct/internal/state"
+)
+
+// A step from a journal file is either refused as a whole, or one that can be undone
+// without touching anything but what it names.
+func FuzzJournalSteps(f *testing.F) {
+	for _, s := range []string{
+		`{"nic":"52:54:00:00:00:01","vlan":{"name":"eth0.5","parent":"eth0","id":5,"parent_index":2,"index":99,"made":true}}`,
+		`{"nic":"52:54:00:00:00:01","altname":{"device":"eth0","name":"lan","index":2,"made":true}}`,
+		`{"nic":"52:54:00:00:00:01","macvtap":{"name":"ldt0","lower":"eth0","mode":"vepa","mac":"52:54:00:00:00:01","index":99}}`,
+		`{"nic":"52:54:00:00:00:01","vsi":{"port":"eth0","instance":"09b11c53-8b5c-4eeb-8f00-d84eaa0aaa4f","manager":1,"type_id":2,"type_version":3,"mac":"52:54:00:00:00:01","vlan":5}}`,
+		`{"nic":"x"}`, `{"vlan":null}`, `[]`, `{"nic":"x","exec":"rm"}`,
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if !json.Valid(b) {
+			return // the journal's own reader refuses it
+		}
+		j := &state.Journal{UUID: uuidA, Entries: []state.Entry{{Phase: state.Done, Step: b}}}
+		steps, err := decodeSteps(j)
+		if err != nil {
+			if !errors.Is(err, state.ErrCorrupt) {
+				t.Fatalf("untyped error %v", err)
+			}
+			return
+		}
+		if steps[0].key() == "" || steps[0].undoString() == "" {
+			t.Fatalf("nothing to undo in %s", b)
+		}
+	})
+}
