@@ -52,7 +52,8 @@
 // visible profile removes those that nobody holds any more (only in the host's first pid namespace, since /proc/locks
 // tells the truth only there).
 //
-// With vlan, a sub-interface DEVICE.VID that is missing is made and stays: other guests may be on it.
+// With vlan, a sub-interface DEVICE.VID that is missing is made and stays: other guests may be on it, and the kernel does
+// not tell which devices in other namespaces are. The host speaks no IPv6 on it.
 //
 // A TAP device is called tap and its interface index in hexadecimal. It has a random address that begins with fe, so
 // that the bridge does not take it for its own, and the bridge's MTU. The holder of a descriptor may make a TAP device

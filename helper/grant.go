@@ -298,20 +298,50 @@ func (s *session) checkLower(l rtnl.Link, p *policy.Profile) (rtnl.Link, error) 
 	return v, nil
 }
 
+// addVLAN makes a VLAN sub-interface that is up and on which the host itself does not speak IPv6. It does not get the
+// mark by which the hook's collector removes such devices: that asks the kernel for what stands on them, and is not told
+// of macvtaps in other network namespaces.
 func (s *session) addVLAN(name string, lower int, vid uint16) error {
+	random, err := randomWords()
+	if err != nil {
+		return err
+	}
 	if err := privilege.Raise(privilege.NetAdmin); err != nil {
 		return err
 	}
+	// In one system call, which no signal ends half-way: a device that is down would be of no use to those who come later.
 	var m rtnl.Batch
-	m.AddVLAN(name, lower, vid)
-	err := s.host.Do(&m, -1)
-	if errors.Is(err, unix.EEXIST) {
+	index := newIndex(random[0])
+	m.AddVLAN(name, index, lower, vid)
+	m.NoIPv6Address(index)
+	m.Up(index)
+	err = s.host.Do(&m, 1)
+	if err == nil {
+		err = disableIPv6(name)
+	} else if errors.Is(err, unix.EEXIST) {
 		err = nil // another call was faster, or the VLAN has another name: the look-up that follows tells
 	}
 	if e := privilege.Lower(); e != nil {
 		return e
 	}
 	return err
+}
+
+// disableIPv6 keeps router advertisements from giving a device an address; a kernel without IPv6 has no such file.
+func disableIPv6(device string) error {
+	path := "/proc/sys/net/ipv6/conf/" + device + "/disable_ipv6"
+	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err == unix.ENOENT {
+		return nil
+	}
+	if err == nil {
+		_, err = unix.Write(fd, []byte("1"))
+		unix.Close(fd)
+	}
+	if err != nil {
+		return errors.New(path + ": " + err.Error())
+	}
+	return nil
 }
 
 // Patience with limits: a device goes some milliseconds after its last descriptor was closed, and two calls that race

@@ -4,6 +4,8 @@ package main
 
 import (
 	"encoding/hex"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -22,18 +24,32 @@ func TestMacvtapOnVLAN(t *testing.T) {
 	a, b := ask(t, "lan/52:54:00:aa:bb:cc"), ask(t, "lan")
 	f := requireGranted(t, a)
 	requireGranted(t, b)
-	require.Contains(t, run(t, "ip", "-d", "link", "show", "v0.42"), "vlan protocol 802.1Q id 42")
+	show := run(t, "ip", "-d", "link", "show", "v0.42")
+	require.Contains(t, show, "vlan protocol 802.1Q id 42")
+	require.Contains(t, show, ",UP")
+	require.Contains(t, show, "addrgenmode none")
+	noIPv6, err := os.ReadFile("/proc/sys/net/ipv6/conf/v0.42/disable_ipv6")
+	require.NoError(t, err)
+	require.Equal(t, "1\n", string(noIPv6))
+	// Why libvirt-direct gc must not know the device: under living guests it looks as if nothing stood on it, and
+	// removing it takes their devices away.
+	uppers, err := filepath.Glob("/sys/class/net/v0.42/upper_*")
+	require.NoError(t, err)
+	require.Empty(t, uppers)
+	require.NotContains(t, show, "alias")
 	frame, err := hex.DecodeString("ffffffffffff" + "525400aabbcc" + "88b5")
 	require.NoError(t, err)
 	_, err = f.Write(append(append(make([]byte, 10), frame...), []byte("<end>"+strings.Repeat(".", 50))...))
 	require.NoError(t, err)
 	require.Equal(t, 42, vlanOf(t, far))
+	run(t, "ip", "link", "del", "v0.42")
+	_, err = client.Inspect(f)
+	require.Error(t, err, "the guest's device went with the VLAN")
 	a.close()
 	b.close()
 	requireNothingLeft(t)
 
 	// A device of that name that is something else is not used.
-	run(t, "ip", "link", "del", "v0.42")
 	run(t, "ip", "link", "add", "v0.42", "type", "veth", "peer", "name", "vx")
 	defer run(t, "ip", "link", "del", "v0.42")
 	c := ask(t, "lan")

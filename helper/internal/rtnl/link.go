@@ -151,10 +151,10 @@ func (m *Batch) AddMacvtap(d Macvtap) {
 	m.end()
 }
 
-// AddVLAN asks for a new 802.1Q sub-interface, up.
-func (m *Batch) AddVLAN(name string, lower int, vid uint16) {
+// AddVLAN asks for a new 802.1Q sub-interface, which is down.
+func (m *Batch) AddVLAN(name string, index, lower int, vid uint16) {
 	m.begin(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
-	m.link(unix.AF_UNSPEC, 0, unix.IFF_UP, unix.IFF_UP)
+	m.link(unix.AF_UNSPEC, index, 0, 0)
 	m.attrString(unix.IFLA_IFNAME, name)
 	m.attr32(unix.IFLA_LINK, uint32(lower))
 	m.nest(unix.IFLA_LINKINFO, func() {
