@@ -3,8 +3,11 @@ package link
 import (
 	"context"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -93,7 +96,8 @@ const portProfileMax = 40
 type Port struct {
 	VF      int    // the VF's number, or SelfPort
 	Profile string // at most 39 octets; none for PortDisassociate
-	// Instance is the guest's UUID, Host the hypervisor's.
+	// Instance is the guest's UUID, Host the hypervisor's; a Host of zeros is this
+	// machine's.
 	Instance, Host [16]byte
 	// MAC is the guest's, which the switch must know before the association; only
 	// for a VF. "" leaves the VF's alone.
@@ -195,6 +199,9 @@ func (c *Conn) AssociatePort(ctx context.Context, dev Link, request PortRequest,
 	fail := func(err error) *PortError {
 		return &PortError{Device: dev.Name, VF: p.VF, Driver: c.Driver(dev.Name), Request: request, Profile: p.Profile, Err: err}
 	}
+	if p.Host == [16]byte{} {
+		p.Host = sys.hostUUID("/etc/machine-id")
+	}
 	req, err := portMessage(dev.Index, request, p)
 	if err != nil {
 		return fail(err)
@@ -216,6 +223,23 @@ func (c *Conn) AssociatePort(ctx context.Context, dev Link, request PortRequest,
 		return errors.Join(err, undoErr)
 	}
 	return err
+}
+
+// hostUUID returns the machine's UUID as its firmware has it, which is also libvirt's
+// host UUID unless that is configured, or else its machine ID (machine-id(5)).
+func (s sysfs) hostUUID(machineID string) (uuid [16]byte) {
+	for _, file := range []string{filepath.Join(string(s), "class/dmi/id/product_uuid"), machineID} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		b, err := hex.DecodeString(strings.ReplaceAll(strings.TrimSpace(string(text)), "-", ""))
+		if err == nil && len(b) == len(uuid) {
+			copy(uuid[:], b)
+			return uuid
+		}
+	}
+	return uuid
 }
 
 // DisassociatePort gives a port up. The kernel has the driver's answer at once; no

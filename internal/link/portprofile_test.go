@@ -97,6 +97,15 @@ func TestPortResponsesHaveWords(t *testing.T) {
 	require.True(t, errors.Is(err, ErrPortRefused) && errors.Is(err, unix.EINVAL))
 }
 
+func TestHostUUID(t *testing.T) {
+	want := [16]byte{0x12, 0x34, 0x56, 0x78, 0x12, 0x34, 0x12, 0x34, 0x12, 0x34, 0x12, 0x34, 0x56, 0x78, 0x9a, 0xbc}
+	s := tree(t, "class/dmi/id/product_uuid=12345678-1234-1234-1234-123456789ABC", "machine-id=123456781234123412341234567890ff")
+	require.Equal(t, want, s.hostUUID(string(s)+"/machine-id"))
+	s = tree(t, "class/dmi/id/product_uuid=Not Settable", "machine-id=12345678123412341234123456789abc")
+	require.Equal(t, want, s.hostUUID(string(s)+"/machine-id"))
+	require.Zero(t, tree(t).hostUUID("/none"))
+}
+
 func FuzzParsePorts(f *testing.F) {
 	f.Add(portReply(1, PortSuccess))
 	f.Fuzz(func(t *testing.T, b []byte) {
