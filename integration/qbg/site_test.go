@@ -1,0 +1,289 @@
+//go:build vm
+
+package qbg
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mdlayher/packet"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"libvirt-direct/integration/host"
+	"libvirt-direct/integration/host/hosttest"
+	"libvirt-direct/integration/vm"
+	"libvirt-direct/vdp"
+	"libvirt-direct/vdp/control"
+	"libvirt-direct/vdp/vdptest"
+)
+
+func TestMain(m *testing.M) { hosttest.Main(m) }
+
+const (
+	nic      = "nica" // the uplink on every host
+	instance = "09b11c53-8b5c-4eeb-8f00-d84eaa0aaa4f"
+	guestMAC = "52:54:00:01:02:03"
+)
+
+// vsi is what the domain's <virtualport> and its NIC say.
+var vsi = vdp.VSI{
+	ID: must(vdp.ParseUUID(instance)), Manager: vdp.ManagerID{11}, TypeID: 1193047, TypeVersion: 2,
+	FilterFormat: vdp.FilterMACVID,
+	Filters:      []vdp.Filter{{MAC: vdp.MAC{0x52, 0x54, 0, 1, 2, 3}, VID: 100}},
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+func domain(name string) host.Domain {
+	return host.Domain{Name: name, Interfaces: []string{host.DirectNIC(guestMAC, nic+".100", "vepa", `
+      <virtualport type='802.1Qbg'>
+        <parameters managerid='11' typeid='1193047' typeidversion='2' instanceid='`+instance+`'/>
+      </virtualport>`)}}
+}
+
+func requireMachine(t *testing.T) {
+	t.Helper()
+	if os.Getenv(vm.Variable) == "" {
+		t.Skip("this is for the test machine: go test -tags vm -exec testvm")
+	}
+}
+
+// program returns one of the programs under test, which make has built.
+func program(t *testing.T, name string) string {
+	t.Helper()
+	path, err := filepath.Abs("../../bin/" + name)
+	require.NoError(t, err)
+	if _, err := os.Stat(path); err != nil {
+		t.Fatalf("make build first: %v", err)
+	}
+	return path
+}
+
+// A site is a libvirt host with a physical NIC and a VLAN on it.
+type site struct {
+	*host.Host
+	t   *testing.T
+	ctx context.Context
+}
+
+func newSite(ctx context.Context, t *testing.T, name string) *site {
+	t.Helper()
+	return &site{hosttest.New(ctx, t, host.Options{Name: name, ListenTCP: true}), t, ctx}
+}
+
+// in is the same site for a subtest.
+func (s *site) in(t *testing.T) *site { return &site{s.Host, t, s.ctx} }
+
+func (s *site) run(name string, args ...string) string {
+	s.t.Helper()
+	out, err := s.Run(s.ctx, name, args...)
+	require.NoError(s.t, err)
+	return out
+}
+
+func (s *site) virsh(args ...string) string {
+	s.t.Helper()
+	out, err := s.Virsh(s.ctx, args...)
+	require.NoError(s.t, err)
+	return out
+}
+
+// take moves a NIC of the machine into the host, and makes the VLAN device.
+func (s *site) take(card string) {
+	s.t.Helper()
+	pid := strings.Split(s.Path("/"), "/")[2]
+	out, err := exec.CommandContext(s.ctx, "ip", "link", "set", card, "netns", pid).CombinedOutput()
+	require.NoError(s.t, err, "%s", out)
+	s.run("ip", "link", "set", card, "name", nic, "up")
+	s.run("ip", "link", "add", "link", nic, "name", nic+".100", "type", "vlan", "id", "100")
+	s.run("ip", "link", "set", nic+".100", "up")
+}
+
+// startLibvirtd starts libvirtd at a time of day when it can use 802.1Qbg. libvirt
+// takes the rtnetlink port of its event socket for an int; libnl chooses the port
+// by the time, in steps of 32 s, and from 1<<31 on it looks like an error: every
+// association fails before anything is sent
+// (virnetdevvportprofile.c:virNetDevVPortProfileOpSetLink).
+func (s *site) startLibvirtd() {
+	s.t.Helper()
+	for range 12 {
+		begin := time.Now()
+		require.NoError(s.t, s.StartLibvirtd(s.ctx))
+		port := s.eventPort()
+		s.t.Logf("libvirtd serves after %v, with event port %d", time.Since(begin), port)
+		if int32(port) > 0 {
+			return
+		}
+		require.NoError(s.t, s.KillLibvirtd(s.ctx, unix.SIGKILL))
+		now := unix.NsecToTimespec(time.Now().Add(3 * time.Minute).UnixNano())
+		require.NoError(s.t, unix.ClockSettime(unix.CLOCK_REALTIME, &now)) // the machine's own clock
+	}
+	s.t.Fatal("libvirtd has had a negative port twelve times")
+}
+
+// eventPort is the rtnetlink port of libvirtd's event socket: libnl puts ten bits
+// above the process id.
+func (s *site) eventPort() uint32 {
+	s.t.Helper()
+	pid, err := strconv.Atoi(strings.TrimSpace(s.run("cat", "/run/libvirtd.pid")))
+	require.NoError(s.t, err)
+	for line := range strings.Lines(s.run("cat", "/proc/net/netlink")) {
+		f := strings.Fields(line)
+		port, err := strconv.ParseUint(f[2], 10, 32)
+		if err == nil && f[1] == strconv.Itoa(unix.NETLINK_ROUTE) && port&(1<<22-1) == uint64(pid) {
+			return uint32(port)
+		}
+	}
+	s.t.Fatal("libvirtd has no rtnetlink socket")
+	return 0
+}
+
+func (s *site) vdpd() *control.Client { return control.NewClient(s.Path(control.DefaultPath)) }
+
+// startVDPD runs vdpd until stop or the test's end.
+func (s *site) startVDPD() (stop func()) {
+	s.t.Helper()
+	stop = s.daemon(program(s.t, "vdpd"), "-debug", "-uplink", nic)
+	s.eventually(10*time.Second, "vdpd", func() bool {
+		_, err := s.vdpd().Status(s.ctx)
+		return err == nil
+	})
+	return stop
+}
+
+// ready waits until the station has agreed on an edition with the switch.
+func (s *site) ready(ed vdp.Edition) {
+	s.t.Helper()
+	s.eventually(35*time.Second, "EVB of the edition "+ed.String(), func() bool {
+		u, err := s.vdpd().Status(s.ctx)
+		return err == nil && u[0].Error == nil && u[0].Edition == ed.String()
+	})
+}
+
+func (s *site) daemon(name string, args ...string) (stop func()) {
+	s.t.Helper()
+	cmd := s.Command(context.WithoutCancel(s.ctx), name, args...)
+	cmd.Stdout, cmd.Stderr = s.t.Output(), s.t.Output()
+	require.NoError(s.t, cmd.Start())
+	ended := make(chan struct{})
+	go func() { defer close(ended); _ = cmd.Wait() }()
+	stop = func() {
+		_ = cmd.Process.Signal(unix.SIGTERM) // it may have ended
+		select {
+		case <-ended:
+		case <-time.After(10 * time.Second):
+			_ = cmd.Process.Kill()
+			<-ended
+		}
+	}
+	s.t.Cleanup(stop)
+	return stop
+}
+
+func (s *site) eventually(d time.Duration, what string, f func() bool) {
+	s.t.Helper()
+	require.Eventually(s.t, f, d, 20*time.Millisecond, what)
+}
+
+// A bridge is the switch's end of a wire.
+type bridge struct {
+	*vdptest.Server
+	t *testing.T
+}
+
+// newBridge runs a bridge on a NIC of the machine.
+func newBridge(t *testing.T, card string) *bridge {
+	t.Helper()
+	out, err := exec.Command("ip", "link", "set", card, "up").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	ifi, err := net.InterfaceByName(card)
+	require.NoError(t, err)
+	conn, err := packet.Listen(ifi, packet.Raw, unix.ETH_P_ALL, nil)
+	require.NoError(t, err)
+	require.NoError(t, conn.SetPromiscuous(true))
+	return serve(t, conn, &packet.Addr{HardwareAddr: net.HardwareAddr(vdp.NearestCustomerBridge[:])})
+}
+
+// bridgeMAC is every bridge's.
+var bridgeMAC = vdp.MAC{2, 0xbb, 5: 1}
+
+func serve(t *testing.T, conn net.PacketConn, to net.Addr) *bridge {
+	b := vdptest.NewBridge(vdptest.Config{MAC: bridgeMAC, Edition: vdp.EditionDraft})
+	s := vdptest.NewServer(b, conn, to)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- s.Serve(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil && !errors.Is(err, os.ErrClosed) {
+			t.Errorf("bridge: %v", err)
+		}
+		conn.Close()
+	})
+	return &bridge{s, t}
+}
+
+func (b *bridge) do(f func(b *vdptest.Bridge) [][]byte) {
+	b.t.Helper()
+	require.NoError(b.t, b.Do(f))
+}
+
+// set changes the bridge, which then is as after its reboot.
+func (b *bridge) set(ed vdp.Edition) {
+	b.t.Helper()
+	b.do(func(b *vdptest.Bridge) [][]byte {
+		b.Edition, b.Answer, b.Log = ed, nil, nil
+		b.Restart()
+		return nil
+	})
+}
+
+func (b *bridge) mode() (m vdp.Mode) {
+	b.t.Helper()
+	b.do(func(b *vdptest.Bridge) [][]byte { m = b.Mode(vsi.ID); return nil })
+	return m
+}
+
+// log returns the station's requests for the VSI, repetitions left out.
+func (b *bridge) log() (l []vdptest.Received) {
+	b.t.Helper()
+	b.do(func(b *vdptest.Bridge) [][]byte {
+		for _, r := range b.Log {
+			if r.Message.VSI.ID == vsi.ID && (len(l) == 0 || l[len(l)-1].Message.Mode != r.Message.Mode) {
+				l = append(l, r)
+			}
+		}
+		return nil
+	})
+	return l
+}
+
+func modes(l []vdptest.Received) (m []vdp.Mode) {
+	for _, r := range l {
+		m = append(m, r.Message.Mode)
+	}
+	return m
+}
+
+// lldpadPid is the number that libvirt reads.
+func (s *site) lldpadPid() (int, error) {
+	b, err := os.ReadFile(s.Path("/run/lldpad.pid"))
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.Trim(string(b), "\x00\n"))
+}
