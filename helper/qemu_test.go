@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"libvirt-direct/helper/client"
 )
 
 const guestMAC = "52:54:00:77:77:01"
@@ -178,4 +180,24 @@ func (q qmp) do(command string) string {
 			return line
 		}
 	}
+}
+
+// TestFirstHour runs the commands at the top of the reference.
+func TestFirstHour(t *testing.T) {
+	doc, err := os.ReadFile("../docs/helper.md")
+	require.NoError(t, err)
+	_, script, _ := strings.Cut(string(doc), "```sh\n")
+	script, _, _ = strings.Cut(script, "```")
+	script = strings.NewReplacer("sudo ", "", client.DefaultHelper, helper, "lower = eth0", "lower = v0", "group:kvm", "uid:64321",
+		"-accel kvm -m 1024", "-accel tcg -m 64 -display none").Replace(script)
+	asRoot, asUser, found := strings.Cut(script, "\n")
+	require.True(t, found)
+	wire(t, "v0", "v1")
+	profiles(t, "")
+	wait := lease(t, "v1", "10.60.0.1/24", "10.60.0.10", "10.60.0.200")
+	run(t, "/bin/sh", "-ec", asRoot)
+	mac := strings.Fields(call{uid: alice, args: []string{"--list"}}.do(t).stdout)[3]
+	cmd := asAlice(t, "/bin/sh", "-ec", strings.Replace(asUser, "qemu-system", "exec qemu-system", 1))
+	wait(mac)
+	kill9(t, cmd)
 }
