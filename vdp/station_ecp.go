@@ -82,7 +82,7 @@ func (s *Station) transmit(now time.Time) {
 		s.ecp.advance()
 		s.ecp.payload, s.ecp.riders = payload, riders
 		s.ecp.first, s.ecp.left = s.ecp.sequence, s.timers.ECPRetries
-		s.ecp.deadline, s.ecp.free = now.Add(s.timers.ECPAck), now.Add(ecpPace)
+		s.ecp.deadline, s.ecp.free = now.Add(s.timers.ECPAck), now.Add(s.ecpPace())
 		s.sendECP(&ECPDU{Sequence: s.ecp.sequence, Payload: payload})
 	}
 }

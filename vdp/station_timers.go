@@ -16,11 +16,12 @@ type Timers struct {
 var draftTimers = Timers{ECPAck: 500 * time.Millisecond, ECPRetries: 2, Answer: 3 * time.Second, Keepalive: 10 * time.Second}
 
 const (
-	// ecpPace is the least time from one ECPDU to the next. lldpad
-	// acknowledges at once, but reads what it acknowledged 2 ms later: an
-	// ECPDU that comes sooner overwrites it. In a burst the pause also fills
-	// the ECPDUs.
-	ecpPace = 5 * time.Millisecond
+	// ecpPace is the least time from one ECPDU of the 2012 edition to the next.
+	// lldpad acknowledges at once, but reads what it acknowledged 2 ms later: an
+	// ECPDU that comes sooner overwrites it. In a burst the pause also fills the
+	// ECPDUs; for that alone, in the draft, less will do.
+	ecpPace      = 5 * time.Millisecond
+	ecpPaceDraft = time.Millisecond
 
 	// redeliver is how long after ECP gave up a request is offered again
 	// while the answer time lasts. With the usual exponents ECP gives up
@@ -39,6 +40,13 @@ func (s *Station) answerTime(a *association) time.Duration {
 		return s.timers.Answer
 	}
 	return min(s.timers.Answer, s.cfg.SetupTimeout/3)
+}
+
+func (s *Station) ecpPace() time.Duration {
+	if s.edition == EditionDraft {
+		return ecpPaceDraft
+	}
+	return ecpPace
 }
 
 // exponents returns the numbers in use: the larger of ours and the switch's.

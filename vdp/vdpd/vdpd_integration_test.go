@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -183,78 +182,13 @@ func TestDeassociateOnStop(t *testing.T) {
 	require.Zero(t, held())
 }
 
-// A thousand VSIs on one port, and a crash with them.
-func TestThousand(t *testing.T) {
-	const n = 1000
-	for _, peer := range []string{"responder", "lldpad"} {
-		t.Run(peer, func(t *testing.T) {
-			h := newHost(t)
-			if peer == "lldpad" {
-				h.lldpadBridge2012()
-			} else {
-				h.responder(vdptest.Config{Edition: vdp.Edition2012})
-			}
-			p := h.vdpd()
-			switchReady(h, p)
-			l := h.libvirt(p.cmd.Process.Pid)
-			start := time.Now()
-			for i := range n {
-				require.Zero(t, l.set(vdp.Associate, testVSI(i)))
-			}
-			asked := time.Since(start)
-			done := func() bool { return strings.Count(p.output(), "msg=established") >= n }
-			h.eventually(60*time.Second, "1000 associations", done)
-			t.Logf("%d VSIs: accepted after %v, associated after %v, %d KiB resident", n, asked, time.Since(start), rss(t, p.cmd.Process.Pid))
-			require.Zero(t, l.status(testVSI(n-1)))
-
-			h.eventually(5*time.Second, "state", func() bool {
-				b, _ := os.ReadFile(filepath.Join(h.dir, "state.json"))
-				return strings.Count(string(b), `"mode"`) == n
-			})
-			p.signal(unix.SIGKILL)
-			start = time.Now()
-			p = h.vdpd()
-			h.eventually(60*time.Second, "1000 restored", done)
-			t.Logf("%d VSIs restored %v after the start", n, time.Since(start))
-		})
-	}
-}
-
-func rss(t *testing.T, pid int) int {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
-	require.NoError(t, err)
-	_, s, _ := strings.Cut(string(b), "VmRSS:")
-	kib, err := strconv.Atoi(strings.Fields(s)[0])
-	require.NoError(t, err)
-	return kib
-}
-
 // Our responder against a real station of the draft, lldpad's, driven as
 // libvirt drives it.
 func TestLldpadStationAgainstResponder(t *testing.T) {
 	h := newHost(t)
 	br := h.responder(vdptest.Config{Edition: vdp.EditionDraft})
-	h.lldpad(h.a)
-	h.lldptool(h.a, "-L", "-i", stationIf, "-g", "ncb", "adminStatus=rxtx")
-	for _, c := range [][2]string{
-		{"vdp", "enableTx=yes"}, {"vdp", "role=station"},
-		{"evbCfg", "fmode=reflectiverelay"}, {"evbCfg", "capabilities=rte,ecp,vdp"}, {"evbCfg", "enableTx=yes"},
-	} {
-		h.lldptool(h.a, "-T", "-i", stationIf, "-g", "ncb", "-V", c[0], "-c", c[1])
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(h.sh("ip", "netns", "exec", h.a, "lldptool", "ping")))
-	require.NoError(t, err)
-	require.NoError(t, unix.Kill(pid, unix.SIGHUP)) // or it stays in the 2012 edition
-	l := h.libvirt(pid)
+	_, l := h.lldpadStation()
 	v := testVSI(1)
-	h.eventually(20*time.Second, "lldpad's readiness", func() bool { return l.set(vdp.Associate, v) == 0 })
-	require.Zero(t, l.result(v))
-	for _, v := range []vdp.VSI{testVSI(3), testVSI(4)} {
-		start := time.Now()
-		require.Zero(t, l.set(vdp.Associate, v))
-		require.Zero(t, l.result(v))
-		t.Logf("lldpad: SETLINK to SUCCESS %v", time.Since(start))
-	}
 	mode := func() (m vdp.Mode) {
 		require.NoError(t, br.Do(func(b *vdptest.Bridge) [][]byte { m = b.Mode(v.ID); return nil }))
 		return m
