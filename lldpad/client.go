@@ -183,6 +183,12 @@ func (c *Client) set2012(ctx context.Context, pid uint32, port string, m vdp.Mod
 			if time.Since(start) > settleTimeout {
 				return v, err
 			}
+		case m == vdp.DeAssociate && errors.Is(err, ErrRejected):
+			// It has gone between the look and the request.
+			if _, known, ferr := c.find2012(ctx, port, v.ID); ferr == nil && !known {
+				return v, nil
+			}
+			return v, notApplicable(err)
 		case m != vdp.DeAssociate || !errors.Is(err, ErrBusy):
 			return v, notApplicable(err)
 		}
