@@ -31,7 +31,7 @@ func privateDev(t testing.TB) {
 func TestAudit(t *testing.T) {
 	bridge(t, "br0")
 	profiles(t, "[guests]\nkind = bridge\nbridge = br0\nanti-spoof = yes\nallow = uid:64321\n")
-	t.Run("", func(t *testing.T) { // whose goroutine may lose its thread
+	t.Run("private /dev", func(t *testing.T) { // whose goroutine may lose its thread
 		privateDev(t)
 		log, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: "/dev/log", Net: "unixgram"})
 		require.NoError(t, err)
