@@ -276,7 +276,7 @@ func (s *session) checkLower(l rtnl.Link, p *policy.Profile) (rtnl.Link, error) 
 		return l, errNotEthernet
 	}
 	if p.VLAN == 0 {
-		return l, nil
+		return l, s.keep(l)
 	}
 	name := l.Name + "." + strconv.Itoa(int(p.VLAN))
 	if !policy.ValidDevice(name) {
@@ -295,7 +295,31 @@ func (s *session) checkLower(l rtnl.Link, p *policy.Profile) (rtnl.Link, error) 
 	if v.Kind != "vlan" || v.Lower != l.Index || v.VLAN != p.VLAN || v.VLANTPID != unix.ETH_P_8021Q {
 		return l, errors.New(name + " " + errOtherVLAN.Error())
 	}
-	return v, nil
+	return v, s.keep(v)
+}
+
+// The alias that libvirt-direct's hook gives to the VLAN sub-interfaces it makes, and what the helper makes of it.
+const (
+	hookAlias = "libvirt-direct"
+	keptAlias = "libvirt-direct (in use by the helper)"
+)
+
+// keep takes a VLAN sub-interface over from the hook, which removes its own with their last domain: that a macvtap in
+// another network namespace stands on it, nothing in this one tells.
+func (s *session) keep(l rtnl.Link) error {
+	if l.Kind != "vlan" || l.Alias != hookAlias {
+		return nil
+	}
+	if err := privilege.Raise(privilege.NetAdmin); err != nil {
+		return err
+	}
+	var m rtnl.Batch
+	m.SetAlias(l.Index, keptAlias)
+	err := s.host.Do(&m, -1)
+	if e := privilege.Lower(); e != nil {
+		return e
+	}
+	return err
 }
 
 // addVLAN makes a VLAN sub-interface that is up and on which the host itself does not speak IPv6. It does not get the

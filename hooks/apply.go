@@ -252,9 +252,8 @@ func (a *applier) doVLAN(ctx context.Context, s Step) error {
 		return fmt.Errorf("%w: %s is not VLAN %d of %s", ErrWrongDevice, v.Name, v.ID, v.Parent)
 	}
 	v.Index = have.Index
-	// Without our mark, whoever made it may have been killed before he set it.
 	v.Made = have.Alias == Mark
-	if !v.Made {
+	if have.Alias == "" { // whoever made it may have been killed before he marked it
 		h, err := a.others(v.same)
 		if err != nil {
 			return err
@@ -337,6 +336,10 @@ func (a *applier) undoVLAN(ctx context.Context, s Step) error {
 		return err
 	}
 	if h != unheld || have.Kind != "vlan" || have.VLANID != v.ID {
+		return a.drop(s.key())
+	}
+	if have.Alias != "" && have.Alias != Mark { // somebody, the helper for instance, wants to keep it
+		a.note("left %s: it is %s", have.Name, have.Alias)
 		return a.drop(s.key())
 	}
 	uppers, err := a.kernel.Uppers(ctx, have.Name)

@@ -208,6 +208,24 @@ func TestVLANOfOursWithSomebodyOnItStays(t *testing.T) {
 	require.Contains(t, w.log.String(), "left nica.100: foreign stands on it")
 }
 
+// The helper's macvtaps are in namespaces of their own and do not show: it puts its
+// alias in place of ours.
+func TestVLANOfOursThatTheHelperTookOverStays(t *testing.T) {
+	w := newWorld(t, "", "nica")
+	doc := domain(uuidA, "", direct(mac1, "nica.100", "vepa"))
+	w.must(Prepare, doc)
+	vlan, _ := w.kernel.ByName(context.Background(), "nica.100")
+	require.NoError(t, w.kernel.SetAlias(context.Background(), vlan.Index, Mark+" (in use by the helper)"))
+	w.must(Release, doc)
+	require.True(t, w.has("nica.100"))
+	b := domain(uuidB, "", direct(mac2, "nica.100", "vepa"))
+	w.must(Prepare, b)
+	w.must(Release, b)
+	w.gc(false)
+	require.True(t, w.has("nica.100"))
+	require.Empty(t, w.journals())
+}
+
 func TestAltNameIsSharedAndGoesWithItsLastGuest(t *testing.T) {
 	w := newWorld(t, twoUplinks, "enpb")
 	before := w.kernel.dump()

@@ -21,6 +21,7 @@ type Link struct {
 	Lower    int    // IFLA_LINK, 0 if it has none
 	VLAN     uint16 // of kind vlan
 	VLANTPID uint16 // of kind vlan, host byte order
+	Alias    string // IFLA_IFALIAS
 
 	VLANFiltering bool   // of kind bridge
 	DefaultPVID   uint16 // of kind bridge
@@ -84,6 +85,8 @@ func parseLink(b []byte) (Link, error) {
 			l.Name = cString(v)
 		case kind == unix.IFLA_LINKINFO:
 			l.parseInfo(v)
+		case kind == unix.IFLA_IFALIAS:
+			l.Alias = cString(v)
 		case kind == unix.IFLA_ADDRESS && len(v) == len(l.MAC):
 			copy(l.MAC[:], v)
 		case len(v) != 4:
@@ -180,6 +183,14 @@ func (m *Batch) SetMAC(index int, mac ether.MAC) {
 	m.begin(unix.RTM_SETLINK, 0)
 	m.link(unix.AF_UNSPEC, index, 0, 0)
 	m.attr(unix.IFLA_ADDRESS, mac[:])
+	m.end()
+}
+
+// SetAlias sets the text that people see with the device.
+func (m *Batch) SetAlias(index int, alias string) {
+	m.begin(unix.RTM_SETLINK, 0)
+	m.link(unix.AF_UNSPEC, index, 0, 0)
+	m.attr(unix.IFLA_IFALIAS, []byte(alias))
 	m.end()
 }
 
