@@ -49,7 +49,7 @@ func must[T any](v T, err error) T {
 }
 
 func domain(name string) host.Domain {
-	return host.Domain{Name: name, Interfaces: []string{host.DirectNIC(guestMAC, nic+".100", "vepa", `
+	return host.Domain{Name: name, MemoryMiB: 32, Interfaces: []string{host.DirectNIC(guestMAC, nic+".100", "vepa", `
       <virtualport type='802.1Qbg'>
         <parameters managerid='11' typeid='1193047' typeidversion='2' instanceid='`+instance+`'/>
       </virtualport>`)}}

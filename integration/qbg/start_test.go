@@ -5,6 +5,7 @@ package qbg
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -27,6 +28,8 @@ func TestDomain(t *testing.T) {
 	br := newBridge(t, "eth1")
 	s.startLibvirtd()
 	require.NoError(t, s.Define(ctx, domain("g").XML()))
+
+	t.Run("faults", func(t *testing.T) { faults(s.in(t), &bridge{br.Server, t}) })
 
 	for _, ed := range []vdp.Edition{vdp.EditionDraft, vdp.Edition2012} {
 		t.Run("vdpd "+ed.String(), func(t *testing.T) {
@@ -77,6 +80,45 @@ func TestDomain(t *testing.T) {
 		require.Zero(t, br.mode())
 		refused(s, br)
 	})
+}
+
+// faults are those that docs/802.1Qbg.md explains by what virsh and libvirtd say.
+func faults(s *site, br *bridge) {
+	start := func(virsh, log string) {
+		s.t.Helper()
+		before, err := os.ReadFile(s.LogFile())
+		require.NoError(s.t, err)
+		_, err = s.Virsh(s.ctx, "start", "g")
+		require.ErrorContains(s.t, err, virsh)
+		all, err := os.ReadFile(s.LogFile())
+		require.NoError(s.t, err)
+		require.Contains(s.t, string(all[len(before):]), log)
+		s.t.Logf("%s", all[len(before):])
+	}
+	const failed = "sending of PortProfileRequest failed"
+	start(failed, "Error opening file /var/run/lldpad.pid")
+
+	br.do(func(b *vdptest.Bridge) [][]byte { b.NoEVB = true; return nil })
+	s.startVDPD()
+	s.eventually(10*time.Second, "end of the time in which the switch may still turn up", func() bool {
+		u, err := s.vdpd().Status(s.ctx)
+		return err == nil && u[0].Link && time.Since(u[0].LinkSince) > 5*time.Second
+	})
+	start(failed, "error during virtual port configuration of ifindex 2: No such device or address")
+	s.run("ip", "link", "set", nic, "down")
+	s.eventually(5*time.Second, "link down", func() bool {
+		u, err := s.vdpd().Status(s.ctx)
+		return err == nil && !u[0].Link
+	})
+	start(failed, "error during virtual port configuration of ifindex 2: Network is down")
+	s.run("ip", "link", "set", nic, "up")
+	s.run("ip", "link", "set", nic+".100", "up")
+
+	br.set(vdp.Edition2012)
+	br.do(func(b *vdptest.Bridge) [][]byte { b.NoEVB, b.NoAnswer = false, true; return nil })
+	s.ready(vdp.Edition2012)
+	start("error 261 during port-profile setlink", "error 261 during port-profile setlink")
+	br.do(func(b *vdptest.Bridge) [][]byte { b.NoAnswer = false; return nil })
 }
 
 func (s *site) established() {

@@ -50,7 +50,7 @@ func TestThousand(t *testing.T) {
 			})
 			p.signal(unix.SIGKILL)
 			start = time.Now()
-			p = h.vdpd()
+			h.vdpd()
 			h.eventually(60*time.Second, "1000 restored", func() bool { return h.uplink().Established == n })
 			t.Logf("%d VSIs restored %v after the start", n, time.Since(start))
 		})

@@ -33,7 +33,8 @@ type Daemon struct {
 }
 
 // New takes lldpad's place: it checks that nobody else has it, reads the state
-// file, opens the endpoint and writes the pid file. The caller must call Run.
+// file, opens the endpoint and the control socket, and writes the pid file. The
+// caller must call Run.
 func New(c Config, log *slog.Logger) (*Daemon, error) {
 	if len(c.Uplinks) == 0 {
 		return nil, fmt.Errorf("%w: no uplink", ErrConfig)

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -58,6 +59,20 @@ ecp_rte = 8
 	}
 	_, err = ParseConfig([]byte("uplink = 3"))
 	require.ErrorIs(t, err, ErrConfig)
+}
+
+// The documentation's example is accepted, and so is what it has commented out.
+func TestDocumentedConfig(t *testing.T) {
+	doc, err := os.ReadFile("../../../../docs/802.1Qbg.md")
+	require.NoError(t, err)
+	_, example, _ := strings.Cut(string(doc), "```toml\n")
+	example, _, found := strings.Cut(example, "```")
+	require.True(t, found)
+	for _, text := range []string{example, strings.ReplaceAll(example, "\n# ", "\n")[len("# "):]} {
+		c, err := ParseConfig([]byte(text))
+		require.NoError(t, err, text)
+		require.Equal(t, "eth0", c.Uplinks[0].Name)
+	}
 }
 
 func FuzzParseConfig(f *testing.F) {
