@@ -1,3 +1,6 @@
+//go:build !vm
+
+// The test machine has no Go.
 package main
 
 import (
