@@ -1,6 +1,7 @@
 //go:build !vm
 
 // The test machine has no Go.
+
 package main
 
 import (
