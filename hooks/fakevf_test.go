@@ -14,6 +14,8 @@ type fakeSRIOV struct {
 	ports map[string]string // port profile by "eth0/3", "eth0/-1"
 	// refuse makes the driver refuse an attribute.
 	refuse string
+	// noZero makes it refuse the zero MAC that it reports.
+	noZero bool
 }
 
 type fakeVF struct {
@@ -105,7 +107,7 @@ func (f *fakeKernel) SetVF(_ context.Context, pf link.Link, number int, want lin
 	for _, attr := range v.Differ(want) {
 		value, _ := want.Value(attr)
 		err := f.change("set "+attr, func() error {
-			if attr == f.sriov.refuse {
+			if attr == f.sriov.refuse || attr == link.AttrMAC && f.sriov.noZero && value == noMAC {
 				return &link.VFError{PF: pf.Name, VF: number, Driver: "fake", Attr: attr, Value: value, Err: link.ErrVFRefused}
 			}
 			v.set(attr, want)

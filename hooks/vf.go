@@ -304,8 +304,8 @@ func (a *applier) undoVF(ctx context.Context, s Step) error {
 		return err
 	}
 	// First, since a VF's driver announces its own MAC when it goes down.
-	if dev, err := a.netdev(ctx, pf, v); err == nil && v.Own != "" && dev.Up != v.Up {
-		if err := a.kernel.SetUp(ctx, dev.Index, v.Up); err != nil {
+	if dev, err := a.netdev(ctx, pf, v); err == nil && v.Own != "" {
+		if err := a.putBackNetdev(ctx, dev, v); err != nil {
 			return err
 		}
 	}
@@ -365,6 +365,25 @@ func (a *applier) reassert(ctx context.Context, pf link.Link, owner *VF) error {
 		}
 	}
 	a.note("%s: its owner has its settings again", owner.name())
+	return nil
+}
+
+// putBackNetdev puts a VF's network device back. Where a macvtap has gone from it the
+// kernel has given it its MAC again, unless its driver takes none while it is up.
+func (a *applier) putBackNetdev(ctx context.Context, dev link.Link, v *VF) error {
+	if dev.Up && !v.Up {
+		if err := a.kernel.SetUp(ctx, dev.Index, false); err != nil {
+			return err
+		}
+	}
+	if dev.MAC == v.MAC && dev.MAC != v.Own {
+		if err := a.kernel.SetMAC(ctx, dev.Index, v.Own); err != nil {
+			a.note("%s keeps the guest's MAC: %v", dev.Name, err)
+		}
+	}
+	if !dev.Up && v.Up {
+		return a.kernel.SetUp(ctx, dev.Index, true)
+	}
 	return nil
 }
 

@@ -169,6 +169,24 @@ func TestTwoGuestsFightForOneVF(t *testing.T) {
 	require.Contains(t, w.log.String(), "its owner has its settings again")
 }
 
+// Some drivers report a zero MAC and take none: the VF gets its own, as libvirt would
+// give it.
+func TestDriverThatTakesNoZeroMAC(t *testing.T) {
+	w := newVFWorld(t)
+	vf, zero := w.kernel.vf(2), noMAC
+	own := *vf.MAC
+	vf.MAC, w.kernel.sriov.noZero = &zero, true
+	doc := domain(uuidA, vfWords(mac1, "trust='yes' vlan='42'"), direct(mac1, "vf2", "passthrough"))
+	w.must(Prepare, doc)
+	vf.libvirtTakes(mac1, 0)
+	w.must(Start, doc)
+	w.must(Release, doc)
+	require.Equal(t, own, *vf.MAC)
+	require.False(t, *vf.Trust)
+	require.Contains(t, w.log.String(), "the driver takes no MAC back")
+	require.Empty(t, w.journals())
+}
+
 func TestVFsThatAreGone(t *testing.T) {
 	w := newVFWorld(t)
 	doc := domain(uuidA, vfWords(mac1, "trust='yes'"), direct(mac1, "vf3", "passthrough"))

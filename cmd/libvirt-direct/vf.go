@@ -204,7 +204,7 @@ the driver refuses one. They are mac, vlan, qos, proto (802.1Q, 802.1ad), trust,
 		Example: "  libvirt-direct vf set ens1f0 3 vlan=42 qos=3 trust=on",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) < 3 {
-				return usageError{errors.New("vf set wants PF VF ATTRIBUTE=VALUE...")}
+				return usageError{errors.New("vf set wants PF VF ATTRIBUTE=VALUE, one or more")}
 			}
 			return nil
 		},
