@@ -25,7 +25,7 @@ import (
 // takes for the NIC below, and the machine's two cards are one wire.
 func TestMigration(t *testing.T) {
 	requireMachine(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, "modprobe", "tun").CombinedOutput()
 	require.NoError(t, err, "%s", out)

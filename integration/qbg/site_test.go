@@ -129,8 +129,8 @@ func (s *site) startLibvirtd() {
 			return
 		}
 		require.NoError(s.t, s.KillLibvirtd(s.ctx, unix.SIGKILL))
-		now := unix.NsecToTimespec(time.Now().Add(3 * time.Minute).UnixNano())
-		require.NoError(s.t, unix.ClockSettime(unix.CLOCK_REALTIME, &now)) // the machine's own clock
+		now := unix.NsecToTimespec(time.Now().Add(512 * time.Second).UnixNano())
+		require.NoError(s.t, unix.ClockSettime(unix.CLOCK_REALTIME, &now)) // the machine's own clock, half a round of libnl's
 	}
 	s.t.Fatal("libvirtd has had a negative port twelve times")
 }

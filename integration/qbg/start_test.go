@@ -21,7 +21,7 @@ import (
 // An unmodified domain on one end of a wire, a switch on the other.
 func TestDomain(t *testing.T) {
 	requireMachine(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
 	defer cancel()
 	s := newSite(ctx, t, "a")
 	s.take("eth0")
