@@ -28,6 +28,14 @@ var image = sync.OnceValues(func() (*guest.Image, error) {
 	return guest.Prepare(context.Background(), cache, os.Stderr)
 })
 
+// The guest's kernel is downloaded, if it is not there, before the world without network begins.
+func init() {
+	beforeWorld = func() error {
+		_, err := image()
+		return err
+	}
+}
+
 // copied puts the guest's kernel and initramfs where alice can read them.
 func copied(t testing.TB) (kernel, initrd string) {
 	t.Helper()
