@@ -113,6 +113,7 @@ ifneq (,$(filter libvirt-direct,$(built)))
 endif
 ifneq (,$(filter vdpd,$(built)))
 	install -D -m 0755 bin/vdpd '$(DESTDIR)$(PREFIX)/sbin/vdpd'
+	install -D -m 0644 packaging/systemd/vdpd.service '$(DESTDIR)$(PREFIX)/lib/systemd/system/vdpd.service'
 endif
 ifneq (,$(filter qemu-direct-helper,$(built)))
 	@helper='$(DESTDIR)$(PREFIX)/libexec/qemu-direct-helper'; \
