@@ -55,6 +55,7 @@ type Link struct {
 	PermMAC  string `json:"permanent_mac,omitempty"`
 	MTU      int    `json:"mtu"`
 	Up       bool   `json:"up"`       // IFF_UP
+	Carrier  bool   `json:"carrier"`  // IFF_LOWER_UP
 	AllMulti bool   `json:"allmulti"` // IFF_ALLMULTI as asked for
 	Parent   int    `json:"parent"`   // IFLA_LINK, 0 when there is none
 	VLANID   int    `json:"vlan,omitempty"`
@@ -102,6 +103,7 @@ func parseLink(b []byte) (Link, error) {
 	l := Link{
 		Index:    int(int32(binary.NativeEndian.Uint32(b[4:]))),
 		Up:       flags&unix.IFF_UP != 0,
+		Carrier:  flags&unix.IFF_LOWER_UP != 0,
 		AllMulti: flags&unix.IFF_ALLMULTI != 0,
 	}
 	err := eachAttr(b[unix.SizeofIfInfomsg:], func(typ uint16, v []byte) error {

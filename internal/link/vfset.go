@@ -16,6 +16,7 @@ import (
 // long undoing a half-done SetVF may take once the caller's time is up.
 const (
 	settleTime   = 3 * time.Second
+	carrierTime  = 5 * time.Second // how long a PF's link may take to come up
 	rollBackTime = 2 * time.Second
 )
 
@@ -169,7 +170,11 @@ func (s *vfSetter) write(ctx context.Context, attr string, want VFSettings) erro
 	}
 	req := message(unix.RTM_SETLINK, unix.NLM_F_ACK, s.pf.Index)
 	req.AddData(vfList(body))
-	if err := s.c.insist(ctx, req); err != nil {
+	err = s.c.insist(ctx, req)
+	if errors.Is(err, unix.EINVAL) && (attr == AttrMinRate || attr == AttrMaxRate) && s.carrier(ctx) {
+		err = s.c.insist(ctx, req)
+	}
+	if err != nil {
 		return fail(err)
 	}
 	settle, cancel := context.WithTimeout(ctx, settleTime)
@@ -186,6 +191,25 @@ func (s *vfSetter) write(ctx context.Context, attr string, want VFSettings) erro
 		}
 		if sleep(settle, wait) != nil {
 			return fail(fmt.Errorf("%w: it shows %s", ErrVFIgnored, have))
+		}
+	}
+}
+
+// carrier waits for the PF's link, whose speed is what drivers measure a rate against:
+// until it is there they refuse any. It reports whether the link came up meanwhile.
+func (s *vfSetter) carrier(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, carrierTime)
+	defer cancel()
+	for waited := false; ; waited = true {
+		pf, err := s.c.ByIndex(ctx, s.pf.Index)
+		if err != nil || !pf.Up {
+			return false
+		}
+		if pf.Carrier {
+			return waited
+		}
+		if sleep(ctx, 50*time.Millisecond) != nil {
+			return false
 		}
 	}
 }
