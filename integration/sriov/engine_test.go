@@ -264,4 +264,9 @@ func vfs(t *testing.T, pf string, n int) {
 		out, _ := tryShell("ls -d /sys/class/net/%s/device/virtfn*/net/* | wc -l", pf)
 		return out == string(rune('0'+n))
 	}, 10*time.Second, 20*time.Millisecond, "the VFs' driver has made their network devices")
+	// Or the PF would not look at the end as it did in the beginning.
+	require.Eventually(t, func() bool {
+		out, _ := tryShell("cat /sys/class/net/%s/carrier", pf)
+		return out == "1"
+	}, 10*time.Second, 20*time.Millisecond, "the PF has a link")
 }
