@@ -60,14 +60,7 @@ func (h *Hook) Run(ctx context.Context, c Call) error {
 	if !h.Privileged && c.Op != Migrate && c.Op != Restore {
 		return nil
 	}
-	doc, err := io.ReadAll(io.LimitReader(c.Stdin, maxXML+1))
-	if err != nil {
-		return fmt.Errorf("read the domain XML: %w", err)
-	}
-	if len(doc) > maxXML {
-		return fmt.Errorf("%w: more than %d MiB", xmlfilter.ErrSyntax, maxXML>>20)
-	}
-	err = h.run(ctx, c, doc)
+	err := h.run(ctx, c)
 	if err != nil && c.Op == Reconnect {
 		h.Log.Warn("domain "+c.Domain+" goes on, but: "+OneLine(err), "op", string(c.Op), "domain", c.Domain)
 		return nil
@@ -75,8 +68,19 @@ func (h *Hook) Run(ctx context.Context, c Call) error {
 	return err
 }
 
-func (h *Hook) run(ctx context.Context, c Call, doc []byte) error {
+func (h *Hook) run(ctx context.Context, c Call) error {
+	doc, err := io.ReadAll(io.LimitReader(c.Stdin, maxXML+1))
+	if err != nil {
+		return fmt.Errorf("read the domain XML: %w", err)
+	}
+	if len(doc) > maxXML {
+		return fmt.Errorf("%w: more than %d MiB", xmlfilter.ErrSyntax, maxXML>>20)
+	}
 	d, err := xmlfilter.Parse(doc)
+	if c.Op == Stopped || c.Op == Release {
+		// The journal decides; words that were broken meanwhile must not stop it.
+		err = ignore(err, xmlfilter.ErrWords)
+	}
 	if err != nil {
 		return fmt.Errorf("domain %q: %w", c.Domain, err)
 	}

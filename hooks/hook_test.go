@@ -484,6 +484,19 @@ func TestBrokenConfigNeverStopsTheUndoing(t *testing.T) {
 	require.Contains(t, w.log.String(), "goes on, but")
 }
 
+func TestBrokenWordsNeverStopTheUndoing(t *testing.T) {
+	w := newWorld(t, "", "nica")
+	before := w.kernel.dump()
+	w.must(Prepare, domain(uuidA, "", direct(mac1, "nica.100", "vepa")))
+	broken := domain(uuidA, "<ld:nic mac='"+mac1+"' vlna='3'/>", direct(mac1, "nica.100", "vepa"))
+	w.must(Stopped, broken)
+	w.must(Release, broken)
+	require.Equal(t, before, w.kernel.dump())
+	_, err := w.run(Prepare, broken)
+	require.ErrorIs(t, err, xmlfilter.ErrWords)
+	w.must(Reconnect, broken)
+}
+
 func TestGuestsThatAreNotOursCostNothing(t *testing.T) {
 	w := newWorld(t, "", "nica")
 	w.hook.Config = func() (*config.Config, error) { panic("config read") }

@@ -128,7 +128,8 @@ func (n *NIC) String() string {
 
 // Parse reads a domain document. It fails with an error matching ErrSyntax,
 // ErrNotDomain or ErrWords; interfaces and elements that it does not know are no
-// error.
+// error. With ErrWords the domain is returned all the same, for who only wants to know
+// which one it is.
 func Parse(doc []byte) (*Domain, error) {
 	root, err := scan(doc)
 	if err != nil {
@@ -155,7 +156,7 @@ func Parse(doc []byte) (*Domain, error) {
 		}
 	}
 	if err := d.readWords(); err != nil {
-		return nil, err
+		return d, err
 	}
 	return d, nil
 }
