@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"debug/buildinfo"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -70,9 +69,7 @@ func checkCommand(o *options) *cobra.Command {
 			c.leftovers()
 			w := cmd.OutOrStdout()
 			if asJSON {
-				enc := json.NewEncoder(w)
-				enc.SetIndent("", "  ")
-				if err := enc.Encode(c.found); err != nil {
+				if err := printJSON(w, c.found); err != nil {
 					return err
 				}
 			} else {

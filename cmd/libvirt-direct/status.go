@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -43,9 +42,7 @@ func statusCommand(o *options) *cobra.Command {
 			}
 			w := c.OutOrStdout()
 			if asJSON {
-				enc := json.NewEncoder(w)
-				enc.SetIndent("", "  ")
-				return enc.Encode(all)
+				return printJSON(w, all)
 			}
 			if len(all) == 0 {
 				fmt.Fprintln(w, "nothing is held")

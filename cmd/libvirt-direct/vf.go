@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -178,9 +177,7 @@ func vfShowCommand(o *options) *cobra.Command {
 				return err
 			}
 			if asJSON {
-				enc := json.NewEncoder(c.OutOrStdout())
-				enc.SetIndent("", "  ")
-				return enc.Encode(pfs)
+				return printJSON(c.OutOrStdout(), pfs)
 			}
 			if len(pfs) == 0 {
 				fmt.Fprintln(c.OutOrStdout(), "no network device has virtual functions; echo N >/sys/class/net/PF/device/sriov_numvfs makes some")

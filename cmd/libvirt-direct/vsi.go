@@ -49,9 +49,7 @@ func (o *vsiOptions) client() *control.Client { return control.NewClient(o.socke
 // print writes values as JSON, or else as text does.
 func (o *vsiOptions) print(w io.Writer, values any, text func(io.Writer)) error {
 	if o.json {
-		enc := json.NewEncoder(w)
-		enc.SetIndent("", "  ")
-		return enc.Encode(values)
+		return printJSON(w, values)
 	}
 	text(w)
 	return nil
