@@ -55,10 +55,7 @@ func load(dir *state.Dir, uuid, name string) (*applier, error) {
 func look(dir *state.Dir, uuid, name string) (*applier, error) {
 	a := &applier{dir: dir}
 	var err error
-	if a.journal, err = dir.Load(uuid); err == nil && a.journal != nil {
-		a.steps, err = decodeSteps(a.journal)
-	}
-	if err != nil {
+	if a.journal, a.steps, err = readSteps(dir, uuid); err != nil {
 		return nil, err
 	}
 	if a.journal == nil {
@@ -204,11 +201,7 @@ func (a *applier) others(same func(Step) (is, made bool)) (held, error) {
 		if u == a.journal.UUID {
 			continue
 		}
-		j, err := a.dir.Load(u)
-		var steps []Step
-		if err == nil && j != nil {
-			steps, err = decodeSteps(j)
-		}
+		_, steps, err := readSteps(a.dir, u)
 		if err != nil {
 			a.note("%v; taken as a user", err)
 			h = max(h, heldForeign)

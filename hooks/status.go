@@ -39,11 +39,7 @@ func Status(ctx context.Context, k Kernel, dir *state.Dir) ([]DomainStatus, erro
 	}
 	all := []DomainStatus{}
 	for _, uuid := range uuids {
-		j, err := dir.Load(uuid)
-		var steps []Step
-		if err == nil && j != nil {
-			steps, err = decodeSteps(j)
-		}
+		j, steps, err := readSteps(dir, uuid)
 		if errors.Is(err, state.ErrCorrupt) {
 			all = append(all, DomainStatus{UUID: uuid, Held: []Held{}, Error: err.Error()})
 			continue

@@ -219,6 +219,16 @@ func (s Step) check() error {
 	return nil
 }
 
+// readSteps loads a domain's journal and reads its steps; without one both are nil.
+func readSteps(dir *state.Dir, uuid string) (*state.Journal, []Step, error) {
+	j, err := dir.Load(uuid)
+	if err != nil || j == nil {
+		return nil, nil, err
+	}
+	steps, err := decodeSteps(j)
+	return j, steps, err
+}
+
 // decodeSteps reads the steps of a journal. A step that it does not understand
 // makes the whole journal one that cannot be trusted.
 func decodeSteps(j *state.Journal) ([]Step, error) {

@@ -104,11 +104,7 @@ func (a *applier) rivals(v *VF) (steps []*VF, owners []string, err error) {
 		if u == a.journal.UUID {
 			continue
 		}
-		j, err := a.dir.Load(u)
-		var decoded []Step
-		if err == nil && j != nil {
-			decoded, err = decodeSteps(j)
-		}
+		j, decoded, err := readSteps(a.dir, u)
 		if err != nil {
 			a.note("%v; it can hold no claim", err)
 			continue

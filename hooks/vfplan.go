@@ -27,7 +27,7 @@ type SRIOV struct {
 	// VFs that the domain's NICs name, by network device or PCI address.
 	VFs map[string]VFDevice
 	// Free are the VFs that nobody uses, by uplink; an uplink whose device has no
-	// VFs is not in it.
+	// VFs is not in it. nil where no NIC is in passthrough mode.
 	Free map[string][]VFDevice
 	// Held are the VFs that this domain's hook-owned NICs have already, by MAC.
 	Held map[string]VFDevice
@@ -36,7 +36,7 @@ type SRIOV struct {
 // surveyVFs looks up the VFs that a domain's NICs name, and the free ones of uplinks
 // where a NIC could take one.
 func (h *Host) surveyVFs(ctx context.Context, k Kernel, cfg *config.Config, d *xmlfilter.Domain) error {
-	h.SRIOV = SRIOV{VFs: map[string]VFDevice{}, Free: map[string][]VFDevice{}, Held: map[string]VFDevice{}}
+	h.SRIOV = SRIOV{VFs: map[string]VFDevice{}, Held: map[string]VFDevice{}}
 	passthrough := false
 	for i := range d.NICs {
 		n := &d.NICs[i]
@@ -67,6 +67,7 @@ func (h *Host) surveyVFs(ctx context.Context, k Kernel, cfg *config.Config, d *x
 	if !passthrough {
 		return nil
 	}
+	h.Free = map[string][]VFDevice{}
 	for name, dev := range h.Uplinks {
 		free, err := freeVFs(ctx, k, dev)
 		if err != nil {
@@ -117,19 +118,18 @@ func freeVFs(ctx context.Context, k Kernel, dev Device) ([]VFDevice, error) {
 // readJournals takes the VFs that other domains' journals hold out of the free ones,
 // and notes which ones this domain has.
 func (h *Host) readJournals(dir *state.Dir, uuid string) error {
+	if h.Free == nil { // no NIC could take a VF, or have taken one
+		return nil
+	}
 	uuids, err := dir.Domains()
 	if err != nil {
 		return err
 	}
 	held := map[string]VFDevice{}
 	for _, u := range uuids {
-		j, err := dir.Load(u)
-		if err != nil || j == nil {
-			continue // nothing is known to be held by it
-		}
-		steps, err := decodeSteps(j)
+		_, steps, err := readSteps(dir, u)
 		if err != nil {
-			continue
+			continue // nothing is known to be held by it
 		}
 		for _, s := range steps {
 			if vf, ok := held[s.NIC]; ok && s.Macvtap != nil {
