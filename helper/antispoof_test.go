@@ -31,13 +31,22 @@ func listener(t testing.TB, name string) int {
 	return fd
 }
 
+// receiveMsg is recvmsg(2). The runtime's signals end it early where the socket has a time limit: see signal(7).
+func receiveMsg(fd int, b, oob []byte) (n, oobn, flags int, from unix.Sockaddr, err error) {
+	for {
+		if n, oobn, flags, from, err = unix.Recvmsg(fd, b, oob, 0); err != unix.EINTR {
+			return n, oobn, flags, from, err
+		}
+	}
+}
+
 // heard returns the payloads that arrive until one says "end".
 func heard(t testing.TB, fd int) []string {
 	t.Helper()
 	var out []string
 	for {
 		b, oob := make([]byte, 2048), make([]byte, 256)
-		n, _, _, from, err := unix.Recvmsg(fd, b, oob, 0)
+		n, _, _, from, err := receiveMsg(fd, b, oob)
 		require.NoError(t, err, "the last frame did not come; heard %q", out)
 		if from.(*unix.SockaddrLinklayer).Pkttype == unix.PACKET_OUTGOING {
 			continue

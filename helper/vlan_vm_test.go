@@ -62,7 +62,7 @@ func vlanOf(t testing.TB, fd int) int {
 	t.Helper()
 	for {
 		b, oob := make([]byte, 2048), make([]byte, 256)
-		n, oobn, _, _, err := unix.Recvmsg(fd, b, oob, 0)
+		n, oobn, _, _, err := receiveMsg(fd, b, oob)
 		require.NoError(t, err)
 		if !strings.Contains(string(b[:n]), "<end>") {
 			continue

@@ -290,6 +290,15 @@ func netlinkSocket(t *testing.T) (fd int, port uint32) {
 	return fd, sa.(*unix.SockaddrNetlink).Pid
 }
 
+// receive is recvfrom(2). The runtime's signals end it early, since it has a time limit: see signal(7).
+func receive(fd int, b []byte) (n int, from unix.Sockaddr, err error) {
+	for {
+		if n, from, err = unix.Recvfrom(fd, b, 0); err != unix.EINTR {
+			return n, from, err
+		}
+	}
+}
+
 func (l *libvirt) exchange(msg []byte) []byte {
 	l.Helper()
 	var (
@@ -304,7 +313,7 @@ func (l *libvirt) exchange(msg []byte) []byte {
 		}
 		buf := make([]byte, 1<<17)
 		var n int
-		if n, _, err = unix.Recvfrom(fd, buf, 0); err == nil {
+		if n, _, err = receive(fd, buf); err == nil {
 			reply = buf[:n]
 		}
 	})

@@ -87,7 +87,7 @@ func TestAgainstResponder(t *testing.T) {
 			// The switch drops it: libvirt is told, and it comes back by itself.
 			require.NoError(t, br.Do(func(b *vdptest.Bridge) [][]byte { return b.DeAssociate(time.Now(), v.ID) }))
 			buf := make([]byte, 4096)
-			n, from, err := unix.Recvfrom(l.event, buf, 0)
+			n, from, err := receive(l.event, buf)
 			require.NoError(t, err)
 			require.Equal(t, uint32(l.pid), from.(*unix.SockaddrNetlink).Pid)
 			require.Equal(t, uint16(unix.RTM_SETLINK), binary.NativeEndian.Uint16(buf[4:]))
