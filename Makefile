@@ -84,6 +84,7 @@ lint: ## gofmt, go vet and staticcheck, with every build tag
 
 bench: ## run the benchmarks (BENCH=regexp)
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+	$(GO) test -tags integration -run '^$$' -bench '$(BENCH)' -benchtime 20x ./internal/ovs
 
 # go test fuzzes one target of one package at a time.
 fuzz: ## run each fuzz target for FUZZTIME

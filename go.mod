@@ -6,6 +6,7 @@ require (
 	github.com/beevik/etree v1.8.1
 	github.com/coreos/go-systemd/v22 v22.7.0
 	github.com/digitalocean/go-libvirt v0.0.0-20251202224409-8b0babaf9393
+	github.com/digitalocean/go-openvswitch v0.0.0-20241021184246-19e734367535
 	github.com/mdlayher/packet v1.2.0
 	github.com/mdlayher/socket v0.7.0
 	github.com/pelletier/go-toml/v2 v2.4.3
