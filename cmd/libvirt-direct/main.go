@@ -107,7 +107,7 @@ func command() *cobra.Command {
 	flags.StringVar(&o.journal, "journal", state.DefaultDir, "the journal's `DIRECTORY`")
 	flags.StringVar(&o.connect, "connect", libvirtd.DefaultURI, "libvirt `URI`")
 	flags.DurationVar(&o.timeout, "timeout", 30*time.Second, "give up after this `TIME`, such as 10s")
-	root.AddCommand(explainCommand(o), rewriteCommand(o), statusCommand(o), checkCommand(o), gcCommand(o), watchCommand(o), runCommand(o), vfCommand(o), vsiCommand(o))
+	root.AddCommand(explainCommand(o), rewriteCommand(o), statusCommand(o), checkCommand(o), gcCommand(o), watchCommand(o), runCommand(o), vfCommand(o), vsiCommand(o), graphCommand(o))
 	for _, c := range root.Commands() {
 		c.DisableFlagsInUseLine = true
 	}

@@ -55,9 +55,10 @@ const (
 // A site is a libvirt host whose NIC "nica" is wired to a peer.
 type site struct {
 	*host.Host
-	t   *testing.T
-	ctx context.Context
-	bin string
+	t    *testing.T
+	ctx  context.Context
+	bin  string
+	peer *host.Peer // at the other end of nica, which is wire0 there
 }
 
 // newSite makes a site. Its libvirtd does not run yet, and it has no hook.
@@ -70,7 +71,7 @@ func newSite(t *testing.T, conf string) *site {
 	require.NoError(t, err)
 	peer := hosttest.NewPeer(ctx, t, host.Options{Name: "peer"})
 	require.NoError(t, host.Wire(ctx, h.Peer, "nica", peer, "wire0"))
-	s := &site{h, t, ctx, bin}
+	s := &site{h, t, ctx, bin, peer}
 	if conf != "" {
 		s.write(config.Path, 0o644, conf)
 	}

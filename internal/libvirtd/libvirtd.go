@@ -152,8 +152,17 @@ func noDomain(err error, what string) error {
 
 // Domains lists the persistent domains.
 func (c *Conn) Domains(ctx context.Context) ([]Domain, error) {
+	return c.list(ctx, libvirt.ConnectListDomainsPersistent)
+}
+
+// Running lists the domains that run.
+func (c *Conn) Running(ctx context.Context) ([]Domain, error) {
+	return c.list(ctx, libvirt.ConnectListDomainsActive)
+}
+
+func (c *Conn) list(ctx context.Context, which libvirt.ConnectListAllDomainsFlags) ([]Domain, error) {
 	all, err := await(ctx, func() ([]libvirt.Domain, error) {
-		d, _, err := c.l.ConnectListAllDomains(1, libvirt.ConnectListDomainsPersistent)
+		d, _, err := c.l.ConnectListAllDomains(1, which)
 		return d, err
 	})
 	if err != nil {
@@ -169,9 +178,15 @@ func (c *Conn) Domains(ctx context.Context) ([]Domain, error) {
 // XML returns a domain's persistent definition as it is defined, secrets included, so
 // that it can be defined again.
 func (c *Conn) XML(ctx context.Context, d Domain) (string, error) {
-	x, err := await(ctx, func() (string, error) {
-		return c.l.DomainGetXMLDesc(d.d, libvirt.DomainXMLInactive|libvirt.DomainXMLSecure)
-	})
+	return c.xml(ctx, d, libvirt.DomainXMLInactive|libvirt.DomainXMLSecure)
+}
+
+// LiveXML returns a running domain's XML as it runs, with the names of its devices
+// and without secrets.
+func (c *Conn) LiveXML(ctx context.Context, d Domain) (string, error) { return c.xml(ctx, d, 0) }
+
+func (c *Conn) xml(ctx context.Context, d Domain, flags libvirt.DomainXMLFlags) (string, error) {
+	x, err := await(ctx, func() (string, error) { return c.l.DomainGetXMLDesc(d.d, flags) })
 	if err != nil {
 		return "", noDomain(err, d.Name)
 	}

@@ -58,9 +58,13 @@ type Link struct {
 	Carrier  bool   `json:"carrier"`  // IFF_LOWER_UP
 	AllMulti bool   `json:"allmulti"` // IFF_ALLMULTI as asked for
 	Parent   int    `json:"parent"`   // IFLA_LINK, 0 when there is none
-	VLANID   int    `json:"vlan,omitempty"`
-	Mode     string `json:"mode,omitempty"` // a macvtap's mode in libvirt's words
-	Alias    string `json:"alias,omitempty"`
+	// ParentElsewhere: Parent is an index in another network namespace.
+	ParentElsewhere bool `json:"parent_elsewhere,omitempty"`
+	// Master is the index of the bridge or bond whose port this is (IFLA_MASTER).
+	Master int    `json:"master,omitempty"`
+	VLANID int    `json:"vlan,omitempty"`
+	Mode   string `json:"mode,omitempty"` // a macvtap's mode in libvirt's words
+	Alias  string `json:"alias,omitempty"`
 	// AltNames are other names of the device (ip link property).
 	AltNames []string `json:"altnames,omitempty"`
 }
@@ -121,6 +125,10 @@ func parseLink(b []byte) (Link, error) {
 			l.MTU, err = u32(v)
 		case unix.IFLA_LINK:
 			l.Parent, err = u32(v)
+		case unix.IFLA_LINK_NETNSID:
+			l.ParentElsewhere = true
+		case unix.IFLA_MASTER:
+			l.Master, err = u32(v)
 		case unix.IFLA_LINKINFO:
 			err = l.parseInfo(v)
 		case unix.IFLA_PROP_LIST:

@@ -33,6 +33,10 @@ func TestParseLink(t *testing.T) {
 	l, err := parseLink(reply(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated("eth0.9")), vlanInfo(nl.Uint16Attr(9))))
 	require.NoError(t, err)
 	require.Equal(t, Link{Index: 7, Name: "eth0.9", Kind: "vlan", VLANID: 9, Up: true}, l)
+
+	l, err = parseLink(reply(nl.NewRtAttr(unix.IFLA_LINK, nl.Uint32Attr(4)), nl.NewRtAttr(unix.IFLA_LINK_NETNSID, nl.Uint32Attr(0)), nl.NewRtAttr(unix.IFLA_MASTER, nl.Uint32Attr(3))))
+	require.NoError(t, err)
+	require.Equal(t, Link{Index: 7, Up: true, Parent: 4, ParentElsewhere: true, Master: 3}, l)
 }
 
 func TestParseLinkRefuses(t *testing.T) {
