@@ -1,3 +1,8 @@
+// Nothing here runs in parallel: the runtime need not read the cgroup files and the mount table to count processors.
+//
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
+
 package main
 
 import (
