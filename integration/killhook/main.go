@@ -2,10 +2,10 @@
 
 // Killhook is the hook program, for tests, that dies where it is told to. The file
 // /run/killhook says where: "prepare 7" ends the operation prepare with SIGKILL at its
-// seventh point.
+// seventh point, and "prepare 2 vsi" at the second that lies at the 802.1Qbg station.
 //
-// Points lie before and after each change of the kernel, and where it looks for the
-// first time after one. The journal is written between these, so that every state of
+// Points lie before and after each change of the kernel and each request to the
+// station, and where it looks at the kernel for the first time after one. The journal is written between these, so that every state of
 // journal and kernel side by side has its point: a step is intended (before its first
 // change), half done (between its changes), acted (after the last one), and marked
 // done or dropped (before the next step looks).
@@ -13,9 +13,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -33,10 +37,17 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: killhook DOMAIN OPERATION")
 		os.Exit(2)
 	}
+	k, err := condemned(os.Args[2])
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(2)
+	}
 	h := &hooks.Hook{
 		Config:     func() (*config.Config, error) { return config.Load(config.Path) },
-		Kernel:     open(os.Args[2]),
+		Kernel:     k.open,
+		Station:    k.openStation,
 		Journal:    state.DefaultDir,
+		Libvirt:    "/run/libvirt",
 		Log:        logging.New("killhook", io.Discard),
 		Privileged: true,
 	}
@@ -47,36 +58,48 @@ func main() {
 	}
 }
 
-func open(op string) func() (hooks.Kernel, func(), error) {
-	return func() (hooks.Kernel, func(), error) {
-		c, err := link.Open()
-		if err != nil {
-			return nil, nil, err
-		}
-		k := &mortal{Kernel: c}
-		text, err := os.ReadFile(file)
-		if err == nil {
-			var at string
-			var n int
-			if _, err := fmt.Sscan(string(text), &at, &n); err != nil {
-				return nil, nil, fmt.Errorf("%s: %q: %w", file, text, err)
-			}
-			if at == op {
-				k.left = n
-			}
-		}
-		return k, c.Close, nil
+// condemned reads where to die.
+func condemned(op string) (*mortal, error) {
+	k := &mortal{}
+	text, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return k, nil
 	}
+	words := append(strings.Fields(string(text)), "", "")
+	n, nerr := strconv.Atoi(words[1])
+	if err := errors.Join(err, nerr); err != nil {
+		return nil, fmt.Errorf("%s: %q: %w", file, text, err)
+	}
+	if words[0] == op {
+		k.left, k.atStation = n, words[2] == "vsi"
+	}
+	return k, nil
+}
+
+func (k *mortal) open() (hooks.Kernel, func(), error) {
+	c, err := link.Open()
+	if err != nil {
+		return nil, nil, err
+	}
+	k.Kernel = c
+	return k, c.Close, nil
 }
 
 // mortal is a Kernel with points to die at.
 type mortal struct {
 	hooks.Kernel
-	left    int  // points to go; none when not above 0
-	changed bool // since it looked
+	left      int  // points to go; none when not above 0
+	atStation bool // only those at the station count
+	changed   bool // since it looked
 }
 
 func (k *mortal) point() {
+	if !k.atStation {
+		k.tick()
+	}
+}
+
+func (k *mortal) tick() {
 	if k.left--; k.left == 0 {
 		unix.Kill(os.Getpid(), unix.SIGKILL)
 		select {}

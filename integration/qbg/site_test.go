@@ -5,6 +5,7 @@ package qbg
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -125,9 +126,15 @@ func (s *site) startLibvirtd() {
 		require.NoError(s.t, s.StartLibvirtd(s.ctx))
 		port := s.eventPort()
 		s.t.Logf("libvirtd serves after %v, with event port %d", time.Since(begin), port)
+		// A station to be asked, for check to look.
+		require.NoError(s.t, s.WriteFile(s.ctx, "/run/lldpad.pid", 0o644, []byte("1\n")))
+		out, _ := s.Run(s.ctx, program(s.t, "libvirt-direct"), "check") // this host may have other faults
+		s.run("rm", "/run/lldpad.pid")
 		if int32(port) > 0 {
+			require.Regexp(s.t, "ok +libvirtd +its event socket has a port", out)
 			return
 		}
+		require.Regexp(s.t, fmt.Sprintf("FAULT +libvirtd +its event socket has the netlink port %d,", port), out)
 		require.NoError(s.t, s.KillLibvirtd(s.ctx, unix.SIGKILL))
 		now := unix.NsecToTimespec(time.Now().Add(512 * time.Second).UnixNano())
 		require.NoError(s.t, unix.ClockSettime(unix.CLOCK_REALTIME, &now)) // the machine's own clock, half a round of libnl's
@@ -252,18 +259,22 @@ func (b *bridge) set(ed vdp.Edition) {
 	})
 }
 
-func (b *bridge) mode() (m vdp.Mode) {
+func (b *bridge) mode() vdp.Mode { return b.modeOf(vsi.ID) }
+
+func (b *bridge) log() []vdptest.Received { return b.logOf(vsi.ID) }
+
+func (b *bridge) modeOf(id vdp.ID) (m vdp.Mode) {
 	b.t.Helper()
-	b.do(func(b *vdptest.Bridge) [][]byte { m = b.Mode(vsi.ID); return nil })
+	b.do(func(b *vdptest.Bridge) [][]byte { m = b.Mode(id); return nil })
 	return m
 }
 
-// log returns the station's requests for the VSI, repetitions left out.
-func (b *bridge) log() (l []vdptest.Received) {
+// logOf returns the station's requests for a VSI, repetitions left out.
+func (b *bridge) logOf(id vdp.ID) (l []vdptest.Received) {
 	b.t.Helper()
 	b.do(func(b *vdptest.Bridge) [][]byte {
 		for _, r := range b.Log {
-			if r.Message.VSI.ID == vsi.ID && (len(l) == 0 || l[len(l)-1].Message.Mode != r.Message.Mode) {
+			if r.Message.VSI.ID == id && (len(l) == 0 || l[len(l)-1].Message.Mode != r.Message.Mode) {
 				l = append(l, r)
 			}
 		}

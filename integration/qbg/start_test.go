@@ -21,13 +21,15 @@ import (
 // An unmodified domain on one end of a wire, a switch on the other.
 func TestDomain(t *testing.T) {
 	requireMachine(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
 	s := newSite(ctx, t, "a")
 	s.take("eth0")
 	br := newBridge(t, "eth1")
+	s.noHook()
 	s.startLibvirtd()
 	require.NoError(t, s.Define(ctx, domain("g").XML()))
+	s.defineOwned()
 
 	t.Run("faults", func(t *testing.T) { faults(s.in(t), &bridge{br.Server, t}) })
 
@@ -63,6 +65,9 @@ func TestDomain(t *testing.T) {
 			require.ErrorIs(t, err, vdp.ErrUnknownVSI)
 
 			refused(s, br)
+			if ed == vdp.Edition2012 {
+				ownedNIC(s, br, "prepare 1", "prepare 2", "stopped 1", "stopped 2", "release 1", "release 2")
+			}
 		})
 	}
 
@@ -79,6 +84,7 @@ func TestDomain(t *testing.T) {
 		s.virsh("destroy", "g")
 		require.Zero(t, br.mode())
 		refused(s, br)
+		ownedNIC(s, br, "prepare 2", "stopped 1")
 	})
 }
 
