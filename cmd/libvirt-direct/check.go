@@ -191,6 +191,7 @@ func (c *checker) daemon() {
 		if err != nil {
 			continue // it is not running any more
 		}
+		c.eventPort(name, pid)
 		if installed := firstHook(); installed.After(started) {
 			c.say(levelNote, name, "it was started at %s, before its first hook was installed at %s; unless it was reloaded since: systemctl reload %s",
 				started.Format(time.DateTime), installed.Format(time.DateTime), name)
