@@ -35,6 +35,9 @@ type applier struct {
 	// openStation connects to the 802.1Qbg station, when a step first needs it.
 	openStation func(context.Context) (Station, error)
 	station     Station
+	// openSwitch names the host's Open vSwitch, when a step first needs it.
+	openSwitch func() Switch
+	ovs        Switch
 }
 
 // load reads a domain's journal; one that cannot be trusted is set aside, and the
@@ -149,6 +152,10 @@ func (a *applier) do(ctx context.Context, s Step) error {
 		return a.doVF(ctx, s)
 	case s.Port != nil:
 		return a.doPort(ctx, s)
+	case s.Tap != nil:
+		return a.doTap(ctx, s)
+	case s.OVSPort != nil:
+		return a.doOVSPort(ctx, s)
 	}
 	return nil
 }
@@ -167,6 +174,10 @@ func (a *applier) undo(ctx context.Context, s Step) error {
 		return a.undoVF(ctx, s)
 	case s.Port != nil:
 		return a.undoPort(ctx, s)
+	case s.Tap != nil:
+		return a.undoTap(ctx, s)
+	case s.OVSPort != nil:
+		return a.undoOVSPort(ctx, s)
 	}
 	return nil
 }
@@ -429,7 +440,7 @@ func (a *applier) doMacvtap(ctx context.Context, s Step) error {
 		return err
 	}
 	alias := Mark + " " + a.journal.UUID
-	if err := a.clearLeftover(ctx, m.Name, alias); err != nil {
+	if err := a.clearLeftover(ctx, m.Name, "macvtap", alias); err != nil {
 		return err
 	}
 	// Another namespace's macvtap can take the node between the choice of the index
@@ -459,14 +470,14 @@ func (a *applier) doMacvtap(ctx context.Context, s Step) error {
 
 // clearLeftover removes a device of that name if it is this domain's own, left by a
 // run whose journal was lost. The domain is not running, or it would not start.
-func (a *applier) clearLeftover(ctx context.Context, name, alias string) error {
+func (a *applier) clearLeftover(ctx context.Context, name, kind, alias string) error {
 	have, err := a.kernel.ByName(ctx, name)
 	switch {
 	case errors.Is(err, link.ErrNotFound):
 		return nil
 	case err != nil:
 		return err
-	case have.Kind != "macvtap" || have.Alias != alias:
+	case have.Kind != kind || have.Alias != alias:
 		return fmt.Errorf("%w: %s is there and not ours (kind %q); remove or rename it", ErrWrongDevice, name, have.Kind)
 	}
 	a.note("removed %s, left by an earlier run", name)
@@ -544,10 +555,16 @@ func (a *applier) quiet(ctx context.Context) error {
 		if s.VSI != nil {
 			errs = append(errs, a.leave(ctx, s))
 		}
-		if s.Macvtap == nil {
+		index := 0
+		switch {
+		case s.Macvtap != nil:
+			index = s.Macvtap.Index
+		case s.Tap != nil:
+			index = s.Tap.Index
+		default:
 			continue
 		}
-		if err := a.kernel.SetUp(ctx, s.Macvtap.Index, false); err != nil && !errors.Is(err, link.ErrNotFound) {
+		if err := a.kernel.SetUp(ctx, index, false); err != nil && !errors.Is(err, link.ErrNotFound) {
 			errs = append(errs, err)
 		}
 	}

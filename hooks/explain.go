@@ -108,8 +108,12 @@ func describe(cfg *config.Config, host Host, n *xmlfilter.NIC) string {
 	}
 	text := fmt.Sprintf("type='%s', ", n.Type)
 	switch {
+	case s.own && (onOVS(n) || wasOnOVS(n) != nil):
+		text += "hook-owned: the hook makes its tap and its Open vSwitch port"
 	case s.own:
 		text += "hook-owned: the hook makes its macvtap"
+	case onOVS(n):
+		text += "assisted: libvirt makes its Open vSwitch port"
 	case n.Type == "direct":
 		text += "assisted: libvirt makes its macvtap"
 	case n.Type == "hostdev":
@@ -173,6 +177,8 @@ func explainUndo(op Op, steps []Step) []string {
 		switch {
 		case op == Stopped && s.Macvtap != nil:
 			lines = append(lines, fmt.Sprintf("NIC %s: take %s down", s.NIC, s.Macvtap.Name))
+		case op == Stopped && s.Tap != nil:
+			lines = append(lines, fmt.Sprintf("NIC %s: take %s down", s.NIC, s.Tap.Name))
 		case op == Stopped && s.VSI != nil:
 			lines = append(lines, fmt.Sprintf("NIC %s: %s", s.NIC, s.undoString()))
 		case op == Stopped && s.Port != nil:

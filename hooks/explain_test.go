@@ -12,6 +12,17 @@ import (
 	"libvirt-direct/xmlfilter"
 )
 
+const ovsProfile = `
+[profile.ovs]
+vlan = 7
+[profile.ovs.ovs]
+ingressrate = 1000
+minrate = 10
+maxrate = 100
+mirror = "ids"
+ovn = true
+`
+
 // Every kind of NIC, as explain shows what is done for it.
 func TestExplainGolden(t *testing.T) {
 	cases := map[string]struct{ words, nics string }{
@@ -41,11 +52,13 @@ func TestExplainGolden(t *testing.T) {
 		"qbh":          {"<ld:nic mac='" + mac1 + "' own='hook'/>", direct(mac1, "enpb", "vepa", "<virtualport type='802.1Qbh'/>")},
 		"long-name":    {"", direct(mac1, "enp129s0f0np0", "vepa", "<vlan><tag id='4000'/></vlan>")},
 		"pool":         {"<ld:nic mac='" + mac1 + "' allmulticast='yes'/>", "<interface type='network'><mac address='" + mac1 + "'/><source network='pool'/></interface>"},
+		"ovs":          {"<ld:nic mac='" + mac2 + "' profile='ovs' ifaceid='lsp1'/>", onSwitch(mac1, "<target dev='vnet0'/>") + onSwitch(mac2, "<target dev='vnet1'/>")},
+		"ovs-to-own":   {"<ld:nic mac='" + mac1 + "' own='hook'/>", onSwitch(mac1, "<vlan><tag id='5' nativeMode='tagged'/><tag id='6'/></vlan>", "<bandwidth/>")},
 		"dotted":       {"", direct(mac1, "wan.7", "vepa")},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, twoUplinks, "enpb", "lanport", "vf0", "enp129s0f0np0", "wan.7")
+			w := newWorld(t, twoUplinks+ovsProfile, "enpb", "lanport", "vf0", "enp129s0f0np0", "wan.7")
 			w.kernel.pci["0000:03:00.0"] = "lanport"
 			w.kernel.vfs["vf0"] = true
 			d, err := xmlfilter.Parse([]byte(domain(uuidA, c.words, c.nics)))

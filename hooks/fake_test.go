@@ -149,6 +149,17 @@ func (f *fakeKernel) AddMacvtap(_ context.Context, m link.Macvtap) error {
 	return f.add("create macvtap", link.Link{Index: m.Index, Name: m.Name, Kind: "macvtap", Parent: m.Lower, Mode: m.Mode, MAC: mac, MTU: m.MTU})
 }
 
+func (f *fakeKernel) AddTap(_ context.Context, t link.Tap) error {
+	return f.change("create tap", func() error {
+		f.links[t.Index] = &link.Link{Index: t.Index, Name: t.Name, Kind: "tun"}
+		return nil
+	})
+}
+
+func (f *fakeKernel) SetMTU(_ context.Context, index, mtu int) error {
+	return f.set("set MTU", index, func(l *link.Link) { l.MTU = mtu })
+}
+
 func (f *fakeKernel) Delete(_ context.Context, index int) error {
 	return f.change("remove", func() error {
 		if f.links[index] == nil {

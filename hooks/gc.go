@@ -18,7 +18,9 @@ type Collector struct {
 	Kernel Kernel
 	// Station connects to the host's 802.1Qbg station, for dead domains' VSIs.
 	Station func(context.Context) (Station, func(), error)
-	Dir     *state.Dir
+	// OVS names the host's Open vSwitch; nil where there is none.
+	OVS func() Switch
+	Dir *state.Dir
 	// Alive reports whether libvirt has the domain running or starting. An error
 	// leaves that domain's things alone.
 	Alive func(ctx context.Context, uuid, name string) (bool, error)
@@ -43,7 +45,9 @@ func (c *Collector) Run(ctx context.Context) (done []string, err error) {
 		done = append(done, lines...)
 		errs = append(errs, err)
 	}
-	lines, err := c.strays(ctx)
+	lines, err := c.strayPorts(ctx)
+	done, errs = append(done, lines...), append(errs, err)
+	lines, err = c.strays(ctx)
 	return append(done, lines...), errors.Join(append(errs, err)...)
 }
 
@@ -75,6 +79,7 @@ func (c *Collector) domain(ctx context.Context, uuid string) ([]string, error) {
 	}
 	a.kernel = c.Kernel
 	defer a.withStation(c.Station)()
+	defer a.withSwitch(c.OVS)()
 	if c.DryRun {
 		for i := len(a.steps) - 1; i >= 0; i-- {
 			a.note("would %s", a.steps[i].undoString())
@@ -153,13 +158,14 @@ func (c *Collector) stray(ctx context.Context, l link.Link, uuid string) (gone b
 	}
 	defer unlock()
 	named, err := a.others(func(s Step) (bool, bool) {
-		return s.VLAN != nil && s.VLAN.Index == l.Index || s.Macvtap != nil && s.Macvtap.Index == l.Index, false
+		return s.VLAN != nil && s.VLAN.Index == l.Index || s.Macvtap != nil && s.Macvtap.Index == l.Index ||
+			s.Tap != nil && s.Tap.Index == l.Index, false
 	})
 	if err != nil || named != unheld {
 		return false, err
 	}
 	switch {
-	case l.Kind == "macvtap" && uuid != "":
+	case (l.Kind == "macvtap" || l.Kind == "tun") && uuid != "":
 		if alive, err := c.alive(ctx, uuid, ""); err != nil || alive {
 			return false, ignore(err, errBusy)
 		}

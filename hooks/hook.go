@@ -38,6 +38,8 @@ type Hook struct {
 	Kernel func() (Kernel, func(), error)
 	// Station connects to the host's 802.1Qbg station, for the NICs that need one.
 	Station func(context.Context) (Station, func(), error)
+	// OVS names the host's Open vSwitch, for the NICs that are on it.
+	OVS func() Switch
 	// Journal is where the journal directory lies. It is made when there is
 	// something to hold.
 	Journal string
@@ -195,6 +197,7 @@ func (h *Hook) operate(ctx context.Context, c Call, d *xmlfilter.Domain) error {
 	defer closeKernel()
 	a.kernel, a.libvirt = k, h.Libvirt
 	defer a.withStation(h.Station)()
+	defer a.withSwitch(h.OVS)()
 	defer func() { h.log(c, a.notes) }()
 
 	switch c.Op {
@@ -242,6 +245,9 @@ func (a *applier) repair(ctx context.Context, d *xmlfilter.Domain, cfg *config.C
 		switch {
 		case s.Macvtap != nil:
 			errs = append(errs, a.adopt(ctx, s))
+			continue
+		case s.Tap != nil:
+			errs = append(errs, a.adoptTap(ctx, s))
 			continue
 		case s.EVB != nil: // libvirt's own association is long over
 			continue

@@ -51,6 +51,7 @@ const (
 	mac1 = "52:54:00:00:00:01"
 	mac2 = "52:54:00:00:00:02"
 	mac3 = "52:54:00:00:00:03"
+	mac4 = "52:54:00:00:00:04"
 )
 
 // world is a host with the hook on it.
@@ -61,6 +62,7 @@ type world struct {
 	hook   *Hook
 	log    *bytes.Buffer
 	swtch  *fakeSwitch
+	ovs    *fakeOVS
 }
 
 func newWorld(t *testing.T, cfg string, devices ...string) *world {
@@ -76,6 +78,7 @@ func newWorld(t *testing.T, cfg string, devices ...string) *world {
 		Log:        slog.New(slog.NewTextHandler(w.log, nil)),
 		Privileged: true,
 	}
+	w.withSwitch("ovsbr0")
 	return w
 }
 
@@ -97,6 +100,9 @@ func (w *world) journals() []string {
 	require.NoError(w.t, err)
 	return all
 }
+
+// dump is the state of kernel and switch.
+func (w *world) dump() string { return w.kernel.dump() + fmt.Sprint(w.ovs.ports) }
 
 func (w *world) has(name string) bool {
 	_, err := w.kernel.ByName(context.Background(), name)
@@ -120,7 +126,7 @@ own = "hook"
 
 func TestVLANIsSharedAndGoesWithItsLastGuest(t *testing.T) {
 	w := newWorld(t, "", "nica")
-	before := w.kernel.dump()
+	before := w.dump()
 	a, b := domain(uuidA, "", direct(mac1, "nica.100", "vepa")), domain(uuidB, "", direct(mac2, "nica.100", "vepa"))
 	w.must(Prepare, a)
 	require.True(t, w.has("nica.100"))
@@ -128,7 +134,7 @@ func TestVLANIsSharedAndGoesWithItsLastGuest(t *testing.T) {
 	w.must(Release, a)
 	require.True(t, w.has("nica.100"), "b still uses it")
 	w.must(Release, b)
-	require.Equal(t, before, w.kernel.dump())
+	require.Equal(t, before, w.dump())
 	require.Empty(t, w.journals())
 }
 
@@ -136,11 +142,11 @@ func TestVLANOfTheAdministratorStays(t *testing.T) {
 	w := newWorld(t, "", "nica")
 	nica, _ := w.kernel.ByName(context.Background(), "nica")
 	require.NoError(t, w.kernel.AddVLAN(context.Background(), link.VLAN{Name: "nica.100", Index: 50, Parent: nica.Index, ID: 100}))
-	before := w.kernel.dump()
+	before := w.dump()
 	doc := domain(uuidA, "", direct(mac1, "nica.100", "vepa"))
 	w.must(Prepare, doc)
 	w.must(Release, doc)
-	require.Equal(t, before, w.kernel.dump())
+	require.Equal(t, before, w.dump())
 }
 
 func TestVLANOfOursWithSomebodyOnItStays(t *testing.T) {
@@ -174,7 +180,7 @@ func TestVLANOfOursThatTheHelperTookOverStays(t *testing.T) {
 
 func TestAltNameIsSharedAndGoesWithItsLastGuest(t *testing.T) {
 	w := newWorld(t, twoUplinks, "enpb")
-	before := w.kernel.dump()
+	before := w.dump()
 	a, b := domain(uuidA, "", direct(mac1, "storage", "vepa")), domain(uuidB, "", direct(mac2, "storage", "vepa")+direct(mac3, "nica.150", "vepa"))
 	w.must(Prepare, a)
 	w.must(Prepare, b)
@@ -182,12 +188,12 @@ func TestAltNameIsSharedAndGoesWithItsLastGuest(t *testing.T) {
 	w.must(Release, a)
 	require.True(t, w.has("storage"))
 	w.must(Release, b)
-	require.Equal(t, before, w.kernel.dump())
+	require.Equal(t, before, w.dump())
 }
 
 func TestHookOwnedLife(t *testing.T) {
 	w := newWorld(t, twoUplinks, "enpb")
-	before := w.kernel.dump()
+	before := w.dump()
 	doc := domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook' uplink='storage' vlan='100' mode='passthrough' allmulticast='yes'/>", owned(mac1, "ldt1"))
 	w.must(Prepare, doc)
 	l, err := w.kernel.ByName(context.Background(), "ldt1")
@@ -203,7 +209,7 @@ func TestHookOwnedLife(t *testing.T) {
 	require.False(t, l.Up, "nothing answers for a dead guest")
 	// libvirt's stop XML can be anything by then: the journal decides.
 	w.must(Release, domain(uuidA, "", ""))
-	require.Equal(t, before, w.kernel.dump())
+	require.Equal(t, before, w.dump())
 }
 
 func TestNodeTakenTriesAnotherIndex(t *testing.T) {
@@ -212,11 +218,11 @@ func TestNodeTakenTriesAnotherIndex(t *testing.T) {
 	w.kernel.nodeTaken = 2
 	w.must(Prepare, doc)
 	w.must(Release, doc)
-	before := w.kernel.dump()
+	before := w.dump()
 	w.kernel.nodeTaken = 9
 	_, err := w.run(Prepare, doc)
 	require.ErrorIs(t, err, link.ErrNodeTaken)
-	require.Equal(t, before, w.kernel.dump())
+	require.Equal(t, before, w.dump())
 }
 
 func TestPassthroughAllMultiAndStart(t *testing.T) {
@@ -233,15 +239,16 @@ func TestPassthroughAllMultiAndStart(t *testing.T) {
 
 // every is one domain with a step of each kind that is undone.
 func every() string {
+	nic, word := wasOnSwitch(mac4, "ldt4", "")
 	return domain(uuidA,
-		"<ld:nic mac='"+mac1+"' own='hook' uplink='storage' vlan='100' mode='bridge' allmulticast='yes'/>",
-		owned(mac1, "ldt1")+direct(mac2, "storage", "vepa")+direct(mac3, "nica.101", "vepa"))
+		"<ld:nic mac='"+mac1+"' own='hook' uplink='storage' vlan='100' mode='bridge' allmulticast='yes'/>"+word,
+		owned(mac1, "ldt1")+direct(mac2, "storage", "vepa")+direct(mac3, "nica.101", "vepa")+nic)
 }
 
 func TestFailureOfAnyCallLeavesNothing(t *testing.T) {
 	for n := 1; ; n++ {
 		w := newWorld(t, twoUplinks, "enpb")
-		before := w.kernel.dump()
+		before := w.dump()
 		boom := errors.New("EIO")
 		w.kernel.fail = func(call int, op string) error {
 			if call == n {
@@ -258,9 +265,9 @@ func TestFailureOfAnyCallLeavesNothing(t *testing.T) {
 		require.ErrorIs(t, err, boom, "call %d", n)
 		var nic *NICError
 		require.ErrorAs(t, err, &nic)
-		require.Contains(t, []string{"NIC " + mac1, "NIC " + mac2, "NIC " + mac3}, nic.NIC)
+		require.Contains(t, []string{"NIC " + mac1, "NIC " + mac2, "NIC " + mac3, "NIC " + mac4}, nic.NIC)
 		require.NotContains(t, OneLine(err), "\n")
-		require.Equal(t, before, w.kernel.dump(), "call %d", n)
+		require.Equal(t, before, w.dump(), "call %d", n)
 		require.Empty(t, w.journals(), "call %d", n)
 	}
 }
@@ -297,7 +304,7 @@ func TestKilledAnywhereIsUndone(t *testing.T) {
 				var died bool
 				for _, cure := range []string{"gc", "restart", "release"} {
 					w := newWorld(t, twoUplinks, "enpb")
-					before := w.kernel.dump()
+					before := w.dump()
 					if op == Release {
 						w.must(Prepare, every())
 					}
@@ -314,7 +321,7 @@ func TestKilledAnywhereIsUndone(t *testing.T) {
 					case "release":
 						w.must(Release, every())
 					}
-					require.Equal(t, before, w.kernel.dump(), "%s killed at %d (after=%t), then %s", op, n, after, cure)
+					require.Equal(t, before, w.dump(), "%s killed at %d (after=%t), then %s", op, n, after, cure)
 					require.Empty(t, w.journals())
 				}
 				if !died {
@@ -330,7 +337,7 @@ func (w *world) gc(dry bool, alive ...string) []string {
 	w.t.Helper()
 	dir, err := state.Open(w.hook.Journal)
 	require.NoError(w.t, err)
-	c := &Collector{Kernel: w.kernel, Station: w.swtch.open, Dir: dir, DryRun: dry, Alive: func(_ context.Context, uuid, _ string) (bool, error) {
+	c := &Collector{Kernel: w.kernel, Station: w.swtch.open, OVS: w.ovs.open, Dir: dir, DryRun: dry, Alive: func(_ context.Context, uuid, _ string) (bool, error) {
 		for _, a := range alive {
 			if a == uuid {
 				return true, nil
@@ -346,23 +353,23 @@ func (w *world) gc(dry bool, alive ...string) []string {
 func TestCollectorLeavesTheLivingAlone(t *testing.T) {
 	w := newWorld(t, twoUplinks, "enpb")
 	w.must(Prepare, every())
-	running := w.kernel.dump()
+	running := w.dump()
 	require.Empty(t, w.gc(false, uuidA))
-	require.Equal(t, running, w.kernel.dump())
+	require.Equal(t, running, w.dump())
 	require.NotEmpty(t, w.gc(true))
-	require.Equal(t, running, w.kernel.dump(), "a dry run touches nothing")
+	require.Equal(t, running, w.dump(), "a dry run touches nothing")
 	require.NotEmpty(t, w.gc(false))
 }
 
 func TestCollectorFindsMarkedDevicesWithoutJournal(t *testing.T) {
 	w := newWorld(t, twoUplinks, "enpb")
-	before := w.kernel.dump()
+	before := w.dump()
 	doc := domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook' uplink='storage' vlan='100'/>", owned(mac1, "ldt1"))
 	w.must(Prepare, doc)
 	require.NoError(t, os.RemoveAll(w.hook.Journal))
 	require.Empty(t, w.gc(false, uuidA), "a running domain keeps its device")
 	require.Len(t, w.gc(false), 2, "the macvtap, then the VLAN that it stood on")
-	require.Equal(t, before, w.kernel.dump())
+	require.Equal(t, before, w.dump())
 }
 
 func TestLostJournalDoesNotBlockTheNextStart(t *testing.T) {
@@ -376,19 +383,19 @@ func TestLostJournalDoesNotBlockTheNextStart(t *testing.T) {
 
 func TestMTUAboveTheUplinksIsRefused(t *testing.T) {
 	w := newWorld(t, "", "nica")
-	before := w.kernel.dump()
+	before := w.dump()
 	_, err := w.run(Prepare, domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook' dev='nica'/>", owned(mac1, "ldt1", "<mtu size='9000'/>")))
 	require.ErrorIs(t, err, ErrUnsuitable)
 	require.Contains(t, err.Error(), "MTU 9000 is larger than 1500 of nica")
-	require.Equal(t, before, w.kernel.dump())
+	require.Equal(t, before, w.dump())
 }
 
 func TestForeignDeviceOfThatNameIsNotTouched(t *testing.T) {
 	w := newWorld(t, "", "nica", "ldt1")
-	before := w.kernel.dump()
+	before := w.dump()
 	_, err := w.run(Prepare, domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook' dev='nica'/>", owned(mac1, "ldt1")))
 	require.ErrorIs(t, err, ErrWrongDevice)
-	require.Equal(t, before, w.kernel.dump())
+	require.Equal(t, before, w.dump())
 }
 
 func TestCorruptJournalIsSetAsideAndNeverExecuted(t *testing.T) {
@@ -400,7 +407,7 @@ func TestCorruptJournalIsSetAsideAndNeverExecuted(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, "", "nica")
-			before := w.kernel.dump()
+			before := w.dump()
 			_, err := state.Open(w.hook.Journal)
 			require.NoError(t, err)
 			file := filepath.Join(w.hook.Journal, "domains", uuidA+".json")
@@ -409,7 +416,7 @@ func TestCorruptJournalIsSetAsideAndNeverExecuted(t *testing.T) {
 			_, err = w.run(Prepare, doc)
 			require.ErrorIs(t, err, state.ErrCorrupt)
 			require.Contains(t, err.Error(), "corrupt-")
-			require.Equal(t, before, w.kernel.dump())
+			require.Equal(t, before, w.dump())
 			w.must(Prepare, doc)
 		})
 	}
@@ -417,13 +424,13 @@ func TestCorruptJournalIsSetAsideAndNeverExecuted(t *testing.T) {
 
 func TestBrokenConfigNeverStopsTheUndoing(t *testing.T) {
 	w := newWorld(t, "", "nica")
-	before := w.kernel.dump()
+	before := w.dump()
 	doc := domain(uuidA, "", direct(mac1, "nica.100", "vepa"))
 	w.must(Prepare, doc)
 	w.hook.Config = func() (*config.Config, error) { return nil, &config.Error{File: "x", Msg: "broken"} }
 	w.must(Stopped, doc)
 	w.must(Release, doc)
-	require.Equal(t, before, w.kernel.dump())
+	require.Equal(t, before, w.dump())
 	_, err := w.run(Prepare, doc)
 	require.ErrorIs(t, err, config.ErrConfig)
 	w.must(Reconnect, doc)
@@ -432,12 +439,12 @@ func TestBrokenConfigNeverStopsTheUndoing(t *testing.T) {
 
 func TestBrokenWordsNeverStopTheUndoing(t *testing.T) {
 	w := newWorld(t, "", "nica")
-	before := w.kernel.dump()
+	before := w.dump()
 	w.must(Prepare, domain(uuidA, "", direct(mac1, "nica.100", "vepa")))
 	broken := domain(uuidA, "<ld:nic mac='"+mac1+"' vlna='3'/>", direct(mac1, "nica.100", "vepa"))
 	w.must(Stopped, broken)
 	w.must(Release, broken)
-	require.Equal(t, before, w.kernel.dump())
+	require.Equal(t, before, w.dump())
 	_, err := w.run(Prepare, broken)
 	require.ErrorIs(t, err, xmlfilter.ErrWords)
 	w.must(Reconnect, broken)
@@ -464,18 +471,18 @@ func TestUnknownOperationsAreAccepted(t *testing.T) {
 func TestSessionDaemonOnlyFilters(t *testing.T) {
 	w := newWorld(t, twoUplinks, "enpb")
 	w.hook.Privileged = false
-	before := w.kernel.dump()
+	before := w.dump()
 	doc := domain(uuidA, "", direct(mac1, "nica", "vepa"))
 	for _, op := range []Op{Prepare, Start, Stopped, Release, Reconnect} {
 		require.Empty(t, w.must(op, doc))
 	}
 	require.Contains(t, w.must(Migrate, doc), "dev='enpb'")
-	require.Equal(t, before, w.kernel.dump())
+	require.Equal(t, before, w.dump())
 }
 
 func TestReconnectAdoptsWhatTheJournalLost(t *testing.T) {
 	w := newWorld(t, twoUplinks, "enpb")
-	before := w.kernel.dump()
+	before := w.dump()
 	doc := every()
 	w.must(Prepare, doc)
 	require.NoError(t, os.RemoveAll(w.hook.Journal))
@@ -486,7 +493,7 @@ func TestReconnectAdoptsWhatTheJournalLost(t *testing.T) {
 	for _, l := range w.kernel.links {
 		l.AltNames = nil
 	}
-	require.Equal(t, before, w.kernel.dump())
+	require.Equal(t, before, w.dump())
 }
 
 func TestReconnectOfALostDeviceIsSaidAndNotFatal(t *testing.T) {

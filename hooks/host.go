@@ -23,6 +23,8 @@ type Kernel interface {
 
 	AddVLAN(ctx context.Context, v link.VLAN) error
 	AddMacvtap(ctx context.Context, m link.Macvtap) error
+	AddTap(ctx context.Context, t link.Tap) error
+	SetMTU(ctx context.Context, index, mtu int) error
 	Delete(ctx context.Context, index int) error
 	SetUp(ctx context.Context, index int, up bool) error
 	SetAllMulticast(ctx context.Context, index int, on bool) error
@@ -79,9 +81,12 @@ func Survey(ctx context.Context, k Kernel, cfg *config.Config, d *xmlfilter.Doma
 		if !ours(n) {
 			continue
 		}
-		names := []string{n.Source.Dev, n.Target}
+		names := []string{n.Source.Dev, n.Source.Bridge, n.Target}
 		if n.Words != nil {
 			names = append(names, n.Words.Dev)
+			if was := wasOnOVS(n); was != nil {
+				names = append(names, was.Source.Bridge)
+			}
 		}
 		for _, name := range names {
 			if parent, _, ok := splitVLAN(name); ok {

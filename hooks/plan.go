@@ -80,6 +80,9 @@ func (p *planner) prepare(n *xmlfilter.NIC) error {
 	if err != nil {
 		return err
 	}
+	if handled, err := p.prepareOVS(n, s); handled || err != nil {
+		return err
+	}
 	if handled, err := p.prepareVF(n, s); handled || err != nil {
 		return err
 	}
@@ -311,6 +314,9 @@ func (p *planner) hookOwned(n *xmlfilter.NIC, s settings) error {
 func (p *planner) start(n *xmlfilter.NIC) error {
 	s, err := settingsOf(p.cfg, p.host, n)
 	if err != nil {
+		return err
+	}
+	if handled, err := p.startOVS(n, s); handled || err != nil {
 		return err
 	}
 	if n.Type == "direct" && s.allMulti && config.ValidIfname(n.Target) {

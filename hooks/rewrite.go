@@ -28,7 +28,7 @@ func Rewrite(d *xmlfilter.Domain, cfg *config.Config, host Host, keep bool) ([]x
 			return nil, &NICError{Domain: d.Name, NIC: n.String(), Err: err}
 		}
 		if c.SourceDev != "" || c.SourceMode != "" || c.DropVLAN || c.DropVirtualPort || c.Ethernet != "" || c.WasDev != "" || len(c.Words) > 0 {
-			c.NIC, c.Keep = i, keep
+			c.NIC, c.Keep = i, c.Keep || keep
 			changes = append(changes, c)
 		}
 	}
@@ -48,6 +48,9 @@ func (r *rewriter) nic(n *xmlfilter.NIC) (xmlfilter.Change, error) {
 	s, err := settingsOf(r.cfg, r.host, n)
 	if err != nil {
 		return none, err
+	}
+	if c, handled, err := r.ovs(n, s); handled {
+		return c, err
 	}
 	if c, handled, err := r.vf(n, s); handled {
 		return c, err
@@ -274,6 +277,9 @@ func Loses(n *xmlfilter.NIC) []string {
 	}
 	if n.Words != nil && n.Words.Was != nil && isQbg(n.Words.Was.VirtualPort) {
 		lost = append(lost, "802.1Qbg: an incoming migration associates the VSI before the memory has arrived, where libvirt pre-associates it")
+	}
+	if wasOnOVS(n) != nil {
+		return append(lost, "<bandwidth>: libvirt applies it by tc, not by Open vSwitch; say ingressrate and maxrate in the profile")
 	}
 	rx := n.RxFilters || n.Words != nil && n.Words.Was != nil && n.Words.Was.RxFilters
 	if rx {

@@ -46,10 +46,10 @@ func remedy(kind error, format string, args ...any) error {
 	return fmt.Errorf("%w: %s", kind, fmt.Sprintf(format, args...))
 }
 
-// ours reports whether a NIC concerns us at all: libvirt makes a macvtap for it, or
-// the metadata speaks of it.
+// ours reports whether a NIC concerns us at all: libvirt makes a macvtap or a port of
+// Open vSwitch for it, or the metadata speaks of it.
 func ours(n *xmlfilter.NIC) bool {
-	return n.Type == "direct" || n.Words != nil || n.Type == "hostdev" && isQbg(n.VirtualPort)
+	return n.Type == "direct" || n.Words != nil || n.Type == "hostdev" && isQbg(n.VirtualPort) || onOVS(n)
 }
 
 // settings are what holds for a NIC: its own words, then its profile's, then its
@@ -63,6 +63,8 @@ type settings struct {
 	allMulti bool
 	vf       xmlfilter.VFWords
 	optional []string // attributes of a VF whose refusal is a warning
+	ovs      *config.OVS
+	ifaceID  string
 }
 
 // onlyAllMulti reports whether nothing is said that would choose or make a device.
@@ -83,6 +85,7 @@ func settingsOf(cfg *config.Config, host Host, n *xmlfilter.NIC) (settings, erro
 	}
 	s := settings{dev: w.Dev, mode: first(w.Mode, p.Mode), vlan: w.VLAN, own: first(w.Own, p.Own) == xmlfilter.OwnHook}
 	s.vf, s.optional = w.VFWords.Over(p.VFWords), p.Optional
+	s.ovs, s.ifaceID = p.OVS, w.IfaceID
 	if s.vlan == 0 {
 		s.vlan = p.VLAN
 	}

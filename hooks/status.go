@@ -72,6 +72,10 @@ func (h *Held) compare(ctx context.Context, k Kernel) error {
 		return nil // the switch's to say
 	case h.VSI != nil:
 		return nil // the station's to show
+	case h.OVSPort != nil:
+		return nil // Open vSwitch's to show
+	case h.Tap != nil:
+		index = h.Tap.Index
 	case h.VLAN != nil:
 		index = h.VLAN.Index
 	case h.AltName != nil:
@@ -100,6 +104,9 @@ func (h *Held) compare(ctx context.Context, k Kernel) error {
 		differs("up", true, l.Up)
 	case h.AltName != nil:
 		differs("called "+h.AltName.Name, true, l.Called(h.AltName.Name))
+	case h.Tap != nil:
+		differs("name", h.Tap.Name, l.Name)
+		differs("up", true, l.Up)
 	case h.Macvtap != nil:
 		differs("name", h.Macvtap.Name, l.Name)
 		differs("MAC", h.Macvtap.MAC, l.MAC)

@@ -25,6 +25,8 @@ type Step struct {
 	Port     *Port     `json:"port,omitempty"`
 	EVB      *EVB      `json:"evb,omitempty"`
 	VSI      *VSI      `json:"vsi,omitempty"`
+	Tap      *Tap      `json:"tap,omitempty"`
+	OVSPort  *OVSPort  `json:"ovs_port,omitempty"`
 }
 
 // VLAN makes a VLAN sub-interface, or shares the one that is there. It is held as
@@ -89,6 +91,10 @@ func (s Step) key() string {
 		return "evb " + s.EVB.Port
 	case s.VSI != nil:
 		return "vsi " + s.VSI.Instance
+	case s.Tap != nil:
+		return "tap " + s.Tap.Name
+	case s.OVSPort != nil:
+		return s.OVSPort.key()
 	}
 	return ""
 }
@@ -124,6 +130,17 @@ func (s Step) String() string {
 	case s.VSI != nil:
 		return fmt.Sprintf("associate VSI %s with the switch at %s: manager %d, type %d version %d, VLAN %d",
 			s.VSI.Instance, s.VSI.Port, s.VSI.Manager, s.VSI.TypeID, s.VSI.TypeVersion, s.VSI.VLAN)
+	case s.Tap != nil:
+		text := "make tap " + s.Tap.Name
+		if s.Tap.MTU > 0 {
+			text += ", MTU " + strconv.Itoa(s.Tap.MTU)
+		}
+		if s.Tap.Queues > 1 {
+			text += fmt.Sprintf(", %d queues", s.Tap.Queues)
+		}
+		return text
+	case s.OVSPort != nil:
+		return s.OVSPort.String()
 	}
 	return "nothing"
 }
@@ -147,6 +164,12 @@ func (s Step) Thing() string {
 		return fmt.Sprintf("port profile %q on %s", s.Port.Profile, s.Port.name())
 	case s.VSI != nil:
 		return fmt.Sprintf("VSI %s on %s (VLAN %d)", s.VSI.Instance, s.VSI.Port, s.VSI.VLAN)
+	case s.Tap != nil:
+		return fmt.Sprintf("tap %s (hook-owned)", s.Tap.Name)
+	case s.OVSPort != nil && s.OVSPort.Assisted:
+		return fmt.Sprintf("Open vSwitch port %s, made by libvirt", s.OVSPort.Name)
+	case s.OVSPort != nil:
+		return fmt.Sprintf("Open vSwitch port %s on %s", s.OVSPort.Name, s.OVSPort.Bridge)
 	}
 	return s.String()
 }
@@ -166,6 +189,10 @@ func (s Step) undoString() string {
 		return fmt.Sprintf("disassociate the port of %s", s.Port.name())
 	case s.VSI != nil:
 		return fmt.Sprintf("de-associate VSI %s", s.VSI.Instance)
+	case s.Tap != nil:
+		return fmt.Sprintf("remove tap %s", s.Tap.Name)
+	case s.OVSPort != nil:
+		return fmt.Sprintf("remove port %s from Open vSwitch if it is there", s.OVSPort.Name)
 	}
 	return ""
 }
@@ -205,6 +232,16 @@ func (s Step) check() error {
 		set++
 		names = append(names, s.VSI.Port)
 		if _, err := s.VSI.vdp(); err != nil {
+			return err
+		}
+	}
+	if s.Tap != nil {
+		set++
+		names = append(names, s.Tap.Name)
+	}
+	if s.OVSPort != nil {
+		set++
+		if err := s.OVSPort.check(); err != nil {
 			return err
 		}
 	}

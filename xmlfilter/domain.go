@@ -105,6 +105,10 @@ type Source struct {
 type VLAN struct {
 	Trunk bool
 	Tags  []int // VLAN identifiers, 0..4095
+	// NativeMode is "tagged" or "untagged" where one tag has it, and NativeTag is that
+	// one; otherwise both are zero.
+	NativeMode string
+	NativeTag  int
 }
 
 // VirtualPort is an interface's <virtualport>. Parameters are as written: libvirt
@@ -229,6 +233,10 @@ func readNIC(index int, e *element) NIC {
 		for _, c := range v.children {
 			if c.name.Local == "tag" {
 				n.VLAN.Tags = append(n.VLAN.Tags, n.number("vlan tag id", c.get("id"), 4095))
+				if mode := c.get("nativeMode"); mode == "tagged" || mode == "untagged" {
+					n.VLAN.NativeMode, n.VLAN.NativeTag = mode, n.VLAN.Tags[len(n.VLAN.Tags)-1]
+					n.VLAN.Trunk = true
+				}
 			}
 		}
 		n.VLAN.Trunk = n.VLAN.Trunk || len(n.VLAN.Tags) > 1

@@ -35,6 +35,9 @@ type Words struct {
 	Own string
 	// AllMulticast makes the macvtap receive all multicast frames.
 	AllMulticast *bool
+	// IfaceID is what Open vSwitch's external_ids:iface-id says of the NIC's port: the
+	// logical port of OVN that it is.
+	IfaceID string
 	// VFWords are for a NIC that is a virtual function, or stands on one.
 	VFWords
 
@@ -53,12 +56,13 @@ const (
 	WordVLAN         = "vlan"
 	WordOwn          = "own"
 	WordAllMulticast = "allmulticast"
+	WordIfaceID      = "ifaceid"
 )
 
 // WordNames lists every attribute that <ld:nic> may carry beside its key (mac or
 // alias).
 func WordNames() []string {
-	return append([]string{WordUplink, WordProfile, WordDev, WordMode, WordVLAN, WordOwn, WordAllMulticast}, vfWordNames()...)
+	return append([]string{WordUplink, WordProfile, WordDev, WordMode, WordVLAN, WordOwn, WordAllMulticast, WordIfaceID}, vfWordNames()...)
 }
 
 // Modes lists the macvtap modes, in libvirt's spelling.
@@ -179,6 +183,11 @@ func readWord(e *element) (key string, w *Words, err error) {
 			w.Own = v
 			if v != OwnHook && v != OwnLibvirt {
 				return "", nil, bad("hook or libvirt")
+			}
+		case WordIfaceID:
+			w.IfaceID = v
+			if !printable(v) || len(v) > 255 {
+				return "", nil, bad("the name of a logical port, at most 255 octets")
 			}
 		case WordAllMulticast:
 			if v != "yes" && v != "no" {

@@ -118,7 +118,7 @@ func (o *options) collect(ctx context.Context, dry bool) ([]string, error) {
 		return nil, err
 	}
 	defer closeAlive()
-	gc := &hooks.Collector{Kernel: k, Station: hooks.OpenStation, Dir: dir, DryRun: dry, Alive: alive}
+	gc := &hooks.Collector{Kernel: k, Station: hooks.OpenStation, OVS: hooks.OpenSwitch, Dir: dir, DryRun: dry, Alive: alive}
 	return gc.Run(ctx)
 }
 

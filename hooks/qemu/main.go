@@ -36,6 +36,7 @@ func run(args []string) int {
 		Config:     func() (*config.Config, error) { return config.Load(config.Path) },
 		Kernel:     openKernel,
 		Station:    hooks.OpenStation,
+		OVS:        hooks.OpenSwitch,
 		Journal:    state.DefaultDir,
 		Libvirt:    "/run/libvirt",
 		Log:        log,

@@ -43,6 +43,7 @@ func main() {
 		os.Exit(2)
 	}
 	h := &hooks.Hook{
+		OVS:        hooks.OpenSwitch,
 		Config:     func() (*config.Config, error) { return config.Load(config.Path) },
 		Kernel:     k.open,
 		Station:    k.openStation,

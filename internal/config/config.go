@@ -112,6 +112,8 @@ type Profile struct {
 	Own          string `toml:"own"`
 	AllMulticast *bool  `toml:"allmulticast"`
 	xmlfilter.VFWords
+	// OVS is for NICs on Open vSwitch; nil where nothing is said.
+	OVS *OVS `toml:"ovs"`
 	// Optional names attributes of a VF (link.VFAttrs) whose refusal by the driver
 	// is a warning.
 	Optional []string `toml:"optional"`
@@ -292,6 +294,9 @@ func (c *Config) checkProfile(p *Profile) string {
 	}
 	if err := p.Check(); err != nil {
 		return err.Error()
+	}
+	if msg := p.OVS.check(); msg != "" {
+		return "ovs." + msg
 	}
 	for _, attr := range p.Optional {
 		if !slices.Contains(link.VFAttrs(), attr) {

@@ -9,6 +9,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"time"
 )
 
@@ -107,7 +110,7 @@ func (db *DB) do(ctx context.Context, f func(*session) error) error {
 		if since.IsZero() {
 			since = time.Now()
 		}
-		if time.Since(since) > absence {
+		if time.Since(since) > absence || db.none() {
 			return err
 		}
 		select {
@@ -116,6 +119,13 @@ func (db *DB) do(ctx context.Context, f func(*session) error) error {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// none reports whether there is not even a directory for the socket, which a database
+// that is restarted leaves: then nothing is to be waited for.
+func (db *DB) none() bool {
+	_, err := os.Stat(filepath.Dir(db.socket))
+	return errors.Is(err, fs.ErrNotExist)
 }
 
 func (db *DB) once(ctx context.Context, f func(*session) error) error {

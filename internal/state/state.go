@@ -92,6 +92,9 @@ func (d *Dir) Path() string { return d.path }
 
 var uuidForm = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 
+// IsUUID reports whether s is a UUID as libvirt writes it.
+func IsUUID(s string) bool { return uuidForm.MatchString(s) }
+
 func (d *Dir) file(uuid string) (string, error) {
 	if !uuidForm.MatchString(uuid) {
 		return "", fmt.Errorf("journal: %w: %q", ErrBadUUID, uuid)

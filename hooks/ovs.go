@@ -1,0 +1,277 @@
+package hooks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"libvirt-direct/internal/config"
+	"libvirt-direct/internal/link"
+	"libvirt-direct/internal/ovs"
+	"libvirt-direct/internal/state"
+)
+
+// Switch is what the hook asks of Open vSwitch: ovs.DB, or a fake one in tests. Errors
+// match those of package ovs.
+type Switch interface {
+	Attach(ctx context.Context, p ovs.Port) error
+	Amend(ctx context.Context, p ovs.Port) error
+	Installed(ctx context.Context, name string) error
+	Detach(ctx context.Context, name, owner string) (was bool, err error)
+	List(ctx context.Context) ([]ovs.Owned, error)
+	Close()
+}
+
+var _ Switch = (*ovs.DB)(nil)
+
+// OpenSwitch returns the host's Open vSwitch.
+func OpenSwitch() Switch { return ovs.Open("") }
+
+// OVSPort attaches a NIC to Open vSwitch, or sets on the port that libvirt has made
+// what libvirt does not.
+type OVSPort struct {
+	ovs.Port
+	Assisted bool `json:"assisted,omitempty"` // libvirt makes the port, and removes it
+	AwaitOVN bool `json:"await_ovn,omitempty"`
+}
+
+// Tap makes the tap device of a hook-owned NIC.
+type Tap struct {
+	Name   string `json:"name"`
+	MTU    int    `json:"mtu,omitempty"`
+	Queues int    `json:"queues,omitempty"`
+
+	Index int `json:"index,omitempty"`
+}
+
+func (o *OVSPort) key() string { return "ovs " + o.Name }
+
+func (o *OVSPort) check() error {
+	if !config.ValidIfname(o.Name) || o.Owner == "" {
+		return fmt.Errorf("Open vSwitch port %q of %q", o.Name, o.Owner)
+	}
+	return nil
+}
+
+func (o *OVSPort) String() string {
+	text := fmt.Sprintf("attach %s to Open vSwitch bridge %s", o.Name, o.Bridge)
+	if o.Assisted {
+		text = fmt.Sprintf("wait until Open vSwitch has made port %s", o.Name)
+	}
+	if v := o.VLAN; v != nil {
+		text += ", " + vlanText(v)
+	}
+	if id := o.IDs["iface-id"]; id != "" {
+		text += ", iface-id " + id
+	}
+	if o.MTU > 0 {
+		text += fmt.Sprintf(", MTU %d", o.MTU)
+	}
+	if o.IngressRate > 0 {
+		text += fmt.Sprintf(", at most %d kbit/s from the guest", o.IngressRate)
+	}
+	if q := o.QoS; q != nil && q.MaxRate > 0 {
+		text += fmt.Sprintf(", at most %d Mbit/s to the guest", q.MaxRate/1_000_000)
+	}
+	if q := o.QoS; q != nil && q.MinRate > 0 {
+		text += fmt.Sprintf(", at least %d Mbit/s to the guest", q.MinRate/1_000_000)
+	}
+	if o.Mirror != "" {
+		text += ", a copy of its frames to " + o.Mirror
+	}
+	if o.AwaitOVN {
+		text += ", then wait for OVN"
+	}
+	return text
+}
+
+func vlanText(v *ovs.VLAN) string {
+	text := "trunk of all VLANs"
+	switch {
+	case len(v.Trunks) > 0:
+		text = fmt.Sprintf("trunk of VLANs %v", v.Trunks)
+	case v.Tag != nil && (v.Mode == "" || v.Mode == "access"):
+		return fmt.Sprintf("VLAN %d", *v.Tag)
+	}
+	if v.Mode == "dot1q-tunnel" && v.Tag != nil {
+		return fmt.Sprintf("802.1Q tunnel in VLAN %d", *v.Tag)
+	}
+	if v.Tag != nil {
+		text += fmt.Sprintf(", %s %d", v.Mode, *v.Tag)
+	}
+	return text
+}
+
+// withSwitch lets the steps connect to Open vSwitch when one first needs it. The
+// returned function ends the connection.
+func (a *applier) withSwitch(open func() Switch) (end func()) {
+	a.openSwitch = open
+	return func() {
+		if a.ovs != nil {
+			a.ovs.Close()
+		}
+	}
+}
+
+func (a *applier) theSwitch() Switch {
+	if a.ovs == nil {
+		a.ovs = a.openSwitch()
+	}
+	return a.ovs
+}
+
+func (a *applier) doOVSPort(ctx context.Context, s Step) error {
+	o := s.OVSPort
+	done, err := a.intend(s)
+	if err != nil {
+		return err
+	}
+	if o.Assisted {
+		err = a.theSwitch().Amend(ctx, o.Port)
+	} else {
+		err = a.theSwitch().Attach(ctx, o.Port)
+	}
+	if err == nil && o.AwaitOVN && a.op != Reconnect {
+		err = a.theSwitch().Installed(ctx, o.Name)
+	}
+	if err != nil {
+		return err
+	}
+	if !o.Assisted {
+		a.note("attached %s to %s", o.Name, o.Bridge)
+	}
+	return done()
+}
+
+// undoOVSPort removes the port, if it is still the domain's: libvirt has removed its
+// own by then, and the name can be another guest's.
+func (a *applier) undoOVSPort(ctx context.Context, s Step) error {
+	was, err := a.theSwitch().Detach(ctx, s.OVSPort.Name, s.OVSPort.Owner)
+	if err != nil {
+		return err
+	}
+	if was {
+		a.note("removed Open vSwitch port %s", s.OVSPort.Name)
+	}
+	return a.drop(s.key())
+}
+
+func (a *applier) doTap(ctx context.Context, s Step) error {
+	t := *s.Tap
+	s.Tap = &t
+	alias := Mark + " " + a.journal.UUID
+	if err := a.clearLeftover(ctx, t.Name, "tun", alias); err != nil {
+		return err
+	}
+	var err error
+	if t.Index, err = link.FreeIndex(); err != nil {
+		return err
+	}
+	done, err := a.intend(s)
+	if err != nil {
+		return err
+	}
+	if err := a.kernel.AddTap(ctx, link.Tap{Name: t.Name, Index: t.Index, Queues: t.Queues}); err != nil {
+		return err
+	}
+	if err := a.kernel.SetAlias(ctx, t.Index, alias); err != nil {
+		return err
+	}
+	if err := a.kernel.DisableIPv6(ctx, t.Name); err != nil {
+		return err
+	}
+	if t.MTU > 0 {
+		if err := a.kernel.SetMTU(ctx, t.Index, t.MTU); err != nil {
+			return err
+		}
+	}
+	if err := a.kernel.SetUp(ctx, t.Index, true); err != nil {
+		return err
+	}
+	a.note("made tap %s", t.Name)
+	return done()
+}
+
+func (a *applier) undoTap(ctx context.Context, s Step) error {
+	have, err := a.kernel.ByIndex(ctx, s.Tap.Index)
+	if err != nil && !errors.Is(err, link.ErrNotFound) {
+		return err
+	}
+	if err == nil && have.Kind == "tun" {
+		if err := a.kernel.Delete(ctx, s.Tap.Index); err != nil && !errors.Is(err, link.ErrNotFound) {
+			return err
+		}
+		a.note("removed tap %s", s.Tap.Name)
+	}
+	return a.drop(s.key())
+}
+
+// adoptTap notes a tap that is there; see adopt.
+func (a *applier) adoptTap(ctx context.Context, s Step) error {
+	have, err := a.kernel.ByName(ctx, s.Tap.Name)
+	if err != nil {
+		return fmt.Errorf("the guest's device is lost, restart the guest: %w", err)
+	}
+	if a.holds(s.key()) {
+		return nil
+	}
+	t := *s.Tap
+	t.Index = have.Index
+	s.Tap = &t
+	a.note("adopted tap %s", t.Name)
+	return a.put(s, state.Done)
+}
+
+// strayPorts removes ports with our key whose domain is not running and in no journal:
+// those that libvirt has made and, being killed, not removed, and our own after /run
+// was cleared.
+func (c *Collector) strayPorts(ctx context.Context) ([]string, error) {
+	if c.OVS == nil {
+		return nil, nil
+	}
+	db := c.OVS()
+	defer db.Close()
+	owned, err := db.List(ctx)
+	if errors.Is(err, ovs.ErrUnreachable) {
+		return nil, nil // most hosts have none
+	}
+	var done []string
+	errs := []error{err}
+	for _, o := range owned {
+		gone, err := c.strayPort(ctx, db, o)
+		switch {
+		case err != nil:
+			errs = append(errs, err)
+		case gone && c.DryRun:
+			done = append(done, fmt.Sprintf("would remove Open vSwitch port %s, whose guest is not running", o.Name))
+		case gone:
+			done = append(done, fmt.Sprintf("removed Open vSwitch port %s, whose guest is not running", o.Name))
+		}
+	}
+	return done, errors.Join(errs...)
+}
+
+func (c *Collector) strayPort(ctx context.Context, db Switch, o ovs.Owned) (gone bool, err error) {
+	if !state.IsUUID(o.Owner) {
+		// The helper's, or ifup's: its device says whether the guest lives.
+		if _, err := c.Kernel.ByName(ctx, o.Name); !errors.Is(err, link.ErrNotFound) {
+			return false, err
+		}
+	} else {
+		unlock, err := c.lock(ctx, "domain-"+o.Owner)
+		if err != nil {
+			return false, err
+		}
+		defer unlock()
+		if j, err := c.Dir.Load(o.Owner); err != nil || j != nil {
+			return false, err // the journal's turn
+		}
+		if alive, err := c.alive(ctx, o.Owner, ""); err != nil || alive {
+			return false, ignore(err, errBusy)
+		}
+	}
+	if c.DryRun {
+		return true, nil
+	}
+	return db.Detach(ctx, o.Name, o.Owner)
+}

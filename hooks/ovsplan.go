@@ -1,0 +1,230 @@
+package hooks
+
+import (
+	"fmt"
+	"slices"
+
+	"libvirt-direct/internal/config"
+	"libvirt-direct/internal/ovs"
+	"libvirt-direct/xmlfilter"
+)
+
+// typeOVS is the <virtualport type=> of Open vSwitch.
+const typeOVS = "openvswitch"
+
+// onOVS reports whether libvirt makes a port of Open vSwitch for a NIC. One on a
+// libvirt network is seen to be such only from start on, when libvirt has looked
+// into its network.
+func onOVS(n *xmlfilter.NIC) bool {
+	return n.Type == "bridge" && n.VirtualPort != nil && n.VirtualPort.Type == typeOVS
+}
+
+// wasOnOVS returns the NIC as it was before it became hook-owned, nil if that was not
+// on Open vSwitch.
+func wasOnOVS(n *xmlfilter.NIC) *xmlfilter.NIC {
+	if n.Words == nil || n.Words.Was == nil || n.Words.Was.Source.Bridge == "" {
+		return nil
+	}
+	if v := n.Words.Was.VirtualPort; v == nil || v.Type != typeOVS {
+		return nil
+	}
+	return n.Words.Was
+}
+
+// prepareOVS plans what is done before libvirt makes the port, or in its place.
+func (p *planner) prepareOVS(n *xmlfilter.NIC, s settings) (handled bool, err error) {
+	was := wasOnOVS(n)
+	switch {
+	case n.Type == "network" && s.ovs != nil && s.own:
+		return true, remedy(ErrUnsuitable, "libvirt looks into its network only after this; to be hook-owned it needs <interface type='bridge'>")
+	case onOVS(n) && s.own:
+		return true, p.notRewritten("it asks to be hook-owned")
+	case onOVS(n):
+		_, err := p.ovsPort(n, n, s)
+		return true, err
+	case n.Type == "ethernet" && s.own && was != nil:
+		return true, p.hookOwnedOVS(n, was, s)
+	case s.saysOVS() && n.Type != "network":
+		return true, notOVS(n)
+	}
+	return false, nil
+}
+
+// saysOVS reports whether anything is said that only Open vSwitch can do.
+func (s settings) saysOVS() bool { return s.ovs != nil || s.ifaceID != "" }
+
+func notOVS(n *xmlfilter.NIC) error {
+	return remedy(ErrUnsuitable, "ifaceid and [profile.NAME.ovs] are for ports of Open vSwitch, and type='%s' is here without <virtualport type='openvswitch'>", n.Type)
+}
+
+// startOVS plans what is set on the port that libvirt has made.
+func (p *planner) startOVS(n *xmlfilter.NIC, s settings) (handled bool, err error) {
+	if n.Type == "ethernet" {
+		return wasOnOVS(n) != nil, nil
+	}
+	if !onOVS(n) {
+		if s.saysOVS() {
+			return true, notOVS(n)
+		}
+		return false, nil
+	}
+	if !config.ValidIfname(n.Target) {
+		return true, remedy(ErrWrongDevice, "libvirt has named no device for it: %q", n.Target)
+	}
+	port, err := p.ovsPort(n, n, s)
+	if err != nil {
+		return true, err
+	}
+	port.Name, port.Bridge = n.Target, ""
+	if s.ifaceID != "" {
+		port.IDs = map[string]string{"iface-id": s.ifaceID}
+	}
+	if n.VLAN != nil {
+		port.VLAN = withMode(nil, port.VLAN) // libvirt has set it
+	}
+	p.add(Step{NIC: n.MAC, OVSPort: &OVSPort{Port: port, Assisted: true, AwaitOVN: s.ovs != nil && s.ovs.OVN}})
+	return true, nil
+}
+
+// withMode returns v if its mode is one that libvirt does not set.
+func withMode(otherwise, v *ovs.VLAN) *ovs.VLAN {
+	if v != nil && v.Mode == "dot1q-tunnel" {
+		return v
+	}
+	return otherwise
+}
+
+// hookOwnedOVS plans the tap and the port of a NIC that is <interface type='ethernet'>
+// for libvirt. was is the NIC before that.
+func (p *planner) hookOwnedOVS(n, was *xmlfilter.NIC, s settings) error {
+	switch {
+	case n.MAC == "":
+		return remedy(ErrUnsuitable, "it has no <mac address=>")
+	case !config.ValidIfname(n.Target) || n.Managed != "no":
+		return p.notRewritten("it has no <target dev= managed='no'>")
+	}
+	port, err := p.ovsPort(n, was, s)
+	if err != nil {
+		return err
+	}
+	port.Name = n.Target
+	given := was.VirtualPort.Parameters
+	// What libvirt would set (src/util/virnetdevopenvswitch.c).
+	port.IDs = map[string]string{
+		"attached-mac": n.MAC, "iface-id": first(s.ifaceID, given["interfaceid"]), "vm-id": p.domain.UUID, "iface-status": "active",
+	}
+	if given["profileid"] != "" {
+		port.IDs["port-profile"] = given["profileid"]
+	}
+	if port.IDs["iface-id"] == "" {
+		return remedy(ErrUnsuitable, "its <virtualport> has no interfaceid; define the domain first, libvirt gives it one")
+	}
+	p.add(Step{NIC: n.MAC, Tap: &Tap{Name: n.Target, MTU: n.MTU, Queues: n.Queues}})
+	p.add(Step{NIC: n.MAC, OVSPort: &OVSPort{Port: port, AwaitOVN: s.ovs != nil && s.ovs.OVN}})
+	return nil
+}
+
+// ovsPort is the port of a NIC, but for its name. in is the <interface> with the
+// bridge, the VLANs and the virtualport. It refuses VLANs that the host forbids.
+func (p *planner) ovsPort(n, in *xmlfilter.NIC, s settings) (ovs.Port, error) {
+	port := ovs.Port{Bridge: in.Source.Bridge, Owner: p.domain.UUID}
+	o := s.ovs
+	if o == nil {
+		o = &config.OVS{}
+	}
+	vlan, err := ovsVLAN(in, s, o)
+	if err != nil {
+		return port, err
+	}
+	if err := p.allowOVS(in, s, vlan); err != nil {
+		return port, err
+	}
+	port.VLAN, port.MTU, port.Mirror = vlan, o.MTU, o.Mirror
+	port.IngressRate, port.IngressBurst = o.IngressRate, o.IngressBurst
+	if o.MinRate > 0 || o.MaxRate > 0 {
+		port.QoS = &ovs.QoS{Type: first(o.QoS, "linux-htb"), MinRate: o.MinRate * 1_000_000, MaxRate: o.MaxRate * 1_000_000}
+	}
+	return port, nil
+}
+
+// ovsVLAN is a NIC's part in VLANs: its <vlan>, as libvirt translates that, or else
+// what the words and the profile say.
+func ovsVLAN(in *xmlfilter.NIC, s settings, o *config.OVS) (*ovs.VLAN, error) {
+	v := &ovs.VLAN{Mode: o.VLANMode}
+	for _, r := range o.Trunks {
+		for id := r.First; id <= r.Last; id++ {
+			v.Trunks = append(v.Trunks, id)
+		}
+	}
+	if s.vlan != 0 {
+		v.Tag = &s.vlan
+	}
+	said := v.Mode != "" || v.Trunks != nil || v.Tag != nil
+	x := in.VLAN
+	switch {
+	case x == nil && !said:
+		return nil, nil
+	case x == nil:
+		return v, nil
+	case said && !(v.Mode == "dot1q-tunnel" && v.Tag == nil && v.Trunks == nil):
+		return nil, remedy(ErrUnsuitable, "it has <vlan> and its words or profile say VLANs too; leave one out")
+	}
+	if x.NativeMode != "" {
+		v.Mode, v.Tag = "native-"+x.NativeMode, &x.NativeTag
+	}
+	if x.Trunk {
+		v.Trunks = x.Tags
+	} else if v.Tag == nil && len(x.Tags) > 0 {
+		v.Tag = &x.Tags[0]
+	}
+	return v, nil
+}
+
+// allowOVS checks a port's VLANs against those that the host allows on its bridge. A
+// port without any VLAN is a trunk of all of them for Open vSwitch.
+func (p *planner) allowOVS(in *xmlfilter.NIC, s settings, v *ovs.VLAN) error {
+	u := s.uplink
+	if own := p.host.uplinkOf(p.cfg, in.Source.Bridge); own != nil {
+		if u != nil && u != own {
+			return remedy(ErrWrongDevice, "bridge %s is uplink %q here, and its words say %q", in.Source.Bridge, own.Name, u.Name)
+		}
+		u = own
+	} else if u != nil && in.Source.Bridge != "" {
+		return remedy(ErrWrongDevice, "bridge %s is not uplink %q; mend [uplink.%s] in %s", in.Source.Bridge, u.Name, u.Name, config.Path)
+	}
+	if u == nil || u.VLANs == nil {
+		return nil
+	}
+	refuse := func(format string, args ...any) error {
+		return remedy(ErrNotAllowed, "%s on uplink %q; vlans of [uplink.%s] in %s says which are", fmt.Sprintf(format, args...), u.Name, u.Name, config.Path)
+	}
+	if v == nil || v.Tag == nil && len(v.Trunks) == 0 || v.Mode != "" && v.Mode != "access" && v.Mode != "dot1q-tunnel" && len(v.Trunks) == 0 {
+		return refuse("a port without <vlan>, which is a trunk of every VLAN,")
+	}
+	ids := slices.Clone(v.Trunks)
+	if v.Tag != nil {
+		ids = append(ids, *v.Tag)
+	}
+	for _, id := range ids {
+		if !u.Allows(id) {
+			return refuse("VLAN %d", id)
+		}
+	}
+	return nil
+}
+
+// ovs says how a NIC's XML is to become one that the hook can own.
+func (r *rewriter) ovs(n *xmlfilter.NIC, s settings) (c xmlfilter.Change, handled bool, err error) {
+	switch {
+	case onOVS(n) && s.own && n.MAC == "":
+		return c, true, remedy(ErrUnsuitable, "it has no <mac address=>; define the domain first, libvirt gives it one")
+	case onOVS(n) && s.own:
+		c.Ethernet = targetName(r.domain, n)
+		c.Words = newWords(n, map[string]string{xmlfilter.WordOwn: xmlfilter.OwnHook})
+		c.Keep = true // the bridge, VLANs and interface ID are read from what is kept
+		return c, true, nil
+	case onOVS(n), n.Type == "ethernet" && s.own && wasOnOVS(n) != nil:
+		return c, true, nil
+	}
+	return c, false, nil
+}
