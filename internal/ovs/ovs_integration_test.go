@@ -155,7 +155,7 @@ func TestAmend(t *testing.T) {
 	w := newWorld(t)
 	w.tap("t0")
 	w.vsctl("add-port", "br0", "t0", "tag=5", "--", "set", "Interface", "t0", "external_ids:iface-id=x", "external_ids:vm-id=y",
-		"--", "set", "Port", "t0", "other_config:transient=true", "external_ids:mine=1", "external_ids:libvirt-direct="+another)
+		"--", "set", "Port", "t0", "external_ids:mine=1", "external_ids:libvirt-direct="+another)
 	p := Port{Name: "t0", Owner: owner, IDs: map[string]string{"iface-id": "lsp"}, IngressRate: 100, QoS: &QoS{Type: "linux-noop"}}
 	require.NoError(t, w.db.Amend(w.ctx, p))
 	require.Equal(t, "5", w.vsctl("get", "Port", "t0", "tag"))

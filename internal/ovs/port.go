@@ -117,9 +117,9 @@ func (s *session) find(ctx context.Context, p *Port) (f found, err error) {
 	return f, err
 }
 
-// Attach makes a port in one transaction, as libvirt would in what it sets
-// (other_config:transient, and IDs), with the owner's key beside it, and waits until
-// ovs-vswitchd has made the interface. A port of that name which the same owner has
+// Attach makes a port in one transaction, as libvirt does, with the owner's key beside
+// what libvirt sets, and waits until ovs-vswitchd has made the interface. The port is
+// transient: it does not outlive a reboot of the host (ovs-ctl(8)). A port of that name which the same owner has
 // becomes as p says; any other is an error matching ErrTaken.
 //
 // On ErrInterface, ErrSwitch and ErrNoAnswer the port may be there: Detach it.
@@ -151,9 +151,9 @@ func (db *DB) Attach(ctx context.Context, p Port) error {
 	})
 }
 
-// Amend sets on a port that somebody else has made what p says, and the owner's key. It
-// leaves alone what p does not say, but for the owner's earlier QoS and Mirror. It waits
-// as Attach does. A port that is not there is an error matching ErrNoPort.
+// Amend sets on a port that somebody else has made what p says, the owner's key, and that
+// it is transient. It leaves alone what p does not say, but for the owner's earlier QoS
+// and Mirror. It waits as Attach does. A port that is not there is an error matching ErrNoPort.
 func (db *DB) Amend(ctx context.Context, p Port) error {
 	return db.change(ctx, p, func(f found) ([]op, error) {
 		if f.port == "" {
@@ -168,6 +168,7 @@ func (db *DB) Amend(ctx context.Context, p Port) error {
 		ops := []op{
 			mutate("Port", at, "external_ids", "delete", setOf(OwnerKey)),
 			mutate("Port", at, "external_ids", "insert", mapOf(map[string]string{OwnerKey: p.Owner})),
+			mutate("Port", at, "other_config", "insert", mapOf(map[string]string{"transient": "true"})), // libvirt 9.0 does not
 		}
 		if len(p.IDs) > 0 {
 			ops = append(ops, mutate("Interface", of, "external_ids", "delete", setOf(slices.Sorted(maps.Keys(p.IDs))...)),

@@ -1,0 +1,273 @@
+//go:build integration
+
+package integration
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"libvirt-direct/integration/host"
+	"libvirt-direct/integration/host/hosttest"
+)
+
+const ovsConf = `[uplink.fabric]
+device = "ovsbr0"
+vlans = ["100-199"]
+
+[profile.tagged]
+vlan = 100
+[profile.shaped]
+vlan = 100
+[profile.shaped.ovs]
+ingressrate = 20000
+maxrate = 50
+mtu = 1400
+mirror = "ids"
+`
+
+const interfaceID = "09b11c53-8b5c-4eeb-8f00-d84eaa0aaa4f"
+
+// onOVS is an <interface> on the bridge ovsbr0.
+func onOVS(n int, more ...string) string {
+	return fmt.Sprintf(`<interface type='bridge'><mac address='%s'/><source bridge='ovsbr0'/>
+		<virtualport type='openvswitch'><parameters interfaceid='%s'/></virtualport><model type='virtio'/><rom enabled='no'/>%s</interface>`,
+		mac(n), interfaceID, strings.Join(more, ""))
+}
+
+// tagged is a <vlan> with these tags.
+func tagged(ids ...int) string {
+	text := "<vlan>"
+	for _, id := range ids {
+		text += fmt.Sprintf("<tag id='%d'/>", id)
+	}
+	return text + "</vlan>"
+}
+
+// ovsSite is a site with Open vSwitch and the bridge ovsbr0.
+type ovsSite struct {
+	*site
+	*host.OVS
+}
+
+func newOVSSite(ctx context.Context, t *testing.T, name, conf string) *ovsSite {
+	t.Helper()
+	hosttest.Require(t, "ovsdb-server", "ovs-vswitchd", "ovs-vsctl")
+	s := &ovsSite{site: newSite(ctx, t, name, conf)}
+	var err error
+	s.OVS, err = s.StartOVS(ctx)
+	require.NoError(t, err)
+	require.NoError(t, s.AddBridge(ctx, "ovsbr0"))
+	s.up()
+	return s
+}
+
+func (s *ovsSite) vsctl(args ...string) string {
+	s.t.Helper()
+	out, err := s.Vsctl(s.ctx, args...)
+	require.NoError(s.t, err)
+	return out
+}
+
+// ports lists the ports of ovsbr0.
+func (s *ovsSite) ports() []string { return strings.Fields(s.vsctl("list-ports", "ovsbr0")) }
+
+// rows shows all that a port's and its interface's rows say, but for their names and
+// what the switch itself writes there.
+func (s *ovsSite) rows(port string) string {
+	s.t.Helper()
+	own := regexp.MustCompile(`^(_uuid|name|interfaces|bond_active_slave|rstp_st.*|statistics|status|admin_state|duplex|ifindex|link_.*|mac_in_use|mtu|ofport|cfm_.*|lacp_current)\s`)
+	lines := strings.Split(s.vsctl("list", "Port", port)+"\n"+s.vsctl("list", "Interface", port), "\n")
+	return strings.Join(slices.DeleteFunc(lines, own.MatchString), "\n")
+}
+
+// What a hook-owned port's rows say is what libvirt's say, but for the owner's key; the
+// assisted port's are libvirt's own.
+func TestOVSPortIsAsLibvirtMakesIt(t *testing.T) {
+	ctx := deadline(t, 3*time.Minute)
+	s := newOVSSite(ctx, t, "a", "")
+	for name, vlan := range map[string]string{
+		"plain": "", "access": tagged(5), "trunk": tagged(5, 6), "native": "<vlan trunk='yes'><tag id='5' nativeMode='untagged'/><tag id='6'/></vlan>",
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := &ovsSite{s.in(t), s.OVS}
+			before := s.snapshot()
+			d := tiny("g", onOVS(1, vlan))
+			d.UUID = uuid
+			key := `libvirt-direct="` + uuid + `"`
+
+			_, err := s.Run(ctx, "mv", hookPath, hookPath+".off")
+			require.NoError(t, err)
+			s.define(d)
+			s.start("g")
+			require.Len(t, s.ports(), 1)
+			libvirts := s.rows(s.ports()[0])
+			require.Contains(t, libvirts, interfaceID)
+			s.stop("g")
+
+			_, err = s.Run(ctx, "mv", hookPath+".off", hookPath)
+			require.NoError(t, err)
+			s.start("g")
+			assisted := s.rows(s.ports()[0])
+			require.Contains(t, assisted, key)
+			// libvirt 9.0 does not say it, later ones do.
+			const transient = `{transient="true"}`
+			require.Contains(t, assisted, transient)
+			plain := strings.NewReplacer(key, "", transient, "{}")
+			require.Equal(t, plain.Replace(libvirts), plain.Replace(assisted))
+			s.stop("g")
+			s.unchanged(before)
+			require.Empty(t, s.ports())
+
+			d.Metadata = metadata(1, "own='hook'")
+			s.rewrite(d)
+			s.start("g")
+			require.Len(t, s.ports(), 1)
+			require.Regexp(t, "^ldt", s.ports()[0])
+			require.Equal(t, assisted, s.rows(s.ports()[0]))
+			s.stop("g")
+			s.unchanged(before)
+			require.Empty(t, s.ports())
+		})
+	}
+}
+
+// What libvirt cannot set, and what the host forbids.
+func TestOVSProfileAndPolicy(t *testing.T) {
+	ctx := deadline(t, 3*time.Minute)
+	s := newOVSSite(ctx, t, "a", ovsConf)
+	_, err := s.Run(ctx, "ip", "tuntap", "add", "ids", "mode", "tap")
+	require.NoError(t, err)
+	s.vsctl("add-port", "ovsbr0", "ids")
+	before := s.snapshot()
+
+	d := tiny("g", onOVS(1))
+	d.Metadata = metadata(1, "profile='shaped' ifaceid='lsp 1'")
+	s.define(d)
+	for range 2 {
+		s.start("g")
+		port := s.vsctl("--bare", "--columns=name", "find", "Interface", `external_ids:iface-id="lsp 1"`)
+		require.Regexp(t, "^vnet", port)
+		require.Equal(t, "100", s.vsctl("get", "Port", port, "tag"))
+		require.Equal(t, "20000", s.vsctl("get", "Interface", port, "ingress_policing_rate"))
+		require.Eventually(t, func() bool { return s.vsctl("get", "Interface", port, "mtu") == "1400" }, time.Minute, 20*time.Millisecond)
+		require.Contains(t, s.vsctl("list", "Queue"), `max-rate="50000000"`)
+		require.Contains(t, s.vsctl("list", "Mirror"), "libvirt-direct-"+port)
+		s.stop("g")
+		s.unchanged(before)
+		for _, table := range []string{"QoS", "Queue", "Mirror"} {
+			require.Empty(t, s.vsctl("--no-headings", "list", table))
+		}
+	}
+
+	d = tiny("all", onOVS(2))
+	s.define(d)
+	_, err = s.Virsh(ctx, "start", "all")
+	require.ErrorContains(t, err, `a port without <vlan>, which is a trunk of every VLAN, on uplink "fabric"`)
+	d = tiny("other", onOVS(2, tagged(100, 200)))
+	s.define(d)
+	_, err = s.Virsh(ctx, "start", "other")
+	require.ErrorContains(t, err, `VLAN 200 on uplink "fabric"`)
+
+	// A portgroup of a libvirt network is known when libvirt has looked into it.
+	s.run(`<network><name>fabric</name><forward mode='bridge'/><bridge name='ovsbr0'/><virtualport type='openvswitch'/>
+		<portgroup name='good'><vlan><tag id='101'/></vlan></portgroup><portgroup name='bad'><vlan><tag id='300'/></vlan></portgroup></network>`,
+		"virsh", "net-define", "/dev/stdin")
+	s.virsh("net-start", "fabric")
+	for group, want := range map[string]string{"good": "", "bad": "VLAN 300 on uplink"} {
+		g := tiny(group, fmt.Sprintf("<interface type='network'><mac address='%s'/><source network='fabric' portgroup='%s'/><rom enabled='no'/></interface>", mac(3), group))
+		s.define(g)
+		_, err := s.Virsh(ctx, "start", group)
+		if want != "" {
+			require.ErrorContains(t, err, want)
+			continue
+		}
+		require.NoError(t, err)
+		port := slices.DeleteFunc(s.ports(), func(p string) bool { return p == "ids" })
+		require.Len(t, port, 1)
+		require.Equal(t, "101", s.vsctl("get", "Port", port[0], "tag"))
+		require.Contains(t, s.vsctl("get", "Port", port[0], "external_ids"), "libvirt-direct")
+		s.stop(group)
+	}
+	s.unchanged(before)
+	require.Equal(t, []string{"ids"}, s.ports())
+}
+
+// The database is killed and comes back while a guest starts; libvirtd and QEMU are
+// killed, and gc removes the ports that nobody has taken away.
+func TestOVSDeaths(t *testing.T) {
+	ctx := deadline(t, 3*time.Minute)
+	s := newOVSSite(ctx, t, "a", "")
+	before := s.snapshot()
+	g := tiny("owned", onOVS(1))
+	g.Metadata = metadata(1, "own='hook'")
+	s.rewrite(g)
+	s.define(tiny("assisted", onOVS(2)))
+
+	require.NoError(t, s.KillDB())
+	started := make(chan error, 1)
+	go func() { _, err := s.Virsh(ctx, "start", "owned"); started <- err }()
+	require.NoError(t, s.StartDB(ctx)) // comes to prepare's wait, or before it
+	require.NoError(t, <-started)
+	s.start("assisted")
+	require.Len(t, s.ports(), 2)
+	require.Equal(t, "nothing is left over\n", s.gc(), "they live")
+
+	pids := []string{s.qemu("owned"), s.qemu("assisted")}
+	require.NoError(t, s.KillLibvirtd(ctx, unix.SIGKILL))
+	s.kill(pids...)
+	_, err := s.Run(ctx, "rm", "-r", "/run/libvirt/qemu") // nor does a new libvirtd know of them
+	require.NoError(t, err)
+	s.up()
+	require.Len(t, s.ports(), 2)
+	out := s.gc()
+	require.Contains(t, out, "Open vSwitch port")
+	require.Empty(t, s.ports())
+	s.unchanged(before)
+
+	// A port that the switch cannot make stops the start, with the switch's own words.
+	require.NoError(t, s.KillSwitch())
+	s.configure("deadline = \"2s\"\n")
+	_, err = s.Virsh(ctx, "start", "owned")
+	require.ErrorContains(t, err, "ovs-vswitchd has not taken it up")
+	require.Empty(t, s.ports())
+	s.unchanged(before)
+}
+
+// Guests on access and trunk ports talk within their VLANs and not across.
+func TestOVSGuestsTalk(t *testing.T) {
+	ctx := deadline(t, 5*time.Minute)
+	s := newOVSSite(ctx, t, "a", ovsConf)
+	a := newLinux(t, "access", 1, onOVS(1, tagged(100)), "", addr(2))
+	b := newLinux(t, "trunk", 2, onOVS(2, tagged(100, 101)), "own='hook'", addr(1))
+	b.Cmdline = strings.ReplaceAll(b.Cmdline, mac(2)+",0,", mac(2)+",100,") + " guest.vlans"
+	c := newLinux(t, "other", 3, onOVS(3, tagged(101)), "", addr(1), addr(2))
+	s.define(a.Domain)
+	s.rewrite(b.Domain)
+	s.define(c.Domain)
+	for _, g := range []*linux{a, b, c} {
+		s.start(g.Name)
+	}
+	for _, want := range []struct {
+		g    *linux
+		text string
+	}{
+		{a, "ping " + addr(2) + " ok"}, {b, "ping " + addr(1) + " ok"},
+		{c, "ping " + addr(1) + " lost"}, {c, "ping " + addr(2) + " lost"},
+	} {
+		require.NoError(t, want.g.console.Skip())
+		_, err := want.g.console.Wait(ctx, want.text)
+		require.NoError(t, err)
+	}
+	for _, g := range []*linux{a, b, c} {
+		s.stop(g.Name)
+	}
+	require.Empty(t, s.ports())
+}
