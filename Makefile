@@ -22,7 +22,7 @@ tagged = $(shell grep -rl --include='*_test.go' '^//go:build $(1)$$' --exclude-d
 programs = libvirt-direct:cmd/libvirt-direct qemu-hook:hooks/qemu qemu-direct-helper:helper vdpd:vdp/vdpd
 built    = $(foreach p,$(programs),$(if $(wildcard $(lastword $(subst :, ,$(p)))/*.go),$(firstword $(subst :, ,$(p)))))
 
-.PHONY: all build help check test test-unit test-integration test-vm demo lint bench fuzz install clean deps-test deps-demo
+.PHONY: all build help check test test-unit test-integration test-vm demo lint bench fuzz man install clean deps-test deps-demo
 
 all: build
 
@@ -70,6 +70,9 @@ demo: deps-demo ## show guests with direct NICs on a throwaway host (root; 90 s)
 	@mkdir -p bin
 	@CGO_ENABLED=0 $(GO) build -o bin/demo ./integration/demo
 	@bin/demo
+
+man: ## write the manual pages into bin/man
+	$(GO) run ./packaging/man -o bin/man
 
 deps-demo deps-test: deps-%:
 	@if [ "$$(id -u)" != 0 ]; then \

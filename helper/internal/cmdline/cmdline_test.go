@@ -1,6 +1,9 @@
 package cmdline
 
 import (
+	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -46,4 +49,22 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("%+v", r)
 		}
 	})
+}
+
+// The reference lists the options that there are.
+func TestOptionsAreDocumented(t *testing.T) {
+	doc, err := os.ReadFile("../../../docs/helper.md")
+	require.NoError(t, err)
+	_, table, found := strings.Cut(string(doc), "\n## Options\n")
+	require.True(t, found)
+	table, _, _ = strings.Cut(table, "\n## ")
+	names := func(text string) (all []string) {
+		for _, word := range regexp.MustCompile(`--[a-z][a-z-]*`).FindAllString(text, -1) {
+			if !slices.Contains(all, word) {
+				all = append(all, word)
+			}
+		}
+		return all
+	}
+	require.ElementsMatch(t, names(Usage), names(table))
 }

@@ -9,6 +9,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -73,6 +75,20 @@ func TestDocumentedConfig(t *testing.T) {
 		require.NoError(t, err, text)
 		require.Equal(t, "eth0", c.Uplinks[0].Name)
 	}
+	_, tables, _ := strings.Cut(string(doc), "\n| key |")
+	tables, _, _ = strings.Cut(tables, "\n## ")
+	var listed, known []string
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\|").FindAllStringSubmatch(tables, -1) {
+		listed = append(listed, m[1])
+	}
+	for _, table := range []reflect.Type{reflect.TypeFor[Config](), reflect.TypeFor[Uplink]()} {
+		for i := range table.NumField() {
+			if key := table.Field(i).Tag.Get("toml"); key != "uplink" {
+				known = append(known, key)
+			}
+		}
+	}
+	require.ElementsMatch(t, known, listed)
 }
 
 func FuzzParseConfig(f *testing.F) {
