@@ -160,6 +160,28 @@ func TestVLAN(t *testing.T) {
 		})
 	}
 
+	t.Run("crowd of guests on one VLAN", func(t *testing.T) {
+		s := s.in(t)
+		var names []string
+		for n := range 6 { // five seconds each on the emulated processor
+			d := tiny(fmt.Sprintf("g%d", n), direct(n, "storage.100", "bridge"))
+			s.define(d)
+			names = append(names, d.Name)
+		}
+		start := func(name string) error {
+			_, err := s.Virsh(ctx, "start", "--paused", "--domain", name)
+			return err
+		}
+		stop := func(name string) error {
+			_, err := s.Virsh(ctx, "destroy", "--domain", name)
+			return err
+		}
+		s.crowd(names, 1, start, stop, func() {
+			require.Equal(t, 100, s.vid("nica.100"))
+			require.Len(t, s.macvtaps(), len(names))
+		})
+	})
+
 	hooks := s.in(t)
 	require.NoError(t, hooks.InstallHook(ctx, program(t, "killhook")))
 	hooks.live()
