@@ -144,6 +144,8 @@ func (a *applier) do(ctx context.Context, s Step) error {
 		return a.doMacvtap(ctx, s)
 	case s.AllMulti != nil:
 		return a.doAllMulti(ctx, s)
+	case s.BridgePort != nil:
+		return a.doBridgePort(ctx, s)
 	case s.EVB != nil:
 		return a.doEVB(ctx, s)
 	case s.VSI != nil:

@@ -118,8 +118,10 @@ func describe(cfg *config.Config, host Host, n *xmlfilter.NIC) string {
 		text += "assisted: libvirt makes its macvtap"
 	case n.Type == "hostdev":
 		text += "assisted: libvirt gives the guest the virtual function"
-	case n.Type == "network" && s.onlyAllMulti():
+	case n.Type == "network" && s.choosesNothing():
 		text += "assisted: libvirt chooses and makes its device"
+	case onBridge(n) && s.choosesNothing():
+		text += fmt.Sprintf("assisted: libvirt makes its tap in bridge %s", n.Source.Bridge)
 	default:
 		text += "which our words in <metadata> do not fit"
 	}
@@ -146,6 +148,9 @@ func explainChange(d *xmlfilter.Domain, c xmlfilter.Change) string {
 	var parts []string
 	if c.SourceDev != "" {
 		parts = append(parts, fmt.Sprintf("<source dev='%s'> becomes '%s'", n.Source.Dev, c.SourceDev))
+	}
+	if c.SourceBridge != "" {
+		parts = append(parts, fmt.Sprintf("<source bridge='%s'> becomes '%s'", n.Source.Bridge, c.SourceBridge))
 	}
 	if c.SourceMode != "" {
 		parts = append(parts, fmt.Sprintf("mode becomes '%s'", c.SourceMode))

@@ -43,7 +43,9 @@ func TestExplainGolden(t *testing.T) {
 		"no-profile":   {"<ld:nic mac='" + mac1 + "' profile='glod'/>", direct(mac1, "enpb", "bridge")},
 		"wrong-uplink": {"<ld:nic mac='" + mac1 + "' uplink='storage'/>", direct(mac1, "lanport", "bridge")},
 		"trunk":        {"", direct(mac1, "enpb", "vepa", "<vlan trunk='yes'><tag id='100'/><tag id='101'/></vlan>")},
-		"bridge-words": {"<ld:nic mac='" + mac1 + "' vlan='100'/>", "<interface type='bridge'><mac address='" + mac1 + "'/><source bridge='br0'/></interface>"},
+		"bridge-words": {"<ld:nic mac='" + mac1 + "' vlan='100' isolated='yes'/>", bridged(mac1, "br0", "")},
+		"bridge-vlan":  {"", bridged(mac1, "br0", "", trunkVLAN)},
+		"bridge-no":    {"<ld:nic mac='" + mac1 + "' vlan='100'/>", bridged(mac1, "br1", "")},
 		"stray":        {"<ld:nic mac='" + mac2 + "' vlan='100'/>", direct(mac1, "enpb", "bridge")},
 		"qbg":          {"", direct(mac1, "enpb.100", "vepa", qbg("11"))},
 		"qbg-owned":    {"<ld:nic mac='" + mac1 + "' own='hook'/>", direct(mac1, "enpb.100", "vepa", qbg("0x0b"))},
@@ -59,6 +61,7 @@ func TestExplainGolden(t *testing.T) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, twoUplinks+ovsProfile, "enpb", "lanport", "vf0", "enp129s0f0np0", "wan.7")
+			w.kernel.withBridges()
 			w.kernel.pci["0000:03:00.0"] = "lanport"
 			w.kernel.vfs["vf0"] = true
 			d, err := xmlfilter.Parse([]byte(domain(uuidA, c.words, c.nics)))

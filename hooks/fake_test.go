@@ -18,6 +18,8 @@ type fakeKernel struct {
 	pci   map[string]string
 	next  int
 	sriov fakeSRIOV
+	vlans map[int][]link.PortVLAN // of bridge ports
+	fdb   map[int]string          // static addresses behind them
 
 	calls int
 	fail  func(call int, op string) error // what the call returns, nothing done
@@ -27,7 +29,8 @@ type fakeKernel struct {
 }
 
 func newFake(names ...string) *fakeKernel {
-	f := &fakeKernel{links: map[int]*link.Link{}, vfs: map[string]bool{}, pci: map[string]string{}, next: 1}
+	f := &fakeKernel{links: map[int]*link.Link{}, vfs: map[string]bool{}, pci: map[string]string{}, next: 1,
+		vlans: map[int][]link.PortVLAN{}, fdb: map[int]string{}}
 	for _, n := range names {
 		f.next++
 		f.links[f.next] = &link.Link{Index: f.next, Name: n, MAC: fmt.Sprintf("02:00:00:00:00:%02x", f.next), MTU: 1500, Up: true}

@@ -160,8 +160,9 @@ func (h *Hook) filter(ctx context.Context, c Call, d *xmlfilter.Domain, doc []by
 func changed(d *xmlfilter.Domain, changes []xmlfilter.Change) []string {
 	var notes []string
 	for _, c := range changes {
-		if to := first(c.SourceDev, c.Ethernet); to != "" {
-			notes = append(notes, fmt.Sprintf("%s: %s is %s here", &d.NICs[c.NIC], d.NICs[c.NIC].Source.Dev, to))
+		if to := first(c.SourceDev, c.SourceBridge, c.Ethernet); to != "" {
+			n := &d.NICs[c.NIC]
+			notes = append(notes, fmt.Sprintf("%s: %s is %s here", n, first(n.Source.Dev, n.Source.Bridge), to))
 		}
 	}
 	return notes

@@ -35,6 +35,7 @@ type Kernel interface {
 	DisableIPv6(ctx context.Context, name string) error
 
 	vfKernel
+	bridgeKernel
 }
 
 var _ Kernel = (*link.Conn)(nil)
@@ -49,6 +50,9 @@ type Device struct {
 	VF     bool
 	// ParentName is the name of a VLAN sub-interface's parent.
 	ParentName string
+	MTU        int
+	// Bridge is nil for what is no Linux bridge.
+	Bridge *link.Bridge
 }
 
 // Host is what Plan knows of this host's devices: those that the domain's NICs name,
@@ -138,7 +142,7 @@ func (h *Host) look(ctx context.Context, k Kernel, name string) error {
 
 func device(ctx context.Context, k Kernel, l link.Link) Device {
 	d := Device{
-		Name: l.Name, Index: l.Index, Kind: l.Kind, VLANID: l.VLANID, Parent: l.Parent,
+		Name: l.Name, Index: l.Index, Kind: l.Kind, VLANID: l.VLANID, Parent: l.Parent, MTU: l.MTU, Bridge: l.Bridge,
 		VF: l.Kind == "" && k.IsVF(ctx, l.Name),
 	}
 	if l.Kind == "vlan" {

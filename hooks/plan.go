@@ -80,7 +80,13 @@ func (p *planner) prepare(n *xmlfilter.NIC) error {
 	if err != nil {
 		return err
 	}
+	if err := portWordsFit(n, s); err != nil {
+		return err
+	}
 	if handled, err := p.prepareOVS(n, s); handled || err != nil {
+		return err
+	}
+	if handled, err := p.prepareBridge(n, s); handled || err != nil {
 		return err
 	}
 	if handled, err := p.prepareVF(n, s); handled || err != nil {
@@ -98,8 +104,6 @@ func (p *planner) prepare(n *xmlfilter.NIC) error {
 		return p.assistedQbg(n)
 	case n.Type == "ethernet" && s.own:
 		return p.hookOwned(n, s)
-	case n.Type == "network" && s.onlyAllMulti():
-		return nil // libvirt chooses the device; what it makes is set at start
 	}
 	return remedy(ErrUnsuitable, "our words in <metadata> are for type='direct', this is type='%s'; remove its <nic>", n.Type)
 }
@@ -316,11 +320,17 @@ func (p *planner) start(n *xmlfilter.NIC) error {
 	if err != nil {
 		return err
 	}
+	if err := portWordsFit(n, s); err != nil {
+		return err
+	}
 	if handled, err := p.startOVS(n, s); handled || err != nil {
 		return err
 	}
 	if n.Type == "direct" && s.allMulti && config.ValidIfname(n.Target) {
 		p.add(Step{NIC: n.MAC, AllMulti: &AllMulti{Device: n.Target}})
+	}
+	if handled, err := p.startBridge(n, s); handled || err != nil {
+		return err
 	}
 	return p.startVF(n, s)
 }

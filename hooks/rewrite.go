@@ -27,7 +27,7 @@ func Rewrite(d *xmlfilter.Domain, cfg *config.Config, host Host, keep bool) ([]x
 		if err != nil {
 			return nil, &NICError{Domain: d.Name, NIC: n.String(), Err: err}
 		}
-		if c.SourceDev != "" || c.SourceMode != "" || c.DropVLAN || c.DropVirtualPort || c.Ethernet != "" || c.WasDev != "" || len(c.Words) > 0 {
+		if c.SourceDev != "" || c.SourceBridge != "" || c.SourceMode != "" || c.DropVLAN || c.DropVirtualPort || c.Ethernet != "" || c.WasDev != "" || len(c.Words) > 0 {
 			c.NIC, c.Keep = i, c.Keep || keep
 			changes = append(changes, c)
 		}
@@ -49,7 +49,13 @@ func (r *rewriter) nic(n *xmlfilter.NIC) (xmlfilter.Change, error) {
 	if err != nil {
 		return none, err
 	}
+	if err := portWordsFit(n, s); err != nil {
+		return none, err
+	}
 	if c, handled, err := r.ovs(n, s); handled {
+		return c, err
+	}
+	if c, handled, err := r.bridge(n, s); handled {
 		return c, err
 	}
 	if c, handled, err := r.vf(n, s); handled {
@@ -64,8 +70,6 @@ func (r *rewriter) nic(n *xmlfilter.NIC) (xmlfilter.Change, error) {
 		return r.assisted(n, s)
 	case n.Type == "ethernet" && s.own:
 		return r.hookOwned(n, s)
-	case n.Type == "network" && s.onlyAllMulti():
-		return none, nil
 	}
 	return none, remedy(ErrUnsuitable, "our words in <metadata> are for type='direct', this is type='%s'; remove its <nic>", n.Type)
 }
@@ -250,7 +254,7 @@ func newWords(n *xmlfilter.NIC, words map[string]string) map[string]string {
 	}
 	for name, have := range map[string]string{
 		xmlfilter.WordUplink: w.Uplink, xmlfilter.WordDev: w.Dev, xmlfilter.WordVLAN: vlan,
-		xmlfilter.WordOwn: w.Own, xmlfilter.WordMode: w.Mode,
+		xmlfilter.WordOwn: w.Own, xmlfilter.WordMode: w.Mode, xmlfilter.WordTrunk: w.Trunk, xmlfilter.WordNative: w.Native,
 	} {
 		if words[name] == have {
 			delete(words, name)

@@ -47,9 +47,10 @@ func remedy(kind error, format string, args ...any) error {
 }
 
 // ours reports whether a NIC concerns us at all: libvirt makes a macvtap or a port of
-// Open vSwitch for it, or the metadata speaks of it.
+// Open vSwitch for it, the metadata speaks of it, or libvirt might refuse its <vlan>.
 func ours(n *xmlfilter.NIC) bool {
-	return n.Type == "direct" || n.Words != nil || n.Type == "hostdev" && isQbg(n.VirtualPort) || onOVS(n)
+	return n.Type == "direct" || n.Words != nil || n.Type == "hostdev" && isQbg(n.VirtualPort) || onOVS(n) ||
+		n.Type == "bridge" && n.VLAN != nil && n.VirtualPort == nil
 }
 
 // settings are what holds for a NIC: its own words, then its profile's, then its
@@ -62,15 +63,14 @@ type settings struct {
 	own      bool // hook-owned
 	allMulti bool
 	vf       xmlfilter.VFWords
+	port     xmlfilter.PortWords
 	optional []string // attributes of a VF whose refusal is a warning
 	ovs      *config.OVS
 	ifaceID  string
 }
 
-// onlyAllMulti reports whether nothing is said that would choose or make a device.
-func (s settings) onlyAllMulti() bool {
-	return s.uplink == nil && s.dev == "" && s.mode == "" && s.vlan == 0 && !s.own
-}
+// choosesNothing reports whether nothing is said that would choose or make a device.
+func (s settings) choosesNothing() bool { return s.dev == "" && s.mode == "" && !s.own }
 
 func settingsOf(cfg *config.Config, host Host, n *xmlfilter.NIC) (settings, error) {
 	w := n.Words
@@ -85,6 +85,7 @@ func settingsOf(cfg *config.Config, host Host, n *xmlfilter.NIC) (settings, erro
 	}
 	s := settings{dev: w.Dev, mode: first(w.Mode, p.Mode), vlan: w.VLAN, own: first(w.Own, p.Own) == xmlfilter.OwnHook}
 	s.vf, s.optional = w.VFWords.Over(p.VFWords), p.Optional
+	s.port = w.PortWords.Over(p.PortWords)
 	s.ovs, s.ifaceID = p.OVS, w.IfaceID
 	if s.vlan == 0 {
 		s.vlan = p.VLAN

@@ -17,16 +17,17 @@ import (
 type Step struct {
 	NIC string `json:"nic"` // the NIC's MAC, for messages
 
-	VLAN     *VLAN     `json:"vlan,omitempty"`
-	AltName  *AltName  `json:"altname,omitempty"`
-	Macvtap  *Macvtap  `json:"macvtap,omitempty"`
-	AllMulti *AllMulti `json:"allmulti,omitempty"`
-	VF       *VF       `json:"vf,omitempty"`
-	Port     *Port     `json:"port,omitempty"`
-	EVB      *EVB      `json:"evb,omitempty"`
-	VSI      *VSI      `json:"vsi,omitempty"`
-	Tap      *Tap      `json:"tap,omitempty"`
-	OVSPort  *OVSPort  `json:"ovs_port,omitempty"`
+	VLAN       *VLAN       `json:"vlan,omitempty"`
+	AltName    *AltName    `json:"altname,omitempty"`
+	Macvtap    *Macvtap    `json:"macvtap,omitempty"`
+	AllMulti   *AllMulti   `json:"allmulti,omitempty"`
+	VF         *VF         `json:"vf,omitempty"`
+	Port       *Port       `json:"port,omitempty"`
+	EVB        *EVB        `json:"evb,omitempty"`
+	VSI        *VSI        `json:"vsi,omitempty"`
+	Tap        *Tap        `json:"tap,omitempty"`
+	OVSPort    *OVSPort    `json:"ovs_port,omitempty"`
+	BridgePort *BridgePort `json:"bridge_port,omitempty"`
 }
 
 // VLAN makes a VLAN sub-interface, or shares the one that is there. It is held as
@@ -83,6 +84,8 @@ func (s Step) key() string {
 		return "macvtap " + s.Macvtap.Name
 	case s.AllMulti != nil:
 		return "allmulti " + s.AllMulti.Device
+	case s.BridgePort != nil:
+		return "bridge port " + s.BridgePort.Device
 	case s.VF != nil:
 		return s.VF.key()
 	case s.Port != nil:
@@ -121,6 +124,8 @@ func (s Step) String() string {
 		return text
 	case s.AllMulti != nil:
 		return fmt.Sprintf("let %s receive all multicast frames", s.AllMulti.Device)
+	case s.BridgePort != nil:
+		return fmt.Sprintf("set %s in bridge %s: %s", first(s.BridgePort.Device, "its tap"), s.BridgePort.Bridge, s.BridgePort)
 	case s.VF != nil:
 		return s.VF.String()
 	case s.Port != nil:
@@ -245,7 +250,7 @@ func (s Step) check() error {
 			return err
 		}
 	}
-	if set != 1 || s.AllMulti != nil || s.EVB != nil {
+	if set != 1 || s.AllMulti != nil || s.BridgePort != nil || s.EVB != nil {
 		return fmt.Errorf("%d things to undo in one step", set)
 	}
 	for _, n := range names {

@@ -187,8 +187,6 @@ func (p *planner) prepareVF(n *xmlfilter.NIC, s settings) (handled bool, err err
 		return true, remedy(ErrNoDevice, "PCI function %s is no virtual function here", n.Source.PCI)
 	case n.Type == "hostdev" && isQbg(n.VirtualPort):
 		return true, p.notRewritten("libvirt refuses 802.1Qbg on a hostdev NIC")
-	case n.Type == "network":
-		return false, nil // libvirt's pool chooses; start sees what
 	case !ok && s.vf.Set():
 		return true, p.noVF(n, s)
 	case !ok || s.own:

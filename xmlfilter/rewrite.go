@@ -14,6 +14,8 @@ type Change struct {
 
 	// SourceDev replaces <source dev=>; "" keeps it.
 	SourceDev string
+	// SourceBridge replaces <source bridge=>; "" keeps it.
+	SourceBridge string
 	// SourceMode replaces <source mode=>; "" keeps it.
 	SourceMode string
 	// DropVLAN removes <vlan>, because SourceDev now is the VLAN's own device.
@@ -46,7 +48,7 @@ func (d *Domain) Rewrite(changes []Change) ([]byte, error) {
 			return nil, fmt.Errorf("xmlfilter: no NIC %d", c.NIC)
 		}
 		n := &d.NICs[c.NIC]
-		for _, v := range append(slices.Collect(maps.Values(c.Words)), c.SourceDev, c.SourceMode, c.Ethernet, c.WasDev) {
+		for _, v := range append(slices.Collect(maps.Values(c.Words)), c.SourceDev, c.SourceBridge, c.SourceMode, c.Ethernet, c.WasDev) {
 			if !printable(v) {
 				return nil, fmt.Errorf("%w: %s: %q cannot be written", ErrNIC, n, v)
 			}
@@ -104,6 +106,9 @@ func (ed *editor) change(n *NIC, c Change) {
 	if c.Ethernet == "" {
 		if c.SourceDev != "" && source != nil {
 			ed.setAttr(source, "dev", c.SourceDev)
+		}
+		if c.SourceBridge != "" && source != nil {
+			ed.setAttr(source, "bridge", c.SourceBridge)
 		}
 		if c.SourceMode != "" && source != nil {
 			ed.setAttr(source, "mode", c.SourceMode)

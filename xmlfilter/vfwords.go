@@ -112,19 +112,6 @@ func sayWord(one, other string) string {
 
 // read takes one attribute of a <nic>; known is false when it is none of ours.
 func (w *VFWords) read(name, v string) (known bool, err error) {
-	flag := func(to **bool) error {
-		switch v {
-		case "yes", "on":
-			on := true
-			*to = &on
-		case "no", "off":
-			off := false
-			*to = &off
-		default:
-			return fmt.Errorf("%s = %q: want yes or no", name, v)
-		}
-		return nil
-	}
 	count := func(to **int) error {
 		n, err := strconv.Atoi(v)
 		if err != nil {
@@ -139,9 +126,9 @@ func (w *VFWords) read(name, v string) (known bool, err error) {
 	case WordProto:
 		w.Proto = v
 	case WordTrust:
-		err = flag(&w.Trust)
+		w.Trust, err = yesNo(name, v)
 	case WordSpoofChk:
-		err = flag(&w.SpoofChk)
+		w.SpoofChk, err = yesNo(name, v)
 	case WordMinRate:
 		err = count(&w.MinRate)
 	case WordMaxRate:
@@ -149,7 +136,7 @@ func (w *VFWords) read(name, v string) (known bool, err error) {
 	case WordLinkState:
 		w.LinkState = v
 	case WordQueryRSS:
-		err = flag(&w.QueryRSS)
+		w.QueryRSS, err = yesNo(name, v)
 	case WordPortProfile:
 		w.PortProfile = v
 	default:

@@ -40,6 +40,8 @@ type Words struct {
 	IfaceID string
 	// VFWords are for a NIC that is a virtual function, or stands on one.
 	VFWords
+	// PortWords are for a NIC whose tap is a bridge's port.
+	PortWords
 
 	// Was is the interface as it was before Rewrite, as far as Rewrite changed it.
 	Was *NIC
@@ -62,7 +64,8 @@ const (
 // WordNames lists every attribute that <ld:nic> may carry beside its key (mac or
 // alias).
 func WordNames() []string {
-	return append([]string{WordUplink, WordProfile, WordDev, WordMode, WordVLAN, WordOwn, WordAllMulticast, WordIfaceID}, vfWordNames()...)
+	names := []string{WordUplink, WordProfile, WordDev, WordMode, WordVLAN, WordOwn, WordAllMulticast, WordIfaceID}
+	return slices.Concat(names, vfWordNames(), portWordNames())
 }
 
 // Modes lists the macvtap modes, in libvirt's spelling.
@@ -196,7 +199,11 @@ func readWord(e *element) (key string, w *Words, err error) {
 			yes := v == "yes"
 			w.AllMulticast = &yes
 		default:
-			if known, err := w.read(name, v); err != nil {
+			known, err := w.VFWords.read(name, v)
+			if !known {
+				known, err = w.PortWords.read(name, v)
+			}
+			if err != nil {
 				return "", nil, fmt.Errorf("%w: <nic>: %w", ErrWords, err)
 			} else if known {
 				continue

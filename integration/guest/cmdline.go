@@ -15,6 +15,8 @@ type NIC struct {
 	// VLAN is the 802.1Q VLAN identifier, 1 to 4094, of the VLAN device that
 	// the guest puts its addresses on; 0 puts them on the card itself.
 	VLAN int
+	// DHCP asks for the IPv4 address, and the default route, in Addr's place.
+	DHCP bool
 	// Addr and Addr6 are the card's IPv4 and IPv6 address, each optional.
 	Addr, Addr6 netip.Prefix
 	// Peer and Peer6 are pinged about twice a second, each optional.
@@ -41,7 +43,7 @@ var parameters = [...]string{
 //
 //	guest.nic=MAC,VLAN,ADDRESS/LENGTH,PEER,ADDRESS6/LENGTH,PEER6
 //
-// with nothing in the place of what is not set. x86 kernels cut a command line
+// with nothing in the place of what is not set, and "dhcp" for ADDRESS with DHCP. x86 kernels cut a command line
 // at 2047 octets, which is a dozen NICs.
 func (c Cmdline) String() string {
 	words := append([]string(nil), parameters[:]...)
@@ -52,8 +54,12 @@ func (c Cmdline) String() string {
 		}
 	}
 	for _, n := range c.NICs {
+		address := prefix(n.Addr)
+		if n.DHCP {
+			address = "dhcp"
+		}
 		words = append(words, fmt.Sprintf("guest.nic=%s,%d,%s,%s,%s,%s",
-			n.MAC, n.VLAN, prefix(n.Addr), addr(n.Peer), prefix(n.Addr6), addr(n.Peer6)))
+			n.MAC, n.VLAN, address, addr(n.Peer), prefix(n.Addr6), addr(n.Peer6)))
 	}
 	return strings.Join(append(words, c.Extra...), " ")
 }

@@ -41,6 +41,16 @@ reach() { # PEER
 	fi
 }
 
+# udhcpc's script: what the lease is, with the route that the server names.
+cat >/lease <<'END'
+#!/bin/sh
+[ "$1" = bound ] || exit 0
+ip addr add "$ip/$mask" dev "$interface"
+[ -z "$router" ] || ip route add default via "${router%% *}"
+echo "$ip/$mask" >"/lease.$interface"
+END
+chmod 755 /lease
+
 serve() { # MAC VLAN ADDRESS PEER ADDRESS6 PEER6
 	while :; do
 		until device "$1"; do usleep 100000; done
@@ -56,6 +66,11 @@ serve() { # MAC VLAN ADDRESS PEER ADDRESS6 PEER6
 		fi
 		for address in "$3" "$5"; do
 			[ -z "$address" ] && continue
+			if [ "$address" = dhcp ]; then
+				until udhcpc -i "$nic" -n -q -T 1 -s /lease >/dev/null 2>&1; do :; done
+				say "nic $1 $(cat "/lease.$nic")"
+				continue
+			fi
 			ip addr add "$address" dev "$nic"
 			say "nic $1 $address"
 		done

@@ -112,6 +112,7 @@ type Profile struct {
 	Own          string `toml:"own"`
 	AllMulticast *bool  `toml:"allmulticast"`
 	xmlfilter.VFWords
+	xmlfilter.PortWords
 	// OVS is for NICs on Open vSwitch; nil where nothing is said.
 	OVS *OVS `toml:"ovs"`
 	// Optional names attributes of a VF (link.VFAttrs) whose refusal by the driver
@@ -292,7 +293,7 @@ func (c *Config) checkProfile(p *Profile) string {
 	if p.Own != "" && p.Own != xmlfilter.OwnHook && p.Own != xmlfilter.OwnLibvirt {
 		return fmt.Sprintf("own = %q: want \"hook\" or \"libvirt\"", p.Own)
 	}
-	if err := p.Check(); err != nil {
+	if err := errors.Join(p.VFWords.Check(), p.PortWords.Check()); err != nil {
 		return err.Error()
 	}
 	if msg := p.OVS.check(); msg != "" {

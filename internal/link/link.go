@@ -67,6 +67,9 @@ type Link struct {
 	Alias  string `json:"alias,omitempty"`
 	// AltNames are other names of the device (ip link property).
 	AltNames []string `json:"altnames,omitempty"`
+
+	Bridge *Bridge     `json:"bridge,omitempty"` // nil for what is no Linux bridge
+	Port   *BridgePort `json:"port,omitempty"`   // nil for what is no port of one
 }
 
 // Called reports whether the kernel would find the link by that name.
@@ -146,17 +149,31 @@ func parseLink(b []byte) (Link, error) {
 
 // parseInfo reads IFLA_LINKINFO: the kind, and what we know of its data.
 func (l *Link) parseInfo(b []byte) error {
-	var data []byte
+	var data, port []byte
+	slave := ""
 	err := eachAttr(b, func(typ uint16, v []byte) error {
 		switch typ {
 		case unix.IFLA_INFO_KIND:
 			l.Kind = cstring(v)
 		case unix.IFLA_INFO_DATA:
 			data = v
+		case unix.IFLA_INFO_SLAVE_KIND:
+			slave = cstring(v)
+		case unix.IFLA_INFO_SLAVE_DATA:
+			port = v
 		}
 		return nil
 	})
 	if err != nil {
+		return err
+	}
+	if slave == "bridge" {
+		if l.Port, err = parseBridgePort(port); err != nil {
+			return err
+		}
+	}
+	if l.Kind == "bridge" {
+		l.Bridge, err = parseBridge(data)
 		return err
 	}
 	return eachAttr(data, func(typ uint16, v []byte) error {

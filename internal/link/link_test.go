@@ -74,6 +74,8 @@ func TestConnIsARawSocket(t *testing.T) {
 func FuzzParseLink(f *testing.F) {
 	f.Add(reply(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated("eth0.9")), vlanInfo(nl.Uint16Attr(9))))
 	f.Add(reply(nl.NewRtAttr(unix.IFLA_ADDRESS, []byte{1, 2, 3, 4, 5, 6})))
+	f.Add(bridgeReply())
+	f.Add(bridgePortReply())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if _, err := parseLink(b); err != nil {
 			require.ErrorIs(t, err, ErrMalformed)

@@ -1,0 +1,154 @@
+package hooks
+
+import (
+	"context"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"libvirt-direct/internal/link"
+	"libvirt-direct/xmlfilter"
+)
+
+func (f *fakeKernel) SetPortFlags(_ context.Context, index int, want link.PortFlags) error {
+	return f.set("set port flags", index, func(l *link.Link) { l.Port = &link.BridgePort{PortFlags: want} })
+}
+
+func (f *fakeKernel) SetPortVLANs(_ context.Context, index int, want []link.PortVLAN) error {
+	return f.set("set VLANs", index, func(*link.Link) { f.vlans[index] = want })
+}
+
+func (f *fakeKernel) AddPortMAC(_ context.Context, index int, mac string) error {
+	return f.set("add address", index, func(*link.Link) { f.fdb[index] = mac })
+}
+
+// withBridges adds two bridges and a tap in one of them: br0 filters VLANs and runs a
+// spanning tree, br1 does neither.
+func (f *fakeKernel) withBridges() {
+	f.links[100] = &link.Link{Index: 100, Name: "br0", Kind: "bridge", MTU: 1500, Bridge: &link.Bridge{VLANFiltering: true, STP: true}}
+	f.links[101] = &link.Link{Index: 101, Name: "br1", Kind: "bridge", MTU: 1500, Bridge: &link.Bridge{}}
+	f.links[102] = &link.Link{Index: 102, Name: "vnet0", Kind: "tun", MTU: 1500, Master: 100, Port: &link.BridgePort{}}
+}
+
+// bridged is a NIC in a bridge; its tap has a name once libvirt has made it.
+func bridged(mac, bridge, tap string, more ...string) string {
+	nic := "<interface type='bridge'><mac address='" + mac + "'/><source bridge='" + bridge + "'/>"
+	if tap != "" {
+		nic += "<target dev='" + tap + "'/>"
+	}
+	for _, m := range more {
+		nic += m
+	}
+	return nic + "</interface>"
+}
+
+const trunkVLAN = "<vlan trunk='yes'><tag id='10' nativeMode='untagged'/><tag id='20'/><tag id='21'/></vlan>"
+
+func words(mac, text string) string { return "<ld:nic mac='" + mac + "' " + text + "/>" }
+
+// What the words say is set on the tap at start, and again when libvirt is restarted;
+// nothing is held.
+func TestBridgePortIsSetAtStart(t *testing.T) {
+	w := newWorld(t, "[profile.access]\nisolated = true\nvlan = 30\n")
+	w.kernel.withBridges()
+	doc := domain(uuidA, words(mac1, "profile='access' vlan='10' trunk='20-21' learning='no' bpduguard='yes'"), bridged(mac1, "br0", "vnet0"))
+	w.must(Prepare, domain(uuidA, words(mac1, "profile='access'"), bridged(mac1, "br0", "")))
+	require.Empty(t, w.kernel.vlans)
+	for _, op := range []Op{Start, Reconnect} {
+		w.kernel.links[102].Port, w.kernel.vlans[102], w.kernel.fdb[102] = nil, nil, ""
+		w.must(op, doc)
+		require.Equal(t, "isolated on, learning off, bpduguard on", w.kernel.links[102].Port.String())
+		require.Equal(t, []link.PortVLAN{{ID: 10, PVID: true, Untagged: true}, {ID: 20}, {ID: 21}}, w.kernel.vlans[102])
+		require.Equal(t, mac1, w.kernel.fdb[102])
+	}
+	require.Contains(t, w.log.String(), "vnet0 in br0 has isolated on, learning off, bpduguard on, native VLAN 10, tagged 20-21, address "+mac1)
+	require.Empty(t, w.journals())
+}
+
+// What libvirt's network turned out to be decides.
+func TestBridgePortOfANetwork(t *testing.T) {
+	w := newWorld(t, "")
+	w.kernel.withBridges()
+	doc := domain(uuidA, words(mac1, "isolated='yes'"), "<interface type='network'><mac address='"+mac1+"'/><source network='default' bridge='br0'/><target dev='vnet0'/></interface>")
+	w.must(Prepare, doc)
+	w.must(Start, doc)
+	require.Equal(t, "isolated on", w.kernel.links[102].Port.String())
+
+	for name, c := range map[string]struct{ words, nic, want string }{
+		"macvtap": {"isolated='yes'", "<interface type='direct'><mac address='" + mac1 + "'/><source network='pool' dev='nica' mode='bridge'/></interface>",
+			"are for ports of a Linux bridge, and this is type='direct'"},
+		"VLAN of a macvtap": {"vlan='10'", "<interface type='direct'><mac address='" + mac1 + "'/><source network='pool' dev='nica' mode='bridge'/></interface>",
+			`libvirt's network "pool" has given it nica, which is no virtual function`},
+		"VF words": {"trust='yes'", bridged(mac1, "br0", "vnet0"), "virtual functions, and libvirt has put it into bridge br0"},
+	} {
+		_, err := w.run(Start, domain(uuidA, words(mac1, c.words), c.nic))
+		require.ErrorContains(t, err, c.want, name)
+	}
+}
+
+func TestBridgePortRefused(t *testing.T) {
+	w := newWorld(t, "[uplink.office]\ndevice = \"br0\"\nvlans = [\"10-19\"]\n", "nica")
+	w.kernel.withBridges()
+	for name, c := range map[string]struct {
+		words, nic, want string
+		kind             error
+	}{
+		"no filter": {"vlan='10'", bridged(mac1, "br1", ""),
+			"br1 does not filter VLANs; run: ip link set br1 type bridge vlan_filtering 1, and let its uplink have them: bridge vlan add dev UPLINK vid 10", ErrBridge},
+		"no spanning tree": {"bpduguard='yes'", bridged(mac1, "br1", ""), "br1 runs no spanning tree", ErrBridge},
+		"MTU":              {"isolated='yes'", bridged(mac1, "br0", "", "<mtu size='9000'/>"), "<mtu size='9000'> is larger than 1500 of br0; run: ip link set br0 mtu 9000", ErrBridge},
+		"no bridge":        {"isolated='yes'", bridged(mac1, "br7", ""), `bridge "br7"`, ErrNoDevice},
+		"no Linux bridge":  {"isolated='yes'", bridged(mac1, "nica", ""), "nica is no Linux bridge", ErrUnsuitable},
+		"VLAN not allowed": {"vlan='10' trunk='20'", bridged(mac1, "br0", ""), `VLAN 20 on uplink "office"; add it to vlans of [uplink.office]`, ErrNotAllowed},
+		"native alone":     {"vlan='10' native='tagged'", bridged(mac1, "br0", ""), "native='tagged' needs vlan, the native one, and trunk", ErrUnsuitable},
+		"own":              {"own='hook'", bridged(mac1, "br0", ""), "libvirt makes the device of type='bridge'", ErrUnsuitable},
+		"VF words":         {"trust='yes'", bridged(mac1, "br0", ""), "this is a port of br0", ErrUnsuitable},
+		"macvtap":          {"hairpin='yes'", direct(mac1, "nica", "vepa"), "are for ports of a Linux bridge", ErrUnsuitable},
+		"other uplink":     {"uplink='office' isolated='yes'", bridged(mac1, "br1", ""), `uplink "office" is br0 here, and its <source> says br1`, ErrNotRewritten},
+	} {
+		_, err := w.run(Prepare, domain(uuidA, words(mac1, c.words), c.nic))
+		require.ErrorContains(t, err, c.want, name)
+		require.ErrorIs(t, err, c.kind, name)
+		require.ErrorContains(t, err, mac1)
+	}
+	require.Zero(t, w.kernel.calls)
+}
+
+// The tap is elsewhere than libvirt says.
+func TestBridgePortOfAnotherBridge(t *testing.T) {
+	w := newWorld(t, "")
+	w.kernel.withBridges()
+	_, err := w.run(Start, domain(uuidA, words(mac1, "isolated='yes'"), bridged(mac1, "br1", "vnet0")))
+	require.ErrorIs(t, err, ErrWrongDevice)
+	require.ErrorContains(t, err, "vnet0 is no port of br1")
+	require.Zero(t, w.kernel.calls)
+}
+
+func TestBridgeVLANIsRewritten(t *testing.T) {
+	w := newWorld(t, "[uplink.office]\ndevice = \"br0\"\n")
+	w.kernel.withBridges()
+	for name, c := range map[string]struct{ words, nic, want string }{
+		"access": {"", bridged(mac1, "br0", "", "<vlan><tag id='10'/></vlan>"), "vlan='10'"},
+		"trunk":  {"", bridged(mac1, "br0", "", trunkVLAN), "vlan='10' trunk='20-21'"},
+		"tagged native": {"", bridged(mac1, "br0", "", "<vlan trunk='yes'><tag id='10' nativeMode='tagged'/><tag id='20'/></vlan>"),
+			"vlan='10' trunk='20' native='tagged'"},
+		"trunk of one": {"", bridged(mac1, "br0", "", "<vlan trunk='yes'><tag id='10'/></vlan>"), "trunk='10'"},
+		"uplink":       {words(mac1, "uplink='office' vlan='10'"), bridged(mac1, "br1", ""), "uplink='office' vlan='10'"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			out := w.must(Migrate, domain(uuidA, c.words, c.nic))
+			d, err := xmlfilter.Parse([]byte(out))
+			require.NoError(t, err)
+			require.Nil(t, d.NICs[0].VLAN)
+			require.Equal(t, "br0", d.NICs[0].Source.Bridge)
+			require.Contains(t, out, "<ld:nic mac='"+mac1+"' "+c.want+"/>")
+			require.Empty(t, w.must(Migrate, out), "twice is once")
+		})
+	}
+	_, err := w.run(Migrate, domain(uuidA, words(mac1, "vlan='11'"), bridged(mac1, "br0", "", "<vlan><tag id='10'/></vlan>")))
+	require.ErrorContains(t, err, "<vlan> says vlan='10' and its words say '11'")
+	// A libvirt that knows <vlan> there does it; nothing of ours stands in its way.
+	w.must(Prepare, domain(uuidA, "", bridged(mac1, "br0", "", trunkVLAN)))
+	w.must(Start, domain(uuidA, "", bridged(mac1, "br0", "vnet0", trunkVLAN)))
+	require.Zero(t, w.kernel.calls)
+}

@@ -1,0 +1,113 @@
+//go:build integration
+
+package integration
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"libvirt-direct/integration/guest"
+	"libvirt-direct/integration/host"
+)
+
+// network defines and starts one of libvirt's networks for the time of the test.
+func (s *site) network(name, xml string) {
+	s.t.Helper()
+	require.NoError(s.t, s.WriteFile(s.ctx, "/run/network.xml", 0o600, []byte(xml)))
+	s.virsh("net-define", "/run/network.xml")
+	s.virsh("net-start", name)
+}
+
+// leases describes a guest number n on one of libvirt's networks, which asks for an
+// address and pings a peer.
+func leases(t *testing.T, name string, n int, words, peer string) *linux {
+	t.Helper()
+	img, err := image()
+	require.NoError(t, err)
+	hw, err := net.ParseMAC(mac(n))
+	require.NoError(t, err)
+	g := &linux{n: n, Domain: host.Domain{
+		Name: name, MemoryMiB: 128, Kernel: img.KernelPath, Initrd: img.InitrdPath, SerialLog: filepath.Join(t.TempDir(), "console"),
+		Cmdline: guest.Cmdline{NICs: []guest.NIC{{MAC: hw, DHCP: true, Peer: netip.MustParseAddr(peer)}}}.String(),
+		Interfaces: []string{fmt.Sprintf("<interface type='network'><mac address='%s'/><source network='%s'/><model type='virtio'/><rom enabled='no'/></interface>",
+			mac(n), name)},
+		Metadata: metadata(n, words),
+	}}
+	g.console = &guest.Console{Path: g.SerialLog}
+	return g
+}
+
+// lease is the address that the guest has got.
+func (g *linux) lease(s *site) string {
+	s.t.Helper()
+	event, err := g.console.Wait(s.ctx, "nic "+mac(g.n))
+	require.NoError(s.t, err)
+	return strings.Split(strings.Fields(event.Text)[2], "/")[0]
+}
+
+// libvirt's own networks with the hook installed: NAT, routed and isolated, each with a
+// guest; nothing of ours is in the way, and words for the tap's port are obeyed.
+func TestLibvirtNetworks(t *testing.T) {
+	ctx := deadline(t, 3*time.Minute)
+	s := newSite(ctx, t, "a", "")
+	l := newLAN(ctx, t, plug{s, "nica"})
+	require.NoError(t, s.SetAddress(ctx, "nica", "10.55.0.9/24"))
+	s.up()
+	before := s.snapshot()
+	for i, forward := range []string{"nat", "route", ""} {
+		name := []string{"nat", "routed", "isolated"}[i]
+		if forward != "" {
+			forward = "<forward mode='" + forward + "'/>"
+		}
+		s.network(name, fmt.Sprintf("<network><name>%s</name>%s<bridge name='virbr%[3]d' delay='0'/><ip address='192.168.%[4]d.1' netmask='255.255.255.0'>"+
+			"<dhcp><range start='192.168.%[4]d.10' end='192.168.%[4]d.20'/></dhcp></ip></network>", name, forward, i, 150+i))
+	}
+	// The peer knows the way to the routed and the isolated network, and none to NAT's.
+	_, err := l.Run(ctx, "sh", "-c", "ip route add 192.168.151.0/24 via 10.55.0.9; ip route add 192.168.152.0/24 via 10.55.0.9")
+	require.NoError(t, err)
+	nat := leases(t, "nat", 1, "", peerAddr)
+	routed := leases(t, "routed", 2, "isolated='yes' hairpin='yes'", peerAddr)
+	isolated := leases(t, "isolated", 3, "", peerAddr)
+	guests := []*linux{nat, routed, isolated}
+	begin := time.Now()
+	for _, g := range guests {
+		s.define(g.Domain)
+		s.start(g.Name)
+	}
+	for i, g := range guests {
+		address := g.lease(s)
+		t.Logf("%s: lease %s after %v", g.Name, address, time.Since(begin).Round(100*time.Millisecond))
+		require.True(t, strings.HasPrefix(address, fmt.Sprintf("192.168.%d.1", 150+i)), address)
+		switch g {
+		case nat:
+			g.reports(l, "ping "+peerAddr+" ok")
+			require.Error(t, l.ping("-4", address), "the peer has no route")
+		case routed:
+			g.reports(l, "ping "+peerAddr+" ok")
+			require.NoError(t, l.ping("-4", address), "both ways")
+		case isolated:
+			g.reports(l, "ping "+peerAddr+" lost")
+			require.Error(t, l.ping("-4", address), "libvirt's firewall keeps the peer out")
+		}
+	}
+	port := "/sys/class/net/" + s.tap("routed") + "/brport/"
+	require.Equal(t, "1\n1\n0\n", s.run("", "cat", port+"isolated", port+"hairpin_mode", port+"bpdu_guard"))
+	for _, g := range guests {
+		s.stop(g.Name)
+		s.virsh("net-destroy", g.Name)
+	}
+	s.unchanged(before)
+}
+
+// tap is the device that libvirt has made for a running domain's first NIC.
+func (s *site) tap(domain string) string {
+	s.t.Helper()
+	return strings.Fields(s.virsh("domiflist", domain))[0]
+}
