@@ -105,9 +105,3 @@ func TestLibvirtNetworks(t *testing.T) {
 	}
 	s.unchanged(before)
 }
-
-// tap is the device that libvirt has made for a running domain's first NIC.
-func (s *site) tap(domain string) string {
-	s.t.Helper()
-	return strings.Fields(s.virsh("domiflist", domain))[0]
-}

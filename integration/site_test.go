@@ -185,6 +185,12 @@ func (s *site) kill(pids ...string) {
 	}
 }
 
+// tap is the device that libvirt has made for a running domain's first NIC.
+func (s *site) tap(domain string) string {
+	s.t.Helper()
+	return strings.Fields(s.virsh("domiflist", domain))[0]
+}
+
 const (
 	peerAddr  = "10.55.0.1"
 	peerAddr6 = "fd55::1"

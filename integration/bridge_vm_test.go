@@ -1,0 +1,143 @@
+//go:build vm
+
+package integration
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"libvirt-direct/integration/host"
+	"libvirt-direct/integration/host/hosttest"
+)
+
+// vlansOf is what iproute2 shows of a bridge port.
+func (s *site) vlansOf(port string) string {
+	s.t.Helper()
+	fields := strings.Fields(s.run("", "bridge", "vlan", "show", "dev", port))
+	return strings.Join(fields[3:], " ") // behind "port vlan-id NAME"
+}
+
+func tapNIC(n int, bridge string, more string) string {
+	return fmt.Sprintf("<interface type='bridge'><mac address='%s'/><source bridge='%s'/><model type='virtio'/>%s</interface>", mac(n), bridge, more)
+}
+
+// Access, trunk and native VLANs of bridge ports on the wire of a kernel whose bridges
+// filter VLANs.
+func TestBridgeVLANs(t *testing.T) {
+	if !inMachine() {
+		t.Skip("this is for the test machine: go test -tags vm -exec testvm")
+	}
+	ctx := deadline(t, 6*time.Minute)
+	out, err := exec.CommandContext(ctx, "modprobe", "tun").CombinedOutput() // or there is no /dev/net/tun
+	require.NoError(t, err, "%s", out)
+	s := newSite(ctx, t, "a", "deadline = \"1m\"\n[uplink.office]\ndevice = \"br0\"\nvlans = [\"10-29\"]\n")
+	far := hosttest.NewPeer(ctx, t, host.Options{Name: "far"})
+	require.NoError(t, host.Wire(ctx, s.Peer, "nica", far, "wire0"))
+	require.NoError(t, s.Bridge(ctx, "br0", host.Port{Name: "nica"}))
+	s.up()
+	before := s.snapshot()
+
+	access := host.Domain{Name: "access", MemoryMiB: 32, Interfaces: []string{tapNIC(1, "br0", "<boot order='1'/>")},
+		Metadata: metadata(1, "vlan='10' learning='no'")}
+	s.define(access)
+	_, err = s.Virsh(ctx, "start", "access")
+	require.ErrorContains(t, err, `br0 does not filter VLANs; run: ip link set br0 type bridge vlan_filtering 1`)
+	s.run("", "ip", "link", "set", "br0", "type", "bridge", "vlan_filtering", "1")
+	for _, vids := range []string{"10", "20-30"} {
+		s.run("", "bridge", "vlan", "add", "dev", "nica", "vid", vids)
+	}
+
+	wire, err := far.Capture(ctx, "wire0")
+	require.NoError(t, err)
+	s.start("access")
+	tap := s.tap("access")
+	require.Equal(t, "10 PVID Egress Untagged", s.vlansOf(tap))
+	require.Contains(t, s.run("", "bridge", "fdb", "show", "brport", tap), mac(1)+" vlan 10 master br0 static")
+	hw, err := net.ParseMAC(mac(1))
+	require.NoError(t, err)
+	from := func(frames [][]byte) []byte {
+		for _, f := range frames {
+			if len(f) > 18 && bytes.Equal(f[6:12], hw) {
+				return f
+			}
+		}
+		return nil
+	}
+	_, err = wire.Wait(ctx, func(f []byte) bool { return from([][]byte{f}) != nil })
+	require.NoError(t, err)
+	frame := from(wire.Frames())
+	require.Equal(t, []byte{0x81, 0x00, 0x00, 10}, frame[12:16], "% x", frame[:18])
+
+	// The way that libvirt writes it, rewritten.
+	trunk := host.Domain{Name: "trunk", MemoryMiB: 32,
+		Interfaces: []string{tapNIC(2, "br0", "<vlan trunk='yes'><tag id='10' nativeMode='untagged'/><tag id='20'/><tag id='21'/></vlan><rom enabled='no'/>")}}
+	s.rewrite(trunk)
+	s.start("trunk")
+	tap2 := s.tap("trunk")
+	require.Equal(t, "10 PVID Egress Untagged 20 21", s.vlansOf(tap2))
+	tagged := host.Domain{Name: "tagged", MemoryMiB: 32, Interfaces: []string{tapNIC(3, "br0", "<rom enabled='no'/>")},
+		Metadata: metadata(3, "uplink='office' vlan='10' trunk='20-22' native='tagged'")}
+	s.define(tagged)
+	s.start("tagged")
+	tap3 := s.tap("tagged")
+	require.Equal(t, "10 PVID 20 21 22", s.vlansOf(tap3))
+
+	// The far side asks for an address in each VLAN; what the guests' taps get of it.
+	taps := map[string]*host.Capture{}
+	for _, tap := range []string{tap, tap2, tap3} {
+		taps[tap], err = s.Capture(ctx, tap)
+		require.NoError(t, err)
+	}
+	for _, vid := range []int{30, 20, 22, 10} { // the last one is seen by all
+		name := fmt.Sprintf("wire0.%d", vid)
+		_, err := far.Run(ctx, "sh", "-c", fmt.Sprintf("ip link add link wire0 name %[1]s type vlan id %[2]d && ip addr add 10.0.%[2]d.1/24 dev %[1]s && ip link set %[1]s up; busybox arping -c 1 -w 1 -I %[1]s 10.0.%[2]d.2 || true", name, vid))
+		require.NoError(t, err)
+	}
+	// arp finds the ARP request for an address of a VLAN, and its tag; -1 where there is none.
+	arp := func(f []byte, vid byte) int {
+		tag := 0
+		if len(f) > 18 && bytes.Equal(f[12:14], []byte{0x81, 0x00}) {
+			tag, f = int(f[14])<<8|int(f[15]), append(bytes.Clone(f[:12]), f[16:]...)
+		}
+		if len(f) < 42 || !bytes.Equal(f[12:14], []byte{0x08, 0x06}) || !bytes.Equal(f[38:42], []byte{10, 0, vid, 2}) {
+			return -1
+		}
+		return tag
+	}
+	for tap, want := range map[string]map[byte]int{
+		tap: {10: 0, 20: -1, 22: -1, 30: -1}, tap2: {10: 0, 20: 20, 22: -1, 30: -1}, tap3: {10: 10, 20: 20, 22: 22, 30: -1},
+	} {
+		_, err := taps[tap].Wait(ctx, func(f []byte) bool { return arp(f, 10) >= 0 })
+		require.NoError(t, err, tap)
+		for vid, tag := range want {
+			got := -1
+			for _, f := range taps[tap].Frames() {
+				got = max(got, arp(f, vid))
+			}
+			require.Equal(t, tag, got, "%s, VLAN %d", tap, vid)
+		}
+	}
+
+	// What somebody has changed meanwhile is put right when libvirtd comes back.
+	s.run("", "bridge", "vlan", "add", "dev", tap, "vid", "30")
+	require.NoError(t, s.KillLibvirtd(ctx, unix.SIGTERM))
+	s.up()
+	require.Eventually(t, func() bool { return s.vlansOf(tap) == "10 PVID Egress Untagged" }, time.Minute, 100*time.Millisecond)
+
+	outside := host.Domain{Name: "outside", MemoryMiB: 32, Interfaces: []string{tapNIC(4, "br0", "")}, Metadata: metadata(4, "vlan='30'")}
+	s.define(outside)
+	_, err = s.Virsh(ctx, "start", "outside")
+	require.ErrorContains(t, err, `VLAN 30 on uplink "office"`)
+	for _, name := range []string{"access", "trunk", "tagged"} {
+		s.stop(name)
+	}
+	s.unchanged(before)
+}
