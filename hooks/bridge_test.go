@@ -44,15 +44,13 @@ func bridged(mac, bridge, tap string, more ...string) string {
 
 const trunkVLAN = "<vlan trunk='yes'><tag id='10' nativeMode='untagged'/><tag id='20'/><tag id='21'/></vlan>"
 
-func words(mac, text string) string { return "<ld:nic mac='" + mac + "' " + text + "/>" }
-
 // What the words say is set on the tap at start, and again when libvirt is restarted;
 // nothing is held.
 func TestBridgePortIsSetAtStart(t *testing.T) {
 	w := newWorld(t, "[profile.access]\nisolated = true\nvlan = 30\n")
 	w.kernel.withBridges()
-	doc := domain(uuidA, words(mac1, "profile='access' vlan='10' trunk='20-21' learning='no' bpduguard='yes'"), bridged(mac1, "br0", "vnet0"))
-	w.must(Prepare, domain(uuidA, words(mac1, "profile='access'"), bridged(mac1, "br0", "")))
+	doc := domain(uuidA, vfWords(mac1, "profile='access' vlan='10' trunk='20-21' learning='no' bpduguard='yes'"), bridged(mac1, "br0", "vnet0"))
+	w.must(Prepare, domain(uuidA, vfWords(mac1, "profile='access'"), bridged(mac1, "br0", "")))
 	require.Empty(t, w.kernel.vlans)
 	for _, op := range []Op{Start, Reconnect} {
 		w.kernel.links[102].Port, w.kernel.vlans[102], w.kernel.fdb[102] = nil, nil, ""
@@ -69,7 +67,7 @@ func TestBridgePortIsSetAtStart(t *testing.T) {
 func TestBridgePortOfANetwork(t *testing.T) {
 	w := newWorld(t, "")
 	w.kernel.withBridges()
-	doc := domain(uuidA, words(mac1, "isolated='yes'"), "<interface type='network'><mac address='"+mac1+"'/><source network='default' bridge='br0'/><target dev='vnet0'/></interface>")
+	doc := domain(uuidA, vfWords(mac1, "isolated='yes'"), "<interface type='network'><mac address='"+mac1+"'/><source network='default' bridge='br0'/><target dev='vnet0'/></interface>")
 	w.must(Prepare, doc)
 	w.must(Start, doc)
 	require.Equal(t, "isolated on", w.kernel.links[102].Port.String())
@@ -81,7 +79,7 @@ func TestBridgePortOfANetwork(t *testing.T) {
 			`libvirt's network "pool" has given it nica, which is no virtual function`},
 		"VF words": {"trust='yes'", bridged(mac1, "br0", "vnet0"), "virtual functions, and libvirt has put it into bridge br0"},
 	} {
-		_, err := w.run(Start, domain(uuidA, words(mac1, c.words), c.nic))
+		_, err := w.run(Start, domain(uuidA, vfWords(mac1, c.words), c.nic))
 		require.ErrorContains(t, err, c.want, name)
 	}
 }
@@ -106,7 +104,7 @@ func TestBridgePortRefused(t *testing.T) {
 		"macvtap":          {"hairpin='yes'", direct(mac1, "nica", "vepa"), "are for ports of a Linux bridge", ErrUnsuitable},
 		"other uplink":     {"uplink='office' isolated='yes'", bridged(mac1, "br1", ""), `uplink "office" is br0 here, and its <source> says br1`, ErrNotRewritten},
 	} {
-		_, err := w.run(Prepare, domain(uuidA, words(mac1, c.words), c.nic))
+		_, err := w.run(Prepare, domain(uuidA, vfWords(mac1, c.words), c.nic))
 		require.ErrorContains(t, err, c.want, name)
 		require.ErrorIs(t, err, c.kind, name)
 		require.ErrorContains(t, err, mac1)
@@ -118,7 +116,7 @@ func TestBridgePortRefused(t *testing.T) {
 func TestBridgePortOfAnotherBridge(t *testing.T) {
 	w := newWorld(t, "")
 	w.kernel.withBridges()
-	_, err := w.run(Start, domain(uuidA, words(mac1, "isolated='yes'"), bridged(mac1, "br1", "vnet0")))
+	_, err := w.run(Start, domain(uuidA, vfWords(mac1, "isolated='yes'"), bridged(mac1, "br1", "vnet0")))
 	require.ErrorIs(t, err, ErrWrongDevice)
 	require.ErrorContains(t, err, "vnet0 is no port of br1")
 	require.Zero(t, w.kernel.calls)
@@ -133,7 +131,7 @@ func TestBridgeVLANIsRewritten(t *testing.T) {
 		"tagged native": {"", bridged(mac1, "br0", "", "<vlan trunk='yes'><tag id='10' nativeMode='tagged'/><tag id='20'/></vlan>"),
 			"vlan='10' trunk='20' native='tagged'"},
 		"trunk of one": {"", bridged(mac1, "br0", "", "<vlan trunk='yes'><tag id='10'/></vlan>"), "trunk='10'"},
-		"uplink":       {words(mac1, "uplink='office' vlan='10'"), bridged(mac1, "br1", ""), "uplink='office' vlan='10'"},
+		"uplink":       {vfWords(mac1, "uplink='office' vlan='10'"), bridged(mac1, "br1", ""), "uplink='office' vlan='10'"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			out := w.must(Migrate, domain(uuidA, c.words, c.nic))
@@ -145,7 +143,7 @@ func TestBridgeVLANIsRewritten(t *testing.T) {
 			require.Empty(t, w.must(Migrate, out), "twice is once")
 		})
 	}
-	_, err := w.run(Migrate, domain(uuidA, words(mac1, "vlan='11'"), bridged(mac1, "br0", "", "<vlan><tag id='10'/></vlan>")))
+	_, err := w.run(Migrate, domain(uuidA, vfWords(mac1, "vlan='11'"), bridged(mac1, "br0", "", "<vlan><tag id='10'/></vlan>")))
 	require.ErrorContains(t, err, "<vlan> says vlan='10' and its words say '11'")
 	// A libvirt that knows <vlan> there does it; nothing of ours stands in its way.
 	w.must(Prepare, domain(uuidA, "", bridged(mac1, "br0", "", trunkVLAN)))

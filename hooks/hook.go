@@ -142,6 +142,7 @@ func (h *Hook) filter(ctx context.Context, c Call, d *xmlfilter.Domain, doc []by
 	if err := host.readJournals(state.Existing(h.Journal), d.UUID); err != nil {
 		return err
 	}
+	host.LeavePools(h.Libvirt)
 	changes, err := Rewrite(d, cfg, host, false)
 	if err != nil {
 		return err
@@ -224,6 +225,7 @@ func (h *Hook) operate(ctx context.Context, c Call, d *xmlfilter.Domain) error {
 	if err := host.readJournals(dir, d.UUID); err != nil {
 		return err
 	}
+	host.LeavePools(h.Libvirt)
 	steps, err := Plan(c.Op, d, cfg, host)
 	if err != nil {
 		return err

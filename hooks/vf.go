@@ -141,6 +141,9 @@ func (a *applier) doVF(ctx context.Context, s Step) error {
 	if i >= 0 {
 		noted := a.steps[i].VF
 		v.Before, v.Own, v.Up = noted.Before, noted.Own, noted.Up
+		if noted.Program { // by the network's words, behind the domain's own
+			v.Want, v.Optional = v.Want.Over(noted.Want), append(v.Optional, noted.Optional...)
+		}
 	} else if err := a.remember(ctx, &v, pf, rivals); err != nil {
 		return err
 	}

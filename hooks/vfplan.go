@@ -29,6 +29,9 @@ type SRIOV struct {
 	// Free are the VFs that nobody uses, by uplink; an uplink whose device has no
 	// VFs is not in it. nil where no NIC is in passthrough mode.
 	Free map[string][]VFDevice
+	// Pooled names libvirt's networks that hand out VFs of an uplink, which are not
+	// in Free.
+	Pooled map[string][]string
 	// Held are the VFs that this domain's hook-owned NICs have already, by MAC.
 	Held map[string]VFDevice
 }
@@ -67,7 +70,7 @@ func (h *Host) surveyVFs(ctx context.Context, k Kernel, cfg *config.Config, d *x
 	if !passthrough {
 		return nil
 	}
-	h.Free = map[string][]VFDevice{}
+	h.Free, h.Pooled = map[string][]VFDevice{}, map[string][]string{}
 	for name, dev := range h.Uplinks {
 		free, err := freeVFs(ctx, k, dev)
 		if err != nil {
@@ -357,7 +360,11 @@ func (p *planner) pick(u *config.Uplink) (vf VFDevice, ok bool, err error) {
 	}
 	free = slices.DeleteFunc(slices.Clone(free), func(f VFDevice) bool { return p.taken[f.VFPlace] })
 	if len(free) == 0 {
-		return VFDevice{}, false, remedy(ErrNoDevice, "no virtual function of uplink %q (%s) is free", u.Name, p.host.Uplinks[u.Name].Name)
+		why := ""
+		if pools := p.host.Pooled[u.Name]; len(pools) > 0 {
+			why = fmt.Sprintf("; libvirt's network %q hands out some: let it name fewer", pools[0])
+		}
+		return VFDevice{}, false, remedy(ErrNoDevice, "no virtual function of uplink %q (%s) is free%s", u.Name, p.host.Uplinks[u.Name].Name, why)
 	}
 	best := slices.IndexFunc(free, func(f VFDevice) bool { return slices.Contains(p.domain.Nodes, f.NUMA) })
 	best = max(best, 0)

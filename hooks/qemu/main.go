@@ -1,6 +1,8 @@
 // Command qemu is libvirt's hook program /etc/libvirt/hooks/qemu: libvirt runs it at
 // every step in a domain's life, with the domain's XML on standard input
 // (https://libvirt.org/hooks.html). It needs no arguments from anybody else.
+//
+// Under the name /etc/libvirt/hooks/network it is libvirt's hook for networks.
 package main
 
 import (
@@ -38,12 +40,11 @@ func run(args []string) int {
 		Station:    hooks.OpenStation,
 		OVS:        hooks.OpenSwitch,
 		Journal:    state.DefaultDir,
-		Libvirt:    "/run/libvirt",
+		Libvirt:    hooks.LibvirtDir,
 		Log:        log,
 		Privileged: os.Geteuid() == 0,
 	}
-	call := hooks.Call{Domain: args[1], Op: hooks.Op(args[2]), Stdin: os.Stdin, Stdout: os.Stdout}
-	if err := h.Run(context.Background(), call); err != nil {
+	if err := call(h, args); err != nil {
 		// libvirt shows this line to whoever started the domain.
 		line := "libvirt-direct: " + args[2] + ": " + hooks.OneLine(err)
 		fmt.Fprintln(os.Stderr, line)
@@ -52,6 +53,13 @@ func run(args []string) int {
 		return 1
 	}
 	return 0
+}
+
+func call(h *hooks.Hook, args []string) error {
+	if hooks.ForNetworks(args[0]) {
+		return h.RunNetwork(context.Background(), hooks.NetworkCall{Network: args[1], Op: hooks.Op(args[2]), Stdin: os.Stdin})
+	}
+	return h.Run(context.Background(), hooks.Call{Domain: args[1], Op: hooks.Op(args[2]), Stdin: os.Stdin, Stdout: os.Stdout})
 }
 
 func openKernel() (hooks.Kernel, func(), error) {

@@ -167,6 +167,22 @@ func (s VFSettings) Only(keep func(attr string) bool) VFSettings {
 	return s
 }
 
+// Over returns the settings that hold when s's go before others'.
+func (s VFSettings) Over(others VFSettings) VFSettings {
+	return VFSettings{
+		MAC: either(s.MAC, others.MAC), VLAN: either(s.VLAN, others.VLAN), Trust: either(s.Trust, others.Trust),
+		SpoofChk: either(s.SpoofChk, others.SpoofChk), MinRate: either(s.MinRate, others.MinRate), MaxRate: either(s.MaxRate, others.MaxRate),
+		LinkState: either(s.LinkState, others.LinkState), QueryRSS: either(s.QueryRSS, others.QueryRSS),
+	}
+}
+
+func either[T any](one, other *T) *T {
+	if one != nil {
+		return one
+	}
+	return other
+}
+
 // Differ lists the attributes that want sets and s does not have, those that s does
 // not report included.
 func (s VFSettings) Differ(want VFSettings) []string {

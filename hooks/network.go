@@ -1,0 +1,257 @@
+package hooks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"libvirt-direct/internal/config"
+	"libvirt-direct/internal/link"
+	"libvirt-direct/internal/state"
+	"libvirt-direct/xmlfilter"
+)
+
+// LibvirtDir is where libvirt's system daemons keep their state.
+const LibvirtDir = "/run/libvirt"
+
+// ForNetworks reports whether libvirt runs a program as its network hook, by the path
+// that it uses: /etc/libvirt/hooks/network, or one in network.d.
+func ForNetworks(program string) bool {
+	return filepath.Base(program) == "network" || filepath.Base(filepath.Dir(program)) == "network.d"
+}
+
+// The operations of libvirt's network hook that we do something for.
+const (
+	PortCreated Op = "port-created"
+	PortDeleted Op = "port-deleted"
+)
+
+// NetworkCall is one call of the network hook by libvirt (libvirt's docs/hooks.rst).
+type NetworkCall struct {
+	Network string // argv[1], the network's name, for messages only
+	Op      Op     // argv[2]
+	Stdin   io.Reader
+}
+
+// RunNetwork does what one call of the network hook asks for: it keeps libvirt's pools
+// from handing out a device that a guest of ours has, and sets what the network's
+// metadata wants of a virtual function that it hands out. A guest that is being started
+// is not, when this fails.
+func (h *Hook) RunNetwork(ctx context.Context, c NetworkCall) error {
+	if !h.Privileged || c.Op != PortCreated && c.Op != PortDeleted {
+		return nil
+	}
+	doc, err := io.ReadAll(io.LimitReader(c.Stdin, maxXML+1))
+	if err != nil {
+		return fmt.Errorf("read the network's XML: %w", err)
+	}
+	if len(doc) > maxXML {
+		return fmt.Errorf("%w: more than %d MiB", xmlfilter.ErrSyntax, maxXML>>20)
+	}
+	n, p, err := xmlfilter.ParseHook(doc)
+	if c.Op == PortDeleted {
+		err = ignore(err, xmlfilter.ErrWords)
+	}
+	if err != nil {
+		return fmt.Errorf("network %q: %w", c.Network, err)
+	}
+	if p == nil || p.Dev == "" && p.PCI == "" {
+		return nil // a tap's
+	}
+	if c.Op == PortDeleted {
+		err = h.portDeleted(ctx, p)
+	} else {
+		err = h.portCreated(ctx, n, p)
+	}
+	if err != nil {
+		return fmt.Errorf("network %q: %w", c.Network, err)
+	}
+	return nil
+}
+
+// portCreated sees to a device that libvirt's pool hands out.
+func (h *Hook) portCreated(ctx context.Context, n *xmlfilter.Network, p *xmlfilter.NetworkPort) error {
+	ctx, cancel := context.WithTimeout(ctx, config.DefaultDeadline)
+	defer cancel()
+	k, closeKernel, err := h.Kernel()
+	if err != nil {
+		return err
+	}
+	defer closeKernel()
+	var place link.VFPlace
+	if p.PCI != "" {
+		place, err = k.VFAt(ctx, p.PCI)
+	} else {
+		place, err = k.VFOf(ctx, p.Dev)
+	}
+	isVF := err == nil
+	if err := ignore(ignore(err, link.ErrNoVF), link.ErrNotFound); err != nil {
+		return err
+	}
+	if owner, err := holder(state.Existing(h.Journal), p, place); err != nil || owner != "" {
+		if err != nil {
+			return err
+		}
+		return remedy(ErrInUse, "it hands out %s, which domain %q has; take it out of the network, or stop that domain (libvirt-direct gc if it is gone)", first(p.Dev, p.PCI), owner)
+	}
+	words := n.Words(p)
+	if words == nil || p.OwnerUUID == "" {
+		return nil
+	}
+	step, err := h.networkVF(ctx, k, words, p, place, isVF)
+	if err != nil {
+		return &NICError{Domain: p.Owner, NIC: "NIC " + p.MAC, Err: err}
+	}
+	return h.ofOwner(ctx, p, k, func(a *applier) error {
+		a.op = PortCreated
+		return a.apply(ctx, p.Owner, []Step{step})
+	})
+}
+
+// networkVF is the step for a VF that a network's words concern.
+func (h *Hook) networkVF(ctx context.Context, k Kernel, words *xmlfilter.NetworkWords, p *xmlfilter.NetworkPort, place link.VFPlace, isVF bool) (Step, error) {
+	vf, optional := words.VFWords, []string(nil)
+	if words.Profile != "" {
+		cfg, err := h.Config()
+		if err != nil {
+			return Step{}, err
+		}
+		profile := cfg.Profiles[words.Profile]
+		if profile == nil {
+			return Step{}, remedy(ErrUnknownWord, "profile %q; add [profile.%s] to %s", words.Profile, words.Profile, config.Path)
+		}
+		vf, optional = vf.Over(profile.VFWords), profile.Optional
+	}
+	switch {
+	case vf.QoS != nil || vf.Proto != "" || vf.PortProfile != "":
+		return Step{}, remedy(ErrUnsuitable, "qos, proto and portprofile are set when the guest starts: they are for the domain's <metadata>, not for the network's")
+	case !isVF:
+		return Step{}, remedy(ErrUnsuitable, "the network's words are for virtual functions, and %s is none", first(p.Dev, p.PCI))
+	}
+	want := link.VFSettings{Trust: vf.Trust, SpoofChk: vf.SpoofChk, MinRate: vf.MinRate, MaxRate: vf.MaxRate, QueryRSS: vf.QueryRSS}
+	if vf.LinkState != "" {
+		want.LinkState = &vf.LinkState
+	}
+	if err := want.Check(); err != nil {
+		return Step{}, remedy(ErrUnsuitable, "%v", err)
+	}
+	pf, err := k.PF(ctx, place)
+	if err != nil {
+		return Step{}, err
+	}
+	return Step{NIC: p.MAC, VF: &VF{VFPlace: place, PFName: pf.Name, MAC: p.MAC, LibvirtVLAN: p.VLAN, Want: want, Optional: optional, Program: true}}, nil
+}
+
+// portDeleted undoes what was done for a NIC whose device libvirt takes back: it can be
+// another guest's before this one ends, where the NIC was unplugged.
+func (h *Hook) portDeleted(ctx context.Context, p *xmlfilter.NetworkPort) error {
+	if p.OwnerUUID == "" {
+		return nil
+	}
+	if held, err := h.holds(p.OwnerUUID); err != nil || !held {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, config.DefaultDeadline)
+	defer cancel()
+	k, closeKernel, err := h.Kernel()
+	if err != nil {
+		return err
+	}
+	defer closeKernel()
+	return h.ofOwner(ctx, p, k, func(a *applier) error {
+		var errs []error
+		for _, s := range slices.Backward(slices.Clone(a.steps)) {
+			if s.NIC == p.MAC {
+				errs = append(errs, a.undo(ctx, s))
+			}
+		}
+		return errors.Join(errs...)
+	})
+}
+
+// ofOwner does something in the journal of the domain that a port belongs to.
+func (h *Hook) ofOwner(ctx context.Context, p *xmlfilter.NetworkPort, k Kernel, do func(*applier) error) error {
+	dir, err := state.Open(h.Journal)
+	if err != nil {
+		return err
+	}
+	unlock, err := dir.Lock(ctx, "domain-"+p.OwnerUUID)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	a, err := load(dir, p.OwnerUUID, p.Owner)
+	if err != nil {
+		return err
+	}
+	a.kernel, a.libvirt = k, h.Libvirt
+	defer a.withStation(h.Station)()
+	defer func() { h.log(Call{Domain: p.Owner, Op: a.op}, a.notes) }()
+	return do(a)
+}
+
+// holder returns another domain whose journal holds the device of a port: as a VF, or
+// whole, under a hook-owned macvtap in passthrough mode.
+func holder(dir *state.Dir, p *xmlfilter.NetworkPort, place link.VFPlace) (domain string, err error) {
+	uuids, err := dir.Domains()
+	if err != nil {
+		return "", err
+	}
+	for _, u := range uuids {
+		if u == p.OwnerUUID {
+			continue
+		}
+		j, steps, err := readSteps(dir, u)
+		if err != nil || j == nil {
+			continue // nothing is known to be held by it
+		}
+		for _, s := range steps {
+			if s.VF != nil && !s.VF.Contested && place.PF == s.VF.PF && place.Number == s.VF.Number && place.PF != "" ||
+				s.Macvtap != nil && p.Dev != "" && s.Macvtap.Lower == p.Dev && s.Macvtap.Mode == "passthrough" {
+				return j.Name, nil
+			}
+		}
+	}
+	return "", nil
+}
+
+// Pools reads libvirt's running networks that hand out devices of the host, from the
+// state that libvirt keeps of them below its state directory: a hook must not ask
+// libvirt. A file that is gone or not understood is passed over.
+func Pools(libvirt string) []*xmlfilter.Network {
+	files, _ := filepath.Glob(filepath.Join(libvirt, "network", "*.xml")) // the pattern is well-formed
+	var pools []*xmlfilter.Network
+	for _, f := range files {
+		doc, err := os.ReadFile(f)
+		if err != nil || len(doc) > maxXML {
+			continue
+		}
+		if n, err := xmlfilter.ParseNetworkState(doc); err == nil && n.Pool() {
+			pools = append(pools, n)
+		}
+	}
+	return pools
+}
+
+// LeavePools takes the VFs that libvirt's networks hand out from the free ones: which
+// one libvirt takes next nobody but libvirt knows.
+func (h *Host) LeavePools(libvirt string) {
+	if h.Free == nil {
+		return
+	}
+	for _, n := range Pools(libvirt) {
+		for name, free := range h.Free {
+			left := slices.DeleteFunc(free, func(f VFDevice) bool {
+				return slices.Contains(n.Devices, f.Netdev) || slices.Contains(n.PFs, f.PFName) || slices.Contains(n.PCI, f.Device)
+			})
+			if len(left) < len(free) {
+				h.Pooled[name] = append(h.Pooled[name], n.Name)
+			}
+			h.Free[name] = left
+		}
+	}
+}

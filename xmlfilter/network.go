@@ -1,0 +1,183 @@
+package xmlfilter
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// ErrNotNetwork: the document is XML, but neither what libvirt gives its network hook
+// nor the state that it keeps of a network.
+var ErrNotNetwork = errors.New("not a libvirt network")
+
+// Network is one of libvirt's networks (libvirt's formatnetwork), as far as it hands
+// out devices.
+type Network struct {
+	Name string
+	// Forward is <forward mode=>; "" for an isolated network.
+	Forward string
+	// What it hands out: network devices, all VFs of a PF, PCI functions
+	// ("0000:03:10.0").
+	Devices, PFs, PCI []string
+
+	words map[string]*NetworkWords // by portgroup, "" for the network itself
+}
+
+// NetworkWords are what a network's metadata says of the virtual functions that the
+// network hands out:
+//
+//	<ld:network xmlns:ld='urn:libvirt-direct:1' profile='gold'>
+//	  <ld:portgroup name='fast' maxrate='10000'/>
+//	</ld:network>
+type NetworkWords struct {
+	// Profile is the name of a [profile.NAME] whose words hold where these are silent.
+	Profile string
+	VFWords
+}
+
+// NetworkPort is what libvirt has allocated for one NIC (<networkport>).
+type NetworkPort struct {
+	Owner     string // the domain's name
+	OwnerUUID string // lower case, "" where nobody owns it
+	MAC       string // lower case
+	Portgroup string
+	// Dev and Mode are a macvtap's lower device and mode, PCI the function that is
+	// handed out whole; all are "" for a tap.
+	Dev, Mode, PCI string
+	VLAN           int // the tag, where there is one
+}
+
+// Words returns what holds for a port: its portgroup's words, then the network's. nil
+// when nothing is said.
+func (n *Network) Words(p *NetworkPort) *NetworkWords {
+	all, group := n.words[""], n.words[p.Portgroup]
+	switch {
+	case group == nil:
+		return all
+	case all == nil || p.Portgroup == "":
+		return group
+	}
+	return &NetworkWords{Profile: sayWord(group.Profile, all.Profile), VFWords: group.VFWords.Over(all.VFWords)}
+}
+
+// Pool reports whether it hands out devices of the host, rather than ports of a bridge.
+func (n *Network) Pool() bool { return len(n.Devices)+len(n.PFs)+len(n.PCI) > 0 }
+
+// ParseHook reads what libvirt gives its network hook on standard input: <hookData>
+// with a network, and in some operations a port, else nil. Errors match ErrSyntax,
+// ErrNotNetwork, ErrWords or ErrNIC. With ErrWords network and port are returned all
+// the same.
+func ParseHook(doc []byte) (*Network, *NetworkPort, error) {
+	root, err := scan(doc)
+	if err != nil {
+		return nil, nil, err
+	}
+	e := root.child("network")
+	if root.name.Local != "hookData" || e == nil {
+		return nil, nil, fmt.Errorf("%w: the root element is <%s>", ErrNotNetwork, root.name.Local)
+	}
+	n, wordsErr := readNetwork(e)
+	p, err := readPort(root.child("networkport"))
+	if err != nil {
+		return nil, nil, err
+	}
+	return n, p, wordsErr
+}
+
+// ParseNetworkState reads libvirt's state of a running network,
+// /run/libvirt/network/NAME.xml. Errors match ErrSyntax or ErrNotNetwork.
+func ParseNetworkState(doc []byte) (*Network, error) {
+	root, err := scan(doc)
+	if err != nil {
+		return nil, err
+	}
+	e := root.child("network")
+	if root.name.Local != "networkstatus" || e == nil {
+		return nil, fmt.Errorf("%w: the root element is <%s>", ErrNotNetwork, root.name.Local)
+	}
+	n, _ := readNetwork(e) // its words are for the hook
+	return n, nil
+}
+
+func readNetwork(e *element) (*Network, error) {
+	n := &Network{Name: text(e.child("name")), words: map[string]*NetworkWords{}}
+	forward := e.child("forward")
+	n.Forward = forward.get("mode")
+	switch n.Forward {
+	case "bridge", "private", "vepa", "passthrough", "hostdev":
+		for _, c := range forward.children {
+			switch c.name.Local {
+			case "interface":
+				n.Devices = append(n.Devices, c.get("dev"))
+			case "pf":
+				n.PFs = append(n.PFs, c.get("dev"))
+			case "address":
+				var a NIC
+				if address := a.pci(c); a.err == nil { // what cannot be read libvirt cannot hand out
+					n.PCI = append(n.PCI, address)
+				}
+			}
+		}
+	}
+	w := e.child("metadata").childNS(Namespace, "network")
+	if w == nil {
+		return n, nil
+	}
+	groups := map[string]*element{"": w}
+	for _, c := range w.children {
+		name := c.get("name")
+		if !c.ours("portgroup") || name == "" || groups[name] != nil {
+			return n, fmt.Errorf("%w: <%s name=%q> inside <network>; only one <portgroup name='…'> for each is known", ErrWords, c.name.Local, name)
+		}
+		groups[name] = c
+	}
+	for name, g := range groups {
+		words, err := readNetworkWords(g)
+		if err != nil {
+			return n, err
+		}
+		n.words[name] = words
+	}
+	return n, nil
+}
+
+func readNetworkWords(e *element) (*NetworkWords, error) {
+	w := &NetworkWords{}
+	for _, a := range e.attr {
+		name, v := a.Name.Local, a.Value
+		switch {
+		case isXMLNS(a.Name.Space, name), name == "name" && e.name.Local == "portgroup":
+		case name == WordProfile:
+			w.Profile = v
+		default:
+			known, err := w.read(name, v)
+			if !known {
+				err = fmt.Errorf("%s is not known; known are %s, %s", name, WordProfile, strings.Join(vfWordNames(), ", "))
+			}
+			if err != nil {
+				return nil, fmt.Errorf("%w: <%s>: %w", ErrWords, e.name.Local, err)
+			}
+		}
+	}
+	return w, nil
+}
+
+func readPort(e *element) (*NetworkPort, error) {
+	if e == nil {
+		return nil, nil
+	}
+	// A port's parts are those of an interface.
+	n := readNIC(0, e)
+	owner, plug := e.child("owner"), e.child("plug")
+	p := &NetworkPort{
+		Owner: text(owner.child("name")), OwnerUUID: strings.ToLower(text(owner.child("uuid"))), MAC: n.MAC,
+		Portgroup: text(e.child("group")), Dev: plug.get("dev"), Mode: plug.get("mode"),
+	}
+	if a := plug.child("address"); plug.get("type") == "hostdev-pci" && a != nil {
+		p.PCI = n.pci(a)
+	}
+	if n.VLAN != nil && len(n.VLAN.Tags) == 1 {
+		p.VLAN = n.VLAN.Tags[0]
+	}
+	return p, n.err
+}
