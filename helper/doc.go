@@ -1,5 +1,5 @@
 // Command qemu-direct-helper gives QEMU and libvirt's session mode network devices without root: macvtap devices on a
-// host NIC, and TAP devices in a Linux bridge. It takes the place of qemu-bridge-helper, is installed setuid root as
+// host NIC, and TAP devices in a Linux bridge or in Open vSwitch. It takes the place of qemu-bridge-helper, is installed setuid root as
 // /usr/libexec/qemu-direct-helper, and is started as
 //
 //	qemu-direct-helper [--use-vnet] --br=NAME[/MAC] --fd=N [--queues=N]
@@ -58,6 +58,10 @@
 // A TAP device is called tap and its interface index in hexadecimal. It has a random address that begins with fe, so
 // that the bridge does not take it for its own, and the bridge's MTU. The holder of a descriptor may make a TAP device
 // persistent (TUNSETPERSIST); the kernel has no means against that, and the device keeps counting.
+//
+// Under a profile of kind ovs it is not in a Linux bridge but a port of Open vSwitch, made in one transaction (package
+// internal/ovsdb) after the device; ovs-vswitchd has made it when the descriptor is sent. The port's row outlives the
+// device. It has external_ids:libvirt-direct=helper, and each call for such a profile removes the rows whose device is gone.
 //
 // Neither gets an IPv6 address of its own.
 //

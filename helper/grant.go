@@ -71,6 +71,8 @@ func (s *session) grant() (device, error) {
 		return s.macvtap(p)
 	case policy.Bridge:
 		return s.bridge(p)
+	case policy.OVS:
+		return s.ovs(p)
 	}
 	return d, errors.New("unknown kind of profile")
 }

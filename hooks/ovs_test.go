@@ -43,6 +43,10 @@ vlanmode = "dot1q-tunnel"
 [profile.trunk.ovs]
 vlanmode = "native-untagged"
 trunks = ["100-102"]
+[profile.both]
+vlan = 100
+[profile.both.ovs]
+trunks = ["101"]
 [profile.ovn.ovs]
 ovn = true
 `
@@ -155,6 +159,7 @@ func TestOVSVLANsAreChecked(t *testing.T) {
 		"said twice":              {word("profile='shaped'"), "<vlan><tag id='100'/></vlan>", ErrUnsuitable},
 		"tunnel without tag":      {word("profile='tunnel'"), "", ErrNotAllowed},
 		"tunnel":                  {word("profile='tunnel'"), "<vlan><tag id='100'/></vlan>", nil},
+		"trunk and no mode":       {word("profile='both'"), "", ErrUnsuitable},
 		"another uplink":          {word("uplink='other'"), "<vlan><tag id='100'/></vlan>", ErrWrongDevice},
 	} {
 		w := newWorld(t, switchProfiles+"[uplink.other]\ndevice='eth0'\n", "ovsbr0", "eth0")

@@ -164,6 +164,8 @@ func ovsVLAN(in *xmlfilter.NIC, s settings, o *config.OVS) (*ovs.VLAN, error) {
 	switch {
 	case x == nil && !said:
 		return nil, nil
+	case x == nil && v.Mode == "" && v.Tag != nil && v.Trunks != nil:
+		return nil, remedy(ErrUnsuitable, "it has trunks and vlan; say by vlanmode what vlan is: native-tagged or native-untagged")
 	case x == nil:
 		return v, nil
 	case said && !(v.Mode == "dot1q-tunnel" && v.Tag == nil && v.Trunks == nil):

@@ -21,9 +21,12 @@ func (p *parser) complete(f *Profile, keys []string) string {
 	if f.Kind == 0 {
 		return "kind is missing"
 	}
-	foreign := []string{"bridge", "isolated", "learning"}
-	if f.Kind == Bridge {
-		foreign = []string{"lower", "mode", "visible"}
+	foreign := []string{"bridge", "isolated", "learning", "trunks", "ingress-rate"}
+	switch f.Kind {
+	case Bridge:
+		foreign = []string{"lower", "mode", "visible", "trunks", "ingress-rate"}
+	case OVS: // whose ports' filters ovs-vswitchd clears
+		foreign = []string{"lower", "mode", "visible", "isolated", "learning", "anti-spoof", "guest-vlans"}
 	}
 	for _, k := range foreign {
 		if given(k) {
@@ -39,6 +42,10 @@ func (p *parser) complete(f *Profile, keys []string) string {
 		msg = p.completeMacvtap(f, given)
 	case Bridge:
 		msg = completeBridge(f, given)
+	case OVS:
+		if msg = completeBridge(f, given); msg == "" && !plainName(f.Bridge) {
+			msg = "the name of an Open vSwitch bridge has letters, digits, _ . -"
+		}
 	}
 	if msg != "" {
 		return msg
@@ -79,6 +86,17 @@ func (p *parser) completeMacvtap(f *Profile, given func(string) bool) string {
 		}
 	}
 	return ""
+}
+
+// plainName reports whether a device's name needs no quoting in JSON.
+func plainName(s string) bool {
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9') && c != '_' && c != '.' && c != '-' {
+			return false
+		}
+	}
+	return true
 }
 
 func completeBridge(f *Profile, given func(string) bool) string {

@@ -39,7 +39,7 @@ func TestReferenceIsTrue(t *testing.T) {
 	}
 	slices.Sort(known)
 	slices.Sort(listed)
-	require.Equal(t, known, listed)
+	require.Equal(t, known, slices.Compact(listed)) // bridge is in two tables
 
 	c, err := Parse([]byte("[m]\nkind = macvtap\nlower = e\n[b]\nkind = bridge\nbridge = b\n"))
 	require.NoError(t, err)
@@ -58,7 +58,7 @@ func TestReferenceIsTrue(t *testing.T) {
 	require.NotNil(t, example)
 	c, err = Parse([]byte(example[1]))
 	require.NoError(t, err)
-	require.Len(t, c.Profiles, 4)
+	require.Len(t, c.Profiles, 5)
 	for i := range c.Profiles {
 		require.NotEmpty(t, c.Profiles[i].Allow, "the example is of use to somebody")
 	}

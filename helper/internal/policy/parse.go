@@ -25,7 +25,7 @@ const maxLine = 1023 // octets
 //
 // In every profile:
 //
-//	kind = macvtap|bridge     required
+//	kind = macvtap|bridge|ovs required
 //	allow = WHO…              user:NAME group:NAME uid:N gid:N everyone; without it nobody may use the profile
 //	max-per-user = N          devices a user may have at once, 1–256, default 4
 //	max = N                   devices all users together may have at once, 1–4096, default 64
@@ -52,8 +52,17 @@ const maxLine = 1023 // octets
 //	isolated = yes|no         no traffic between ports that are isolated; default no
 //	learning = yes|no         the bridge learns addresses from the port; default yes
 //
+// In profiles of kind ovs, whose TAP devices become ports of Open vSwitch:
+//
+//	bridge = BRIDGE           required; letters, digits, _ . -
+//	trunks = VID[-VID]…       VLANs that the port carries with their tags, 1–4094
+//	ingress-rate = KBITS      kbit/s that the guest may send at most, 1–100000000
+//
+// There anti-spoof is refused: ovs-vswitchd clears its ports' filters.
+//
 // With vlan, a macvtap is made on the VLAN sub-interface DEVICE.VID of its lower device, which is made if it is not
-// there; a TAP device becomes an untagged member of the VLAN, and of no other, in a bridge that filters VLANs.
+// there; a TAP device becomes an untagged member of the VLAN, and of no other, in a bridge that filters VLANs; a port of
+// Open vSwitch is an access port of it, or with trunks a trunk port with that native VLAN.
 func Parse(text []byte) (*Config, error) {
 	p := parser{}
 	rest := string(text)
@@ -184,8 +193,10 @@ func (p *parser) set(f *Profile, key, value string) string {
 			f.Kind = Macvtap
 		case "bridge":
 			f.Kind = Bridge
+		case "ovs":
+			f.Kind = OVS
 		default:
-			msg = "macvtap or bridge"
+			msg = "macvtap, bridge or ovs"
 		}
 	case "mode":
 		switch value {
@@ -230,6 +241,13 @@ func (p *parser) set(f *Profile, key, value string) string {
 		var n int
 		n, msg = number(value, 1, 4094)
 		f.VLAN = uint16(n)
+	case "trunks":
+		f.Trunks, msg = vlanSet(value)
+		if msg == "" && (f.Trunks.All || f.Trunks.Ranges == nil || f.Trunks.Ranges[0].First == 0) {
+			msg = "VLAN IDs and ranges such as 10 20-29"
+		}
+	case "ingress-rate":
+		f.Ingress, msg = number(value, 1, 100_000_000)
 	case "guest-vlans":
 		f.GuestVLANs, msg = vlanSet(value)
 	case "allow":

@@ -16,10 +16,11 @@ const Path = "/etc/libvirt-direct/helper.conf"
 // Kind is what a profile hands out.
 type Kind uint8
 
-// Kinds of profile. Open vSwitch ports would be a third.
+// Kinds of profile.
 const (
 	Macvtap Kind = iota + 1 // a macvtap device on a lower device
 	Bridge                  // a TAP device in a Linux bridge
+	OVS                     // a TAP device in a bridge of Open vSwitch
 )
 
 func (k Kind) String() string {
@@ -28,6 +29,8 @@ func (k Kind) String() string {
 		return "macvtap"
 	case Bridge:
 		return "bridge"
+	case OVS:
+		return "ovs"
 	}
 	return "unknown"
 }
@@ -76,10 +79,12 @@ type Profile struct {
 	Mode     Mode     // macvtap
 	Lower    []string // macvtap: one device, or for passthrough the devices of which the first free one is taken
 	Visible  bool     // macvtap: in the caller's network namespace instead of an anonymous one
-	Bridge   string   // bridge
+	Bridge   string   // bridge and ovs
 	Isolated bool     // bridge: IFLA_BRPORT_ISOLATED
 	Learning bool     // bridge: IFLA_BRPORT_LEARNING
-	VLAN     uint16   // 1–4094, 0 for none: the sub-interface, or the bridge port's untagged VLAN
+	Trunks   VLANSet  // ovs: the VLANs that the port carries with their tags
+	Ingress  int      // ovs: kbit/s that the guest may send at most, 0 for any
+	VLAN     uint16   // 1–4094, 0 for none: the sub-interface, the bridge port's untagged VLAN, or the tag of Open vSwitch's port
 
 	Allow      []Subject
 	MaxPerUser int // devices one user may have at once

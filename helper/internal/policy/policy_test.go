@@ -91,14 +91,22 @@ func TestParseRefuses(t *testing.T) {
 		"[lan]\nkind = macvtap\nlower = a b\n": "only mode passthrough",
 		"[lan]\nkind = macvtap\nlower = a/b\n": ":3: lower",
 		"[lan]\nkind = macvtap\nlower = " + strings.Repeat("e", 16) + "\n": ":3: lower",
-		"[b]\nkind = bridge\n":    "bridge is missing",
-		"[b]\nkind = ovs\n":       ":2: kind",
-		"[l an]\n":                ":1: a profile's name",
-		"[../x]\n":                ":1: a profile's name",
-		"[lan]x\n":                ":1: a profile's name",
-		lan + "mode = vepa\x00\n": ":4: not printable ASCII",
-		lan + "mode = vepa\r\n":   ":4: not printable ASCII",
-		lan + "#" + strings.Repeat("x", 1023) + "\n": ":4: line longer",
+		"[b]\nkind = bridge\n":                            "bridge is missing",
+		"[b]\nkind = ovn\n":                               ":2: kind",
+		"[o]\nkind = ovs\n":                               "bridge is missing",
+		"[o]\nkind = ovs\nbridge = b\nanti-spoof = yes\n": "anti-spoof is not for kind ovs",
+		"[o]\nkind = ovs\nbridge = b\nmode = vepa\n":      "mode is not for kind ovs",
+		"[o]\nkind = ovs\nbridge = a\"b\n":                "the name of an Open vSwitch bridge",
+		"[o]\nkind = ovs\nbridge = b\ntrunks = all\n":     ":4: trunks",
+		"[o]\nkind = ovs\nbridge = b\ntrunks = 0-5\n":     ":4: trunks",
+		"[o]\nkind = ovs\nbridge = b\ningress-rate = 0\n": ":4: ingress-rate",
+		br + "trunks = 5\n":                               "trunks is not for kind bridge",
+		"[l an]\n":                                        ":1: a profile's name",
+		"[../x]\n":                                        ":1: a profile's name",
+		"[lan]x\n":                                        ":1: a profile's name",
+		lan + "mode = vepa\x00\n":                         ":4: not printable ASCII",
+		lan + "mode = vepa\r\n":                           ":4: not printable ASCII",
+		lan + "#" + strings.Repeat("x", 1023) + "\n":      ":4: line longer",
 	} {
 		_, err := Parse([]byte(text))
 		require.ErrorContains(t, err, Path+":", "%q", text)
@@ -165,7 +173,7 @@ func FuzzParse(f *testing.F) {
 		}
 		for i := range c.Profiles {
 			p := &c.Profiles[i]
-			if p.Kind == Macvtap && len(p.Lower) == 0 || p.Kind == Bridge && p.Bridge == "" || p.MaxPerUser < 1 || len(p.MACRules) == 0 {
+			if p.Kind == Macvtap && len(p.Lower) == 0 || p.Kind != Macvtap && p.Bridge == "" || p.MaxPerUser < 1 || len(p.MACRules) == 0 {
 				t.Fatalf("%+v", p)
 			}
 		}

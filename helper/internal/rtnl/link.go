@@ -194,13 +194,15 @@ func (m *Batch) SetAlias(index int, alias string) {
 	m.end()
 }
 
-// Enslave gives the device an address and an MTU, and makes it a port of a bridge.
+// Enslave gives the device an address and an MTU, and makes it a port of a bridge unless master is 0.
 func (m *Batch) Enslave(index, master int, mac ether.MAC, mtu uint32) {
 	m.begin(unix.RTM_SETLINK, 0)
 	m.link(unix.AF_UNSPEC, index, 0, 0)
 	m.attr(unix.IFLA_ADDRESS, mac[:])
 	m.attr32(unix.IFLA_MTU, mtu)
-	m.attr32(unix.IFLA_MASTER, uint32(master))
+	if master != 0 {
+		m.attr32(unix.IFLA_MASTER, uint32(master))
+	}
 	m.end()
 }
 

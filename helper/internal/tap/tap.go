@@ -1,4 +1,4 @@
-// Package tap makes TAP devices in Linux bridges.
+// Package tap makes TAP devices in Linux bridges, and such as Open vSwitch takes.
 package tap
 
 import (
@@ -31,6 +31,7 @@ var (
 type Spec struct {
 	Index   int
 	Bridge  rtnl.Link
+	OVS     bool       // Bridge is one of Open vSwitch: the device becomes a port of it by other means
 	Own     ether.MAC  // the device's address on the host; its first octet should be 0xfe
 	Guest   *ether.MAC // the only source address let through; nil for no filter
 	VLANs   policy.VLANSet
@@ -47,7 +48,10 @@ func Name(index int) string { return Prefix + strconv.FormatInt(int64(index), 16
 
 // Open makes the device and returns one descriptor per queue. The kernel removes the device with the last of them.
 func Open(host *rtnl.Conn, s Spec) ([]int, error) {
-	if s.Bridge.Kind != "bridge" {
+	master := s.Bridge.Index
+	if s.OVS {
+		master = 0
+	} else if s.Bridge.Kind != "bridge" {
 		return nil, ErrNotBridge
 	}
 	if s.VLAN != 0 && !s.Bridge.VLANFiltering {
@@ -74,7 +78,7 @@ func Open(host *rtnl.Conn, s Spec) ([]int, error) {
 	}
 	var m rtnl.Batch
 	m.NoIPv6Address(s.Index)
-	m.Enslave(s.Index, s.Bridge.Index, s.Own, s.Bridge.MTU)
+	m.Enslave(s.Index, master, s.Own, s.Bridge.MTU)
 	if s.Port {
 		m.BridgePort(s.Index, s.Isolate, s.Learn)
 	}
