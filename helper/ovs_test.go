@@ -131,7 +131,7 @@ func TestOVS(t *testing.T) {
 	requireRefused(t, ask(t, "fabric/52:54:00:00:00:01"), "ovs-vswitchd has not made the port: is it running?")
 	require.Equal(t, []string{"not-ours"}, ovsPorts(t), "and nothing is left")
 	stop("ovsdb-server")
-	requireRefused(t, ask(t, "fabric/52:54:00:00:00:01"), "Open vSwitch's database cannot be reached")
+	requireRefused(t, ask(t, "fabric/52:54:00:00:00:01"), "the database of Open vSwitch cannot be reached")
 	requireNothingLeft(t)
 }
 

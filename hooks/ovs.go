@@ -48,7 +48,7 @@ func (o *OVSPort) key() string { return "ovs " + o.Name }
 
 func (o *OVSPort) check() error {
 	if !config.ValidIfname(o.Name) || o.Owner == "" {
-		return fmt.Errorf("Open vSwitch port %q of %q", o.Name, o.Owner)
+		return fmt.Errorf("port %q of %q in Open vSwitch", o.Name, o.Owner)
 	}
 	return nil
 }
@@ -253,8 +253,7 @@ func (c *Collector) strayPorts(ctx context.Context) ([]string, error) {
 
 func (c *Collector) strayPort(ctx context.Context, db Switch, o ovs.Owned) (gone bool, err error) {
 	if !state.IsUUID(o.Owner) {
-		// The helper's, or ifup's: its device says whether the guest lives.
-		if _, err := c.Kernel.ByName(ctx, o.Name); !errors.Is(err, link.ErrNotFound) {
+		if gone, err = deviceGone(ctx, c.Kernel, o); err != nil || !gone {
 			return false, err
 		}
 	} else {
@@ -274,4 +273,36 @@ func (c *Collector) strayPort(ctx context.Context, db Switch, o ovs.Owned) (gone
 		return true, nil
 	}
 	return db.Detach(ctx, o.Name, o.Owner)
+}
+
+// deviceGone reports whether a port's device is no more. The helper's and ifup's ports
+// are no domain's; their device goes with the guest.
+func deviceGone(ctx context.Context, k Kernel, o ovs.Owned) (bool, error) {
+	_, err := k.ByName(ctx, o.Name)
+	if errors.Is(err, link.ErrNotFound) {
+		return true, nil
+	}
+	return false, err
+}
+
+// SweepPorts removes the ports of guests without a domain, the helper's and ifup's,
+// whose device is gone. It returns their names.
+func SweepPorts(ctx context.Context, k Kernel, db Switch) ([]string, error) {
+	owned, err := db.List(ctx)
+	errs := []error{err}
+	var removed []string
+	for _, o := range owned {
+		if state.IsUUID(o.Owner) {
+			continue
+		}
+		gone, err := deviceGone(ctx, k, o)
+		if err == nil && gone {
+			gone, err = db.Detach(ctx, o.Name, o.Owner)
+		}
+		errs = append(errs, err)
+		if err == nil && gone {
+			removed = append(removed, o.Name)
+		}
+	}
+	return removed, errors.Join(errs...)
 }

@@ -127,16 +127,29 @@ func (p *planner) hookOwnedOVS(n, was *xmlfilter.NIC, s settings) error {
 // ovsPort is the port of a NIC, but for its name. in is the <interface> with the
 // bridge, the VLANs and the virtualport. It refuses VLANs that the host forbids.
 func (p *planner) ovsPort(n, in *xmlfilter.NIC, s settings) (ovs.Port, error) {
-	port := ovs.Port{Bridge: in.Source.Bridge, Owner: p.domain.UUID}
-	o := s.ovs
+	u, err := p.ovsUplink(in.Source.Bridge, s.uplink)
+	if err != nil {
+		return ovs.Port{}, err
+	}
+	return portOf(in.Source.Bridge, p.domain.UUID, in.VLAN, s.vlan, s.ovs, u)
+}
+
+// ProfilePort is the port, but for its name, that a profile means without a domain, and
+// for who says a VLAN himself. It refuses VLANs that the uplink, if any, does not allow.
+func ProfilePort(bridge, owner string, p *config.Profile, u *config.Uplink, vlan int) (ovs.Port, error) {
+	return portOf(bridge, owner, nil, vlan, p.OVS, u)
+}
+
+func portOf(bridge, owner string, x *xmlfilter.VLAN, tag int, o *config.OVS, u *config.Uplink) (ovs.Port, error) {
+	port := ovs.Port{Bridge: bridge, Owner: owner}
 	if o == nil {
 		o = &config.OVS{}
 	}
-	vlan, err := ovsVLAN(in, s, o)
+	vlan, err := ovsVLAN(x, tag, o)
 	if err != nil {
 		return port, err
 	}
-	if err := p.allowOVS(in, s, vlan); err != nil {
+	if err := allowOVS(u, vlan); err != nil {
 		return port, err
 	}
 	port.VLAN, port.MTU, port.Mirror = vlan, o.MTU, o.Mirror
@@ -147,20 +160,19 @@ func (p *planner) ovsPort(n, in *xmlfilter.NIC, s settings) (ovs.Port, error) {
 	return port, nil
 }
 
-// ovsVLAN is a NIC's part in VLANs: its <vlan>, as libvirt translates that, or else
-// what the words and the profile say.
-func ovsVLAN(in *xmlfilter.NIC, s settings, o *config.OVS) (*ovs.VLAN, error) {
+// ovsVLAN is a port's part in VLANs: x, its NIC's <vlan>, as libvirt translates that, or
+// else what the words and the profile say.
+func ovsVLAN(x *xmlfilter.VLAN, tag int, o *config.OVS) (*ovs.VLAN, error) {
 	v := &ovs.VLAN{Mode: o.VLANMode}
 	for _, r := range o.Trunks {
 		for id := r.First; id <= r.Last; id++ {
 			v.Trunks = append(v.Trunks, id)
 		}
 	}
-	if s.vlan != 0 {
-		v.Tag = &s.vlan
+	if tag != 0 {
+		v.Tag = &tag
 	}
 	said := v.Mode != "" || v.Trunks != nil || v.Tag != nil
-	x := in.VLAN
 	switch {
 	case x == nil && !said:
 		return nil, nil
@@ -182,18 +194,22 @@ func ovsVLAN(in *xmlfilter.NIC, s settings, o *config.OVS) (*ovs.VLAN, error) {
 	return v, nil
 }
 
+// ovsUplink returns the uplink whose device a bridge is, nil if there is none. said is
+// the one that the NIC's words name.
+func (p *planner) ovsUplink(bridge string, said *config.Uplink) (*config.Uplink, error) {
+	own := p.host.uplinkOf(p.cfg, bridge)
+	switch {
+	case own != nil && said != nil && said != own:
+		return nil, remedy(ErrWrongDevice, "bridge %s is uplink %q here, and its words say %q", bridge, own.Name, said.Name)
+	case own == nil && said != nil && bridge != "":
+		return nil, remedy(ErrWrongDevice, "bridge %s is not uplink %q; mend [uplink.%s] in %s", bridge, said.Name, said.Name, config.Path)
+	}
+	return own, nil
+}
+
 // allowOVS checks a port's VLANs against those that the host allows on its bridge. A
 // port without any VLAN is a trunk of all of them for Open vSwitch.
-func (p *planner) allowOVS(in *xmlfilter.NIC, s settings, v *ovs.VLAN) error {
-	u := s.uplink
-	if own := p.host.uplinkOf(p.cfg, in.Source.Bridge); own != nil {
-		if u != nil && u != own {
-			return remedy(ErrWrongDevice, "bridge %s is uplink %q here, and its words say %q", in.Source.Bridge, own.Name, u.Name)
-		}
-		u = own
-	} else if u != nil && in.Source.Bridge != "" {
-		return remedy(ErrWrongDevice, "bridge %s is not uplink %q; mend [uplink.%s] in %s", in.Source.Bridge, u.Name, u.Name, config.Path)
-	}
+func allowOVS(u *config.Uplink, v *ovs.VLAN) error {
 	if u == nil || u.VLANs == nil {
 		return nil
 	}

@@ -42,7 +42,7 @@ var errFound = errors.New("faults were found")
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	os.Exit(run(ctx, asScript(os.Args), os.Stdin, os.Stdout, os.Stderr))
 }
 
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
@@ -107,7 +107,7 @@ func command() *cobra.Command {
 	flags.StringVar(&o.journal, "journal", state.DefaultDir, "the journal's `DIRECTORY`")
 	flags.StringVar(&o.connect, "connect", libvirtd.DefaultURI, "libvirt `URI`")
 	flags.DurationVar(&o.timeout, "timeout", 30*time.Second, "give up after this `TIME`, such as 10s")
-	root.AddCommand(explainCommand(o), rewriteCommand(o), statusCommand(o), checkCommand(o), gcCommand(o), watchCommand(o), runCommand(o), vfCommand(o), vsiCommand(o), graphCommand(o))
+	root.AddCommand(explainCommand(o), rewriteCommand(o), statusCommand(o), checkCommand(o), gcCommand(o), watchCommand(o), runCommand(o), vfCommand(o), vsiCommand(o), ifupCommand(o), ifdownCommand(o), graphCommand(o))
 	for _, c := range root.Commands() {
 		c.DisableFlagsInUseLine = true
 	}

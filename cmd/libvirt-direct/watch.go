@@ -22,8 +22,9 @@ func watchCommand(o *options) *cobra.Command {
 		Short: "Rewrite domains as soon as they are defined, if they or the host ask for it",
 		Long: `watch follows libvirt's events and rewrites each domain that is defined, and those that were
 defined while it was away, when its metadata says <ld:nics rewrite='yes'> or its name matches
-[watch] domains of the configuration. It never touches another one. It runs until it is stopped,
-and connects again when libvirt restarts.`,
+[watch] domains of the configuration. It never touches another one. Once a minute it removes
+the ports that killed guests of the helper and of ifup have left in Open vSwitch. It runs until it
+is stopped, and connects again when libvirt restarts.`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if _, err := config.Load(o.config); err != nil {
@@ -46,6 +47,7 @@ type watcher struct {
 const retry = time.Second
 
 func (w *watcher) run(ctx context.Context) error {
+	go w.sweepPorts(ctx)
 	told := ""
 	for {
 		err := w.follow(ctx)

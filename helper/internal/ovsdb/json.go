@@ -8,7 +8,7 @@ const (
 	maxDepth = 16
 )
 
-var errReply = errors.New("Open vSwitch's database has given an answer that cannot be understood")
+var errReply = errors.New("the database of Open vSwitch has given an answer that cannot be understood")
 
 // value is a JSON value. kind is its first octet: { [ " and t f n, or 0 for a number. The text of a string is as it is
 // written between the quotes: what is looked for has no escapes.

@@ -27,7 +27,7 @@ const waitTime = "3000"
 
 // Errors matched with errors.Is.
 var (
-	ErrUnreachable = errors.New("Open vSwitch's database cannot be reached")
+	ErrUnreachable = errors.New("the database of Open vSwitch cannot be reached")
 	ErrNoBridge    = errors.New("no such Open vSwitch bridge")
 	ErrNotMade     = errors.New("ovs-vswitchd has not made the port: is it running?")
 )

@@ -236,7 +236,7 @@ func (p *Profile) MACs(mac *ether.MAC, lower ether.MAC, derive func(slot int) et
 			out = append(out, Candidate{MAC: r.MAC, Slot: -1})
 		case r.Kind == LowerMAC:
 			out = append(out, Candidate{MAC: lower, Slot: -1})
-		case r.Kind == AnyMAC && p.Kind == Bridge && !p.AntiSpoof:
+		case r.Kind == AnyMAC && p.Kind != Macvtap && !p.AntiSpoof:
 			out = append(out, Candidate{Slot: -1, None: true})
 		}
 	}
