@@ -2,7 +2,8 @@
 
 GO      ?= go
 DESTDIR ?=
-PREFIX  ?= /usr
+UNITDIR ?= /usr/lib/systemd/system
+ZSHDIR  ?= /usr/share/zsh/site-functions
 
 # How long each fuzz target runs, and which benchmarks.
 FUZZTIME ?= 10s
@@ -18,11 +19,10 @@ VM_TIMEOUT          ?= 10m
 # "integration" needs root, namespaces and real daemons; "vm" needs another kernel.
 tagged = $(shell grep -rl --include='*_test.go' '^//go:build $(1)$$' --exclude-dir=.cache . | xargs -rn1 dirname | sort -u)
 
-# Programs by name in bin/ and folder of their source; what is not there is not built.
+# Programs by name in bin/ and folder of their source.
 programs = libvirt-direct:cmd/libvirt-direct qemu-hook:hooks/qemu qemu-direct-helper:helper vdpd:vdp/vdpd
-built    = $(foreach p,$(programs),$(if $(wildcard $(lastword $(subst :, ,$(p)))/*.go),$(firstword $(subst :, ,$(p)))))
 
-.PHONY: all build help check test test-unit test-integration test-vm demo lint bench fuzz man install clean deps-test deps-demo
+.PHONY: all build help check test test-unit test-integration test-vm demo lint bench fuzz man completions install deb rpm clean deps-test deps-demo
 
 all: build
 
@@ -37,6 +37,10 @@ build: ## build the programs, statically linked, into bin/ (the default)
 		echo "$(GO) build -o bin/$$name ./$$dir"; \
 		CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o bin/$$name ./$$dir; \
 	done
+
+completions: build ## write the shells' completions into bin/completions
+	@mkdir -p bin/completions
+	@for shell in bash zsh fish; do bin/libvirt-direct completion $$shell >bin/completions/$$shell || exit 1; done
 
 check: ## run the tests that need neither root nor daemons (under a minute)
 	$(GO) test ./...
@@ -97,38 +101,40 @@ fuzz: ## run each fuzz target for FUZZTIME
 		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$dir" </dev/null || exit 1; \
 	done
 
-# Where another hook has libvirt's one name, ours goes into the folder beside it. The
-# helper is setuid only if root installs it: in a package that is the packager's to do.
-install: build ## install the programs below DESTDIR, the hook as libvirt's
-	@hook='$(DESTDIR)/etc/libvirt/hooks/qemu'; \
-	if [ -e "$$hook" ] && ! grep -qa 'libvirt-direct hook' "$$hook"; then \
-		echo "$$hook is another program's: ours becomes qemu.d/50-libvirt-direct"; \
-		hook=$$hook.d/50-libvirt-direct; \
-	fi; \
-	echo "install bin/qemu-hook $$hook"; \
-	install -D -m 0755 bin/qemu-hook "$$hook"
-ifneq (,$(filter libvirt-direct,$(built)))
-	install -D -m 0755 bin/libvirt-direct '$(DESTDIR)$(PREFIX)/bin/libvirt-direct'
-	install -d '$(DESTDIR)$(PREFIX)/share/bash-completion/completions' \
-		'$(DESTDIR)$(PREFIX)/share/zsh/site-functions' '$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d'
-	bin/libvirt-direct completion bash >'$(DESTDIR)$(PREFIX)/share/bash-completion/completions/libvirt-direct'
-	bin/libvirt-direct completion zsh >'$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_libvirt-direct'
-	bin/libvirt-direct completion fish >'$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/libvirt-direct.fish'
-endif
-ifneq (,$(filter vdpd,$(built)))
-	install -D -m 0755 bin/vdpd '$(DESTDIR)$(PREFIX)/sbin/vdpd'
-	install -D -m 0644 packaging/systemd/vdpd.service '$(DESTDIR)$(PREFIX)/lib/systemd/system/vdpd.service'
-endif
-ifneq (,$(filter qemu-direct-helper,$(built)))
-	@helper='$(DESTDIR)$(PREFIX)/libexec/qemu-direct-helper'; \
-	if [ "$$(id -u)" = 0 ] && getent group kvm >/dev/null; then \
-		echo "install bin/qemu-direct-helper $$helper (setuid root, for the group kvm)"; \
-		install -D -o root -g kvm -m 4750 bin/qemu-direct-helper "$$helper"; \
+# Only on the host itself is the hook put where libvirt runs it, and the helper made
+# setuid: in a package that is done when it is installed. The paths are fixed: programs,
+# units and profiles name each other by them.
+install: build completions ## install everything below DESTDIR, the hook as libvirt's
+	install -D -m 0755 bin/libvirt-direct '$(DESTDIR)/usr/bin/libvirt-direct'
+	install -D -m 0755 bin/vdpd '$(DESTDIR)/usr/sbin/vdpd'
+	install -D -m 0755 bin/qemu-direct-helper '$(DESTDIR)/usr/libexec/qemu-direct-helper'
+	install -d '$(DESTDIR)/usr/libexec/libvirt-direct' '$(DESTDIR)$(UNITDIR)' '$(DESTDIR)/usr/lib/sysusers.d' \
+		'$(DESTDIR)/usr/lib/tmpfiles.d' '$(DESTDIR)/etc/libvirt-direct'
+	install -m 0755 bin/qemu-hook packaging/hook/place-hook '$(DESTDIR)/usr/libexec/libvirt-direct'
+	install -m 0644 packaging/systemd/*.service packaging/systemd/*.timer packaging/systemd/*.path '$(DESTDIR)$(UNITDIR)'
+	install -m 0644 packaging/sysusers/*.conf '$(DESTDIR)/usr/lib/sysusers.d'
+	install -m 0644 packaging/tmpfiles/*.conf '$(DESTDIR)/usr/lib/tmpfiles.d'
+	@cd packaging/etc; for f in *; do \
+		[ -e "$(DESTDIR)/etc/libvirt-direct/$$f" ] || install -m 0644 $$f '$(DESTDIR)/etc/libvirt-direct'; done
+	install -D -m 0644 bin/completions/bash '$(DESTDIR)/usr/share/bash-completion/completions/libvirt-direct'
+	install -D -m 0644 bin/completions/zsh '$(DESTDIR)$(ZSHDIR)/_libvirt-direct'
+	install -D -m 0644 bin/completions/fish '$(DESTDIR)/usr/share/fish/vendor_completions.d/libvirt-direct.fish'
+ifeq (,$(DESTDIR))
+	/usr/libexec/libvirt-direct/place-hook install
+	@if getent group kvm >/dev/null; then \
+		chgrp kvm /usr/libexec/qemu-direct-helper && chmod 4750 /usr/libexec/qemu-direct-helper; \
 	else \
-		install -D -m 0755 bin/qemu-direct-helper "$$helper"; \
-		echo "$$helper is not setuid: that takes root and a group kvm"; \
+		echo "/usr/libexec/qemu-direct-helper is not setuid: there is no group kvm"; \
 	fi
 endif
 
+# Built from a copy, so that neither the tree is written to nor its place matters; from
+# the last commit's time, so that the same tree gives the same bytes.
+deb: ## build the Debian packages into dist/
+	packaging/build deb
+
+rpm: ## build the RPM packages into dist/
+	packaging/build rpm
+
 clean: ## remove what was built (and not .cache, the downloaded kernel)
-	rm -rf bin coverage.out
+	rm -rf bin dist coverage.out
