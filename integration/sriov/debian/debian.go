@@ -68,7 +68,7 @@ func hasIGB(ctx context.Context, program string) bool {
 }
 
 func fetchQEMU(ctx context.Context, cache, root string, log io.Writer) error {
-	archive, codename, err := release(ctx)
+	archive, codename, err := Release(ctx)
 	if err != nil {
 		return err
 	}
@@ -100,9 +100,9 @@ func fetchQEMU(ctx context.Context, cache, root string, log io.Writer) error {
 	return unpack(ctx, debs, root, append(append(apt, "-t", suite, "download"), packages...))
 }
 
-// release returns the archive that this machine's Debian comes from, by apt's own
+// Release returns the archive that this machine's Debian comes from, by apt's own
 // sources, and the release's name.
-func release(ctx context.Context) (archive, codename string, err error) {
+func Release(ctx context.Context) (archive, codename string, err error) {
 	text, err := os.ReadFile("/etc/os-release")
 	if err != nil {
 		return "", "", err

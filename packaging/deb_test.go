@@ -1,0 +1,89 @@
+//go:build integration
+
+package packaging
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"libvirt-direct/integration/host/hosttest"
+	"libvirt-direct/internal/version"
+)
+
+var apt = manager{
+	install: func(m *machine, files []string) string {
+		return m.sh("apt-get -q -y -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-confold install --no-install-recommends " + m.give(files))
+	},
+	remove: func(m *machine) string { return m.sh("dpkg --remove libvirt-direct libvirt-direct-helper libvirt-direct-vdpd") },
+	purge:  func(m *machine) string { return m.sh("dpkg --purge libvirt-direct libvirt-direct-helper libvirt-direct-vdpd") },
+	keeps:  "config.toml",
+}
+
+func TestDebVersion(t *testing.T) {
+	requireDeb(t)
+	require.Equal(t, version.Version+"\n", output(t, "dpkg-parsechangelog", "-l", "debian/changelog", "-S", "Version"))
+}
+
+func TestDebReproducible(t *testing.T) {
+	requireDeb(t)
+	first := must(t, debs)
+	again, err := build("deb", version.Version)
+	require.NoError(t, err)
+	for name, file := range first {
+		one, err := os.ReadFile(file)
+		require.NoError(t, err)
+		two, err := os.ReadFile(again[name])
+		require.NoError(t, err)
+		require.True(t, string(one) == string(two), "%s differs: diffoscope %s %s", name, file, again[name])
+	}
+}
+
+func TestDebContents(t *testing.T) {
+	requireDeb(t)
+	for name, file := range must(t, debs) {
+		var files []string
+		for line := range strings.Lines(output(t, "dpkg-deb", "-c", file)) {
+			f := strings.Fields(line)
+			if strings.HasSuffix(f[5], "/") || strings.Contains(f[5], "/share/doc/") || strings.Contains(f[5], "/share/man/") {
+				continue
+			}
+			require.Equal(t, "root/root", f[1], line)
+			files = append(files, f[0]+" "+strings.TrimPrefix(f[5], "."))
+		}
+		golden(t, name+".files", strings.Join(files, "\n")+"\n")
+		require.NotContains(t, output(t, "dpkg-deb", "-c", file), "rws", "what is setuid is made so with its group, which may not exist yet")
+	}
+}
+
+// lintian's overrides are in the packages, each with its reason.
+func TestLintian(t *testing.T) {
+	requireDeb(t)
+	hosttest.Require(t, "lintian")
+	out := output(t, "lintian", append([]string{"--allow-root", "--fail-on=error", "--tag-display-limit=0"}, must(t, debs).files()...)...)
+	for line := range strings.Lines(out) {
+		require.Contains(t, line, "no-manual-page", "lintian")
+	}
+	overrides, err := filepath.Glob("debian/*.lintian-overrides")
+	require.NoError(t, err)
+	for _, file := range overrides {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		require.True(t, strings.HasPrefix(string(text), "# "), "%s has no reason", file)
+	}
+}
+
+func TestDebLife(t *testing.T) {
+	requireDeb(t)
+	for _, suite := range []string{"bookworm", "trixie"} {
+		t.Run(suite, func(t *testing.T) { life(t, newMachine(t, suite), apt, must(t, oldDebs), must(t, debs)) })
+	}
+}
+
+func TestDebNeighbours(t *testing.T) {
+	requireDeb(t)
+	neighbours(t, newMachine(t, "bookworm"), apt, must(t, debs))
+}
