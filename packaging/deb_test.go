@@ -18,9 +18,13 @@ var apt = manager{
 	install: func(m *machine, files []string) string {
 		return m.sh("apt-get -q -y -o Dpkg::Use-Pty=0 -o Dpkg::Options::=--force-confold install --no-install-recommends " + m.give(files))
 	},
-	remove: func(m *machine) string { return m.sh("dpkg --remove libvirt-direct libvirt-direct-helper libvirt-direct-vdpd") },
-	purge:  func(m *machine) string { return m.sh("dpkg --purge libvirt-direct libvirt-direct-helper libvirt-direct-vdpd") },
-	keeps:  "config.toml",
+	remove: func(m *machine) string {
+		return m.sh("dpkg --remove libvirt-direct libvirt-direct-helper libvirt-direct-vdpd")
+	},
+	purge: func(m *machine) string {
+		return m.sh("dpkg --purge libvirt-direct libvirt-direct-helper libvirt-direct-vdpd")
+	},
+	keeps: "config.toml",
 }
 
 func TestDebVersion(t *testing.T) {
