@@ -104,7 +104,7 @@ fuzz: ## run each fuzz target for FUZZTIME
 # Only on the host itself is the hook put where libvirt runs it, and the helper made
 # setuid: in a package that is done when it is installed. The paths are fixed: programs,
 # units and profiles name each other by them.
-install: build completions ## install everything below DESTDIR, the hook as libvirt's
+install: build man completions ## install everything below DESTDIR, the hook as libvirt's
 	install -D -m 0755 bin/libvirt-direct '$(DESTDIR)/usr/bin/libvirt-direct'
 	install -D -m 0755 bin/vdpd '$(DESTDIR)/usr/sbin/vdpd'
 	install -D -m 0755 bin/qemu-direct-helper '$(DESTDIR)/usr/libexec/qemu-direct-helper'
@@ -116,6 +116,7 @@ install: build completions ## install everything below DESTDIR, the hook as libv
 	install -m 0644 packaging/tmpfiles/*.conf '$(DESTDIR)/usr/lib/tmpfiles.d'
 	@cd packaging/etc; for f in *; do \
 		[ -e "$(DESTDIR)/etc/libvirt-direct/$$f" ] || install -m 0644 $$f '$(DESTDIR)/etc/libvirt-direct'; done
+	@for page in bin/man/*; do install -D -m 0644 -t "$(DESTDIR)/usr/share/man/man$${page##*.}" $$page; done
 	install -D -m 0644 bin/completions/bash '$(DESTDIR)/usr/share/bash-completion/completions/libvirt-direct'
 	install -D -m 0644 bin/completions/zsh '$(DESTDIR)$(ZSHDIR)/_libvirt-direct'
 	install -D -m 0644 bin/completions/fish '$(DESTDIR)/usr/share/fish/vendor_completions.d/libvirt-direct.fish'

@@ -67,10 +67,8 @@ func TestDebContents(t *testing.T) {
 func TestLintian(t *testing.T) {
 	requireDeb(t)
 	hosttest.Require(t, "lintian")
-	out := output(t, "lintian", append([]string{"--allow-root", "--fail-on=error", "--tag-display-limit=0"}, must(t, debs).files()...)...)
-	for line := range strings.Lines(out) {
-		require.Contains(t, line, "no-manual-page", "lintian")
-	}
+	out := output(t, "lintian", append([]string{"--allow-root", "--tag-display-limit=0"}, must(t, debs).files()...)...)
+	require.Empty(t, out)
 	overrides, err := filepath.Glob("debian/*.lintian-overrides")
 	require.NoError(t, err)
 	for _, file := range overrides {

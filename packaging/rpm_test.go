@@ -68,19 +68,14 @@ func TestRPMLint(t *testing.T) {
 	requireRPM(t)
 	hosttest.Require(t, "rpmlint")
 	out := output(t, "rpmlint", append([]string{"--config", "rpmlint.toml"}, must(t, rpms).files()...)...)
-	require.Contains(t, out, " 0 errors")
-	for line := range strings.Lines(out) {
-		if strings.Contains(line, ": W: ") {
-			require.Contains(t, line, "no-manual-page", "rpmlint")
-		}
-	}
+	require.Contains(t, out, " 0 errors, 0 warnings")
 }
 
 func TestRPMLife(t *testing.T) {
 	requireRPM(t)
 	m := newMachine(t, "bookworm")
 	// Folders of Fedora's package filesystem.
-	m.sh("mkdir -p /usr/share/fish/vendor_completions.d /usr/share/zsh/site-functions /usr/share/licenses")
+	m.sh("cd /usr/share; mkdir -p man/man1 man/man5 man/man7 man/man8 fish/vendor_completions.d zsh/site-functions licenses")
 	life(t, m, rpm, must(t, oldRPMs), must(t, rpms))
 }
 
