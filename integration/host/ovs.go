@@ -41,28 +41,30 @@ func (p *Peer) StartOVS(ctx context.Context) (*OVS, error) {
 
 // StartDB starts ovsdb-server, with the database as it was.
 func (o *OVS) StartDB(ctx context.Context) (err error) {
-	o.db, err = o.start(ctx, "ovsdb-server", "/run/openvswitch/conf.db", "--remote=punix:"+OVSSocket)
+	o.db, err = o.start(ctx, "ovsdb-server", "ovsdb-server", "--pidfile", "/run/openvswitch/conf.db", "--remote=punix:"+OVSSocket)
 	return err
 }
 
 // StartSwitch starts ovs-vswitchd.
 func (o *OVS) StartSwitch(ctx context.Context) (err error) {
-	o.vswitchd, err = o.start(ctx, "ovs-vswitchd", "unix:"+OVSSocket, "--disable-system")
+	o.vswitchd, err = o.start(ctx, "ovs-vswitchd", "ovs-vswitchd", "--pidfile", "unix:"+OVSSocket, "--disable-system")
 	return err
 }
 
-func (o *OVS) start(ctx context.Context, name string, args ...string) (*process, error) {
-	args = append(args, "--pidfile", "--no-chdir", "-vconsole:err", "-vsyslog:off")
+// start starts a daemon and waits until it answers at its control socket, ctl, as
+// ovs-appctl takes it.
+func (o *OVS) start(ctx context.Context, name, ctl string, args ...string) (*process, error) {
+	args = append(args, "--no-chdir", "-vconsole:err", "-vsyslog:off")
 	cmd := o.peer.Command(context.WithoutCancel(ctx), name, args...)
+	cmd.Env = append(cmd.Env, "OVN_RUNDIR=/run/openvswitch") // ovn-controller's socket has no other option
 	cmd.Stderr = o.peer.log
 	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
 	proc, err := startProcess(cmd, func(r io.Reader) { io.Copy(o.peer.log, r) })
 	if err != nil {
 		return nil, fmt.Errorf("%s: start %s: %w", o.peer.opts.Name, name, err)
 	}
-	// Its control socket is there when it is ready.
 	for {
-		if _, err = o.peer.Run(ctx, "ovs-appctl", "-t", name, "version"); err == nil {
+		if _, err = o.peer.Run(ctx, "ovs-appctl", "-t", ctl, "version"); err == nil {
 			return proc, nil
 		}
 		select {
