@@ -242,6 +242,7 @@ func (p *portConfig) neighbor() vdp.Edition {
 // diagnose says what is wrong with a port's configuration or switch, and how
 // to mend it.
 func (p *portConfig) diagnose(port string, ed, sw vdp.Edition) ([]string, error) {
+	// Only where nothing else helps, and last (trap 16).
 	reload := []string{"kill -HUP $(lldptool ping)"}
 	if ed == vdp.EditionAuto {
 		ed = sw
@@ -268,7 +269,8 @@ func (p *portConfig) diagnose(port string, ed, sw vdp.Edition) ([]string, error)
 			return p.configure(port, ed), ErrPortNotConfigured
 		case p.engine == vdp.Edition2012:
 			// The engine of the 2012 edition takes each port a second after the
-			// port appears, and does not leave it (lldp_evb22.c:evb22_timer).
+			// port appears, and does not leave it (lldp_evb22.c:evb22_timer;
+			// trap 1).
 			return reload, ErrNeedsReload
 		case p.remoteDraft == nil || p.remoteDraft.SupportedCapabilities&capsVDP != capsVDP,
 			p.localDraft == nil || p.localDraft.Capabilities&capsVDP != capsVDP:
@@ -298,7 +300,7 @@ func (p *portConfig) configure(port string, ed vdp.Edition) []string {
 		fix = append(fix, "lldptool -L -i "+port+" -g ncb adminStatus=rxtx")
 	}
 	// While one of the editions sends its TLV, lldpad refuses enableTx=yes of
-	// anything else (lldp_evb22_cmds.c:test_arg_tlvtxenable).
+	// anything else (lldp_evb22_cmds.c:test_arg_tlvtxenable; trap 2).
 	if p.draft["enableTx"] == "yes" {
 		set("evbCfg", "enableTx=no")
 	}
@@ -325,7 +327,7 @@ func (p *portConfig) configure(port string, ed vdp.Edition) []string {
 
 // failedDraft returns the VSIs that have come to an end without anybody having
 // asked for the result. Those are found without side effects; then the result
-// is taken.
+// is taken (traps 3 and 5).
 func (c *Client) failedDraft(ctx context.Context, r *inspection) ([]vdp.VSIStatus, error) {
 	failed, err := c.exited(ctx, r.Port)
 	if err != nil || len(failed) == 0 {
@@ -390,7 +392,7 @@ func (c *Client) exited(ctx context.Context, port string) (map[vdp.ID]bool, erro
 // state,manager,type,version,uuid,2,mac,vlan and so on without a separator
 // between entries, so that a VLAN ends in the next one's state. States have
 // one digit, and so the fourth field before a UUID ends in its state. The list
-// is cut at 256 octets (VDP_BUF_SIZE).
+// is cut at 256 octets (VDP_BUF_SIZE). This is trap 13.
 func parseModes(s string) map[vdp.ID]byte {
 	states := make(map[vdp.ID]byte)
 	fields := strings.Split(s, ",")

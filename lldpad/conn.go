@@ -25,13 +25,13 @@ const (
 	controlAddr = "@/com/intel/lldpad"
 
 	// replyTimeout bounds the wait for one reply: lldpad may be asleep for a
-	// second several times over (vdp.c:vdp_trigger).
+	// second several times over (vdp.c:vdp_trigger; trap 9).
 	replyTimeout = 5 * time.Second
 )
 
 // A conn is the control socket. One goroutine reads it all the time: lldpad
 // writes to it without a time limit, so that a client which is attached for
-// events and does not read would stop lldpad.
+// events and does not read would stop lldpad (trap 9).
 type conn struct {
 	sock *net.UnixConn
 	peer *net.UnixAddr
@@ -193,7 +193,8 @@ const pong = "R00PPONG"
 func isPong(b []byte) bool { return bytes.HasPrefix(b, []byte(pong)) }
 
 // ping returns lldpad's rtnetlink port id, which is its process id as it sees
-// it itself. The pid file may be another namespace's, or left over.
+// it itself. The pid file may be another namespace's, or left over
+// (trap 17).
 func (c *conn) ping(ctx context.Context) (uint32, error) {
 	b, err := c.ask(ctx, "P", func(b []byte) bool { return isPong(b) || bytes.Equal(b, []byte("R0a")) })
 	if err != nil {

@@ -13,31 +13,47 @@
 // lets anybody change until it is restarted, and because rtnetlink never shows
 // a VID that the switch chose.
 //
-// What lldpad 1.1 does that its caller must know, and what is done about it:
+// These are the traps of lldpad 1.1, and what is done about each. Code and tests that
+// have to do with one name it by its number.
 //
-//   - A port belongs to the 2012 edition from a second after its appearance, and
-//     to the draft only after a reload: ErrNeedsReload.
-//   - enableTx=yes is refused while another EVB TLV is on: the order of
-//     Report.Fix.
-//   - A reload may crash some versions, and makes lldpad forget its VSIs; so
-//     does a restart, and nobody is told: ErrRestarted, for restarts.
-//   - GETLINK forgets what it has reported, and skips the VSI behind that:
+//  1. A port belongs to the 2012 edition from a second after its appearance, and to
+//     the draft only after a reload: ErrNeedsReload.
+//  2. enableTx=yes is refused while another EVB TLV is on: the order of Report.Fix.
+//  3. Draft: GETLINK forgets what it has reported, and skips the VSI behind that:
 //     Client.Query warns, and a VSI must be missing twice.
-//   - De-associating an unknown VSI of the draft leaves an entry for ever, and
-//     lldptool's leave theirs in the state exit: not sent, and shown by Check.
-//   - Over rtnetlink, the 2012 edition leaves dead VSIs, shows old results and
-//     indicates its caller's own de-association: the control socket instead.
-//   - It refuses VSI ids that begin with eight zero octets, VLAN 1 and one MAC
-//     in two filters without a reason, and guesses how to read a manager id:
-//     ErrRejected beforehand, and all 32 digits.
-//   - It sleeps for a second when it indicates, and waits for receivers that do
-//     not read: replyTimeout, and sockets that are read all the time.
-//   - It sends an event as often as a client has attached: once.
-//   - A get answers with the status of a module that has nothing to do with it:
-//     Check reads the body all the same.
-//   - Frames are read past their end, and illegal states abort it (assert);
-//     its configuration grows with every interface it ever saw: none of which a
-//     client can help. See package vdp for a station that needs no lldpad.
-//   - There is one lldpad for each network namespace, and its pid file is
-//     per mount namespace: the process id comes from lldpad itself.
+//  4. Draft: de-associating an unknown VSI leaves an entry for ever: not sent.
+//  5. Draft: lldptool's VSIs stay in the state exit: shown by Check.
+//  6. 2012 over rtnetlink: a request that timed out leaves a VSI that nobody can
+//     change until a restart: the control socket instead.
+//  7. 2012 over rtnetlink: old results are shown for new ones, and the caller's own
+//     de-association is indicated to it: likewise.
+//  8. 2012: VSI ids that begin with eight zero octets, VLAN 1 and one MAC in two
+//     filters are refused without a reason: ErrRejected beforehand. How a manager id
+//     is read depends on its digits: all 32 are sent.
+//  9. It sleeps for a second when it indicates, and waits for receivers that do not
+//     read: replyTimeout, and sockets that are read all the time.
+//  10. A GETLINK is parsed into an array that is one attribute too short: none is
+//     sent.
+//  11. Frames longer than 1514 octets overrun its buffers, and VDP is read past the
+//     end of what has no End TLV: package vdp sends no such frames.
+//  12. Illegal transitions of a VSI abort it (assert): ErrDowngrade, ErrConflict and
+//     ErrBusy beforehand.
+//  13. lldptool's list of modes has no separators: parseModes.
+//  14. A restart forgets all VSIs, and nobody is told; so does a reload: ErrRestarted,
+//     for restarts.
+//  15. Its configuration grows with every interface that it ever saw, and with
+//     thousands of them old versions crash. A client cannot help it: remove
+//     /var/lib/lldpad/lldpad.conf of a host with many short-lived interfaces now and then,
+//     while lldpad does not run, or use vdpd.
+//  16. A reload may crash some versions: Report.Fix has one only where it is needed,
+//     last, and whoever runs it asks Check again, which finds out.
+//  17. There is one lldpad for each network namespace, and its pid file is per mount
+//     namespace: the process id comes from lldpad itself.
+//  18. Draft: there is an ECPDU for each change, and no filter but one MAC with one
+//     VLAN: ErrRejected for others. Package vdp packs.
+//
+// Beside these: an event is sent as often as a client has attached, so that it attaches
+// once; and a get answers with the status of a module that has nothing to do with it, so
+// that Check reads the body all the same. Package vdp has a station that needs no
+// lldpad.
 package lldpad

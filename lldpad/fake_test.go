@@ -191,6 +191,22 @@ func TestResults(t *testing.T) {
 	}
 }
 
+// lldpad sleeps when it indicates, and answers all the same (trap 9).
+func TestSleepingDaemon(t *testing.T) {
+	f := newFake(t)
+	c := f.client()
+	f.on(setAssociate) // nothing for now
+	asleep := time.AfterFunc(1500*time.Millisecond, func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.sock.WriteToUnix([]byte(setOK), f.last)
+		f.sock.WriteToUnix([]byte(seenEvent), f.last)
+	})
+	defer asleep.Stop()
+	_, err := c.Associate(deadline(t, 10*time.Second), "lo", testVSI())
+	require.NoError(t, err)
+}
+
 // The reply to a request that was given up is not taken for that to the next
 // one, which may look the same.
 func TestLateReply(t *testing.T) {
@@ -231,6 +247,7 @@ func TestLostEvent(t *testing.T) {
 	require.NoError(t, err)
 }
 
+// A restart forgets all VSIs (trap 14).
 func TestEventsRestart(t *testing.T) {
 	f := newFake(t)
 	c := f.client()
@@ -265,7 +282,8 @@ func TestEventsOverflow(t *testing.T) {
 	require.ErrorIs(t, err, ErrOverflow)
 }
 
-// The commands of a report say what is missing, and nothing else.
+// The commands of a report say what is missing, and nothing else: a reload only where
+// there must be one, and last (traps 1 and 16).
 func TestDiagnose(t *testing.T) {
 	station := map[string]string{"enableTx": "yes", "evbmode": "station"}
 	draft := map[string]string{"enableTx": "yes", "capabilities": "rte ecp vdp"}
@@ -294,7 +312,7 @@ func TestDiagnose(t *testing.T) {
 		require.ErrorIs(t, err, c.want, name)
 		require.Len(t, fix, c.fix, name)
 	}
-	// What sends its TLV stops before anything else is turned on.
+	// What sends its TLV stops before anything else is turned on (trap 2).
 	p := portConfig{admin: "rxtx", draft: draft, vdp: map[string]string{}, engine: vdp.EditionDraft}
 	fix, _ := p.diagnose("vs0", p.edition(), p.neighbor())
 	require.Equal(t, "lldptool -T -i vs0 -g ncb -V evbCfg -c enableTx=no", fix[0])

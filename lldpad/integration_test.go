@@ -255,6 +255,7 @@ func TestBridge2012(t *testing.T) {
 	require.NoError(t, err)
 	event(vdp.EventEstablished, vdp.Associate, a.ID)
 
+	// lldpad could abort over these, and is not asked (trap 12).
 	_, err = c.PreAssociate(s.ctx, stationPort, a)
 	require.ErrorIs(t, err, vdp.ErrDowngrade)
 	other := newVSI(t, uuidA, 101)
@@ -282,7 +283,7 @@ func TestBridge2012(t *testing.T) {
 	event(vdp.EventRemoved, vdp.DeAssociate, a.ID)
 	require.ErrorIs(t, c.DeAssociate(s.ctx, stationPort, a), vdp.ErrUnknownVSI)
 
-	// A restart forgets b, and only Events notices.
+	// A restart forgets b, and only Events notices (trap 14).
 	station.kill()
 	_, err = c.Query(s.ctx, stationPort)
 	require.ErrorIs(t, err, lldpad.ErrNoDaemon)
@@ -300,7 +301,8 @@ func TestBridge2012(t *testing.T) {
 	require.NoError(t, err)
 	event(vdp.EventEstablished, vdp.Associate, a.ID)
 
-	// The switch falls silent. Whoever does not wait can still take back.
+	// The switch falls silent. Whoever does not wait can still take back: there are no
+	// dead VSIs as over rtnetlink (trap 6).
 	bridge.kill()
 	ctx, cancel := context.WithTimeout(s.ctx, time.Second)
 	defer cancel()
@@ -394,8 +396,8 @@ func TestDraft(t *testing.T) {
 	s.mend(r)
 	r = s.until(c, lldpad.ErrNeedsReload)
 	_, err := c.Associate(s.ctx, stationPort, newVSI(t, uuidA, 100))
-	require.ErrorIs(t, err, lldpad.ErrNeedsReload)
-	s.mend(r)
+	require.ErrorIs(t, err, lldpad.ErrNeedsReload) // trap 1
+	s.mend(r)                                      // it has lived through the reload (trap 16)
 	r = s.until(c, nil)
 	require.Equal(t, vdp.EditionDraft, r.Edition)
 
@@ -422,14 +424,16 @@ func TestDraft(t *testing.T) {
 		return nil
 	}))
 
-	// Our own de-association is no event; the switch's is.
+	// Our own de-association is no event (trap 7); the switch's is, although lldpad
+	// sleeps before (trap 9).
 	require.NoError(t, c.DeAssociate(s.ctx, stationPort, b))
 	require.NoError(t, server.Do(func(bridge *vdptest.Bridge) [][]byte { return bridge.DeAssociate(time.Now(), a.ID) }))
 	ev, err := events.Next(s.ctx)
 	require.NoError(t, err)
 	require.Equal(t, vdp.Event{Type: vdp.EventLost, VSI: a, Err: vdp.ErrBridgeDeassociated}, ev)
 
-	// A VSI that lldpad does not know is not asked for: it would stay for ever.
+	// A VSI that lldpad does not know is not asked for: it would stay for ever
+	// (trap 4).
 	require.ErrorIs(t, c.DeAssociate(s.ctx, stationPort, b), vdp.ErrUnknownVSI)
 	list, err = c.Query(s.ctx, stationPort)
 	require.NoError(t, err)
@@ -442,7 +446,7 @@ func TestDraft(t *testing.T) {
 	require.Equal(t, vdp.ReasonDraftVTIDViolation, refused.Status)
 	t.Log(err)
 
-	// Refused and not asked for: lldptool does not wait.
+	// Refused and not asked for: lldptool does not wait (trap 5).
 	_, err = s.station.Run(s.ctx, "lldptool", "-T", "-i", stationPort, "-g", "ncb", "-V", "vdp", "-c",
 		"mode=2,12,1193046,1,"+uuidB+",2,52:54:00:c7:3e:ce,3")
 	require.NoError(t, err)

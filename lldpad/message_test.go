@@ -108,7 +108,7 @@ func TestParseReplies(t *testing.T) {
 	}
 }
 
-// A VLAN runs into the next entry's state.
+// A VLAN runs into the next entry's state (trap 13).
 func TestParseModes(t *testing.T) {
 	dead, err := vdp.ParseUUID("deadbeef-0000-0000-0000-000000000001")
 	require.NoError(t, err)
@@ -138,6 +138,7 @@ func TestParseFilter(t *testing.T) {
 	}
 }
 
+// What lldpad refuses without a reason is not sent (traps 8 and 18).
 func TestCheckVSI(t *testing.T) {
 	for name, change := range map[string]func(v *vdp.VSI){
 		"zero id start": func(v *vdp.VSI) { v.ID.Octets = [16]byte{8: 1} },

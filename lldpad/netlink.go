@@ -91,6 +91,7 @@ func netlinkError(ctx context.Context, err error) error {
 // whose requests have come to an end once it has reported them: if libvirt
 // waits for one, it will not find it.
 func (c *netlinkConn) status(ctx context.Context, pid uint32, ifindex int) ([]vdpnl.Port, error) {
+	// By its index alone: there must be no attribute (trap 10).
 	r, err := c.roundTrip(ctx, pid, vdpnl.Request{Ifindex: int32(ifindex), Header: vdpnl.Header{Pid: c.port()}})
 	switch {
 	case err != nil:
@@ -116,7 +117,8 @@ func (c *netlinkConn) port() uint32 {
 }
 
 // find returns a VSI's entry. lldpad leaves out the entry behind one that it
-// removes (vdp.c:vdp_status), so that only a VSI missing twice is missing.
+// removes (vdp.c:vdp_status), so that only a VSI missing twice is missing
+// (trap 3).
 func (c *netlinkConn) find(ctx context.Context, pid uint32, ifindex int, id vdp.ID) (vdpnl.Port, bool, error) {
 	for range 2 {
 		ports, err := c.status(ctx, pid, ifindex)
@@ -137,7 +139,7 @@ func (c *netlinkConn) find(ctx context.Context, pid uint32, ifindex int, id vdp.
 func (c *netlinkConn) set(ctx context.Context, pid, events uint32, ifindex int, ifname string, m vdp.Mode, v *vdp.VSI) error {
 	if m == vdp.DeAssociate {
 		// Asked to de-associate a VSI that it does not know, lldpad makes one
-		// that it never removes.
+		// that it never removes (trap 4).
 		switch _, ok, err := c.find(ctx, pid, ifindex, v.ID); {
 		case err != nil:
 			return err

@@ -53,7 +53,7 @@ func (r *report) err() error {
 }
 
 // checkVSI refuses what lldpad would refuse without saying why, or would
-// misunderstand.
+// misunderstand (traps 8 and 18).
 func checkVSI(ed vdp.Edition, v *vdp.VSI) error {
 	if err := v.Validate(ed); err != nil {
 		return err
