@@ -19,6 +19,12 @@ import (
 	"libvirt-direct/internal/state"
 )
 
+// hostStatus is what status prints as JSON.
+type hostStatus struct {
+	Domains []hooks.DomainStatus `json:"domains"`
+	PFs     []pfStatus           `json:"physical_functions"`
+}
+
 func statusCommand(o *options) *cobra.Command {
 	var asJSON bool
 	c := &cobra.Command{
@@ -40,9 +46,13 @@ func statusCommand(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			pfs, err := physicalFunctions(ctx, k, all, "")
+			if err != nil {
+				return err
+			}
 			w := c.OutOrStdout()
 			if asJSON {
-				return printJSON(w, all)
+				return printJSON(w, hostStatus{all, pfs})
 			}
 			if len(all) == 0 {
 				fmt.Fprintln(w, "nothing is held")
@@ -59,10 +69,6 @@ func statusCommand(o *options) *cobra.Command {
 						fmt.Fprintf(w, "    BUT: %s\n", h.Difference)
 					}
 				}
-			}
-			pfs, err := physicalFunctions(ctx, k, all, "")
-			if err != nil {
-				return err
 			}
 			printPFs(w, pfs)
 			return nil
