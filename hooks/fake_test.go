@@ -204,6 +204,20 @@ func (f *fakeKernel) SetMAC(_ context.Context, index int, mac string) error {
 	return f.set("set MAC", index, func(l *link.Link) { l.MAC = mac })
 }
 
+func (f *fakeKernel) SetName(ctx context.Context, index int, name string) error {
+	if _, err := f.ByName(ctx, name); err == nil {
+		return &link.OpError{Op: "rename", Link: name, Err: link.ErrExists}
+	}
+	return f.set("rename", index, func(l *link.Link) {
+		for _, v := range f.sriov.vfs {
+			if v.Netdev == l.Name {
+				v.Netdev = name
+			}
+		}
+		l.Name = name
+	})
+}
+
 func (f *fakeKernel) AddAltName(_ context.Context, index int, name string) error {
 	return f.set("add altname", index, func(l *link.Link) { l.AltNames = append(slices.Clone(l.AltNames), name) })
 }

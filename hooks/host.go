@@ -30,6 +30,7 @@ type Kernel interface {
 	SetAllMulticast(ctx context.Context, index int, on bool) error
 	SetAlias(ctx context.Context, index int, alias string) error
 	SetMAC(ctx context.Context, index int, mac string) error
+	SetName(ctx context.Context, index int, name string) error
 	AddAltName(ctx context.Context, index int, name string) error
 	RemoveAltName(ctx context.Context, index int, name string) error
 	DisableIPv6(ctx context.Context, name string) error

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 
+	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/link"
 	"libvirt-direct/internal/state"
 )
@@ -53,8 +54,10 @@ type VF struct {
 	// Own is the MAC of the VF's network device as it was: libvirt leaves it as the
 	// one that the PF gives.
 	Own string `json:"own,omitempty"`
-	// Up says whether that network device was up.
-	Up bool `json:"up,omitempty"`
+	// Up says whether that network device was up, Netdev and Index what it was.
+	Up     bool   `json:"up,omitempty"`
+	Netdev string `json:"netdev,omitempty"`
+	Index  int    `json:"index,omitempty"`
 	// Contested: another guest had the VF when this one was to get it, and was not
 	// started.
 	Contested bool `json:"contested,omitempty"`
@@ -85,6 +88,9 @@ func (v *VF) check() error {
 	}
 	if v.Number < 0 || v.Number > 1<<16 {
 		return fmt.Errorf("VF %d", v.Number)
+	}
+	if v.Netdev != "" && !config.ValidIfname(v.Netdev) {
+		return fmt.Errorf("network device %q", v.Netdev)
 	}
 	return errors.Join(v.Want.Check(), v.Before.Check())
 }
@@ -140,7 +146,7 @@ func (a *applier) doVF(ctx context.Context, s Step) error {
 	}
 	if i >= 0 {
 		noted := a.steps[i].VF
-		v.Before, v.Own, v.Up = noted.Before, noted.Own, noted.Up
+		v.found(noted)
 		if noted.Program { // by the network's words, behind the domain's own
 			v.Want, v.Optional = v.Want.Over(noted.Want), append(v.Optional, noted.Optional...)
 		}
@@ -182,7 +188,7 @@ func (a *applier) doVF(ctx context.Context, s Step) error {
 // it, who has not put it back; or as libvirt saved it, where libvirt came first.
 func (a *applier) remember(ctx context.Context, v *VF, pf link.Link, rivals []*VF) error {
 	for _, r := range rivals {
-		v.Before, v.Own, v.Up = r.Before, r.Own, r.Up
+		v.found(r)
 		return nil
 	}
 	now, err := a.kernel.VF(ctx, pf, v.Number)
@@ -194,11 +200,16 @@ func (a *applier) remember(ctx context.Context, v *VF, pf link.Link, rivals []*V
 	if ignore(err, link.ErrNotFound) != nil {
 		return err
 	}
-	v.Own, v.Up = dev.MAC, dev.Up
+	v.Own, v.Up, v.Netdev, v.Index = dev.MAC, dev.Up, dev.Name, dev.Index
 	if v.Program {
 		savedByLibvirt(a.libvirt, pf.Name, v)
 	}
 	return nil
+}
+
+// found takes over what another claim has found.
+func (v *VF) found(o *VF) {
+	v.Before, v.Own, v.Up, v.Netdev, v.Index = o.Before, o.Own, o.Up, o.Netdev, o.Index
 }
 
 // netdev returns a VF's network device, whatever it is called now, or an error matching
@@ -370,6 +381,7 @@ func (a *applier) reassert(ctx context.Context, pf link.Link, owner *VF) error {
 // putBackNetdev puts a VF's network device back. Where a macvtap has gone from it the
 // kernel has given it its MAC again, unless its driver takes none while it is up.
 func (a *applier) putBackNetdev(ctx context.Context, dev link.Link, v *VF) error {
+	a.putBackName(ctx, dev, v)
 	if dev.Up && !v.Up {
 		if err := a.kernel.SetUp(ctx, dev.Index, false); err != nil {
 			return err
@@ -384,6 +396,20 @@ func (a *applier) putBackNetdev(ctx context.Context, dev link.Link, v *VF) error
 		return a.kernel.SetUp(ctx, dev.Index, true)
 	}
 	return nil
+}
+
+// putBackName renames a VF's network device that is a new one, because its driver was
+// bound again: without udev it has the first name that was free. One that somebody has
+// renamed is let be, and one whose name is another's by now: nothing here goes by it.
+func (a *applier) putBackName(ctx context.Context, dev link.Link, v *VF) {
+	if v.Netdev == "" || dev.Name == v.Netdev || dev.Index == v.Index {
+		return
+	}
+	if err := a.kernel.SetName(ctx, dev.Index, v.Netdev); err != nil {
+		a.note("the network device of %s was %s and is now %s: %v", v.name(), v.Netdev, dev.Name, err)
+		return
+	}
+	a.note("%s is %s again", dev.Name, v.Netdev)
 }
 
 // toPutBack returns the settings to put back, and the attributes that somebody else

@@ -74,6 +74,71 @@ func TestHostdevLife(t *testing.T) {
 	require.Empty(t, w.journals())
 }
 
+// A VF and its PF are known by their places on the bus: what their network devices are
+// called when the guest ends is no matter.
+func TestVFComesBackUnderAnotherName(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		taken bool // the old one, by then
+		want  string
+	}{{"free", false, "vf1"}, {"taken", true, "eth9"}} {
+		t.Run(test.name, func(t *testing.T) {
+			w := newVFWorld(t)
+			ctx, k, vf := context.Background(), w.kernel, w.kernel.vf(1)
+			old, err := k.ByName(ctx, "vf1")
+			require.NoError(t, err)
+			before := vf.String()
+			dump := k.dump()
+			doc := domain(uuidA, vfWords(mac1, "trust='yes'"), hostdev(mac1, "1", "<vlan><tag id='42'/></vlan>"))
+			w.must(Prepare, doc)
+			delete(k.links, old.Index)
+			vf.Netdev = "" // VFIO has it
+			vf.libvirtTakes(mac1, 42)
+			w.must(Start, doc)
+			require.NotEqual(t, before, vf.String())
+
+			pf, err := k.ByName(ctx, vf.pf)
+			require.NoError(t, err)
+			require.NoError(t, k.SetName(ctx, pf.Index, "pf9"))
+			for _, v := range k.sriov.vfs {
+				v.pf = "pf9"
+			}
+			k.next++
+			k.links[k.next] = &link.Link{Index: k.next, Name: "eth9", MAC: mac1, MTU: 1500}
+			vf.Netdev = "eth9"
+			if test.taken {
+				k.links[old.Index] = &link.Link{Index: old.Index, Name: "vf1", MAC: "02:00:00:00:00:99"}
+			}
+			w.must(Stopped, doc)
+			w.must(Release, doc)
+			require.Equal(t, before, vf.String(), "its settings are put back")
+			require.Equal(t, test.want, vf.Netdev)
+			dev, err := k.ByName(ctx, vf.Netdev)
+			require.NoError(t, err)
+			require.Equal(t, old.MAC, dev.MAC, "its own MAC as well")
+			require.NoError(t, k.SetName(ctx, pf.Index, pf.Name))
+			if !test.taken {
+				require.Equal(t, dump, k.dump())
+			}
+			require.Empty(t, w.journals())
+		})
+	}
+}
+
+// A network device that has been there all the time is called what somebody calls it.
+func TestRenamedVFStaysRenamed(t *testing.T) {
+	w := newVFWorld(t)
+	doc := domain(uuidA, vfWords(mac1, "profile='gold'"), direct(mac1, "vf2", "passthrough"))
+	w.must(Prepare, doc)
+	w.must(Start, doc)
+	dev, err := w.kernel.ByName(context.Background(), "vf2")
+	require.NoError(t, err)
+	require.NoError(t, w.kernel.SetName(context.Background(), dev.Index, "mine"))
+	w.must(Release, doc)
+	require.Equal(t, "mine", w.kernel.vf(2).Netdev)
+	require.Empty(t, w.journals())
+}
+
 func TestPassthroughLife(t *testing.T) {
 	w := newVFWorld(t)
 	vf := w.kernel.vf(2)

@@ -170,6 +170,10 @@ func (k *mortal) SetMAC(ctx context.Context, index int, mac string) error {
 	return k.change(func() error { return k.Kernel.SetMAC(ctx, index, mac) })
 }
 
+func (k *mortal) SetName(ctx context.Context, index int, name string) error {
+	return k.change(func() error { return k.Kernel.SetName(ctx, index, name) })
+}
+
 func (k *mortal) AddAltName(ctx context.Context, index int, name string) error {
 	return k.change(func() error { return k.Kernel.AddAltName(ctx, index, name) })
 }

@@ -260,6 +260,11 @@ func (c *Conn) SetAlias(ctx context.Context, index int, alias string) error {
 	return c.set(ctx, "set alias of", index, nl.NewRtAttr(unix.IFLA_IFALIAS, []byte(alias)))
 }
 
+// SetName renames a device. Most kernels do so only while it is down.
+func (c *Conn) SetName(ctx context.Context, index int, name string) error {
+	return c.set(ctx, "rename", index, nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+}
+
 // SetMAC sets the device's address.
 func (c *Conn) SetMAC(ctx context.Context, index int, mac string) error {
 	b, err := parseMAC(mac)

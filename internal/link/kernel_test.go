@@ -102,6 +102,9 @@ func TestAltNames(t *testing.T) {
 	ip("link", "add", "nica", "type", "veth", "peer", "name", "wire")
 	l, err := c.ByName(ctx, "nica")
 	require.NoError(t, err)
+	require.NoError(t, c.SetName(ctx, l.Index, "nicb"))
+	require.ErrorIs(t, c.SetName(ctx, l.Index, "wire"), ErrExists)
+	require.NoError(t, c.SetName(ctx, l.Index, "nica"))
 	require.NoError(t, c.AddAltName(ctx, l.Index, "storage"))
 	require.NoError(t, c.AddAltName(ctx, l.Index, "a-name-that-is-longer-than-fifteen"))
 	for _, name := range []string{"storage", "a-name-that-is-longer-than-fifteen"} {
