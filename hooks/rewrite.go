@@ -282,6 +282,9 @@ func Loses(n *xmlfilter.NIC) []string {
 	if n.Words != nil && n.Words.Was != nil && isQbg(n.Words.Was.VirtualPort) {
 		lost = append(lost, "802.1Qbg: an incoming migration associates the VSI before the memory has arrived, where libvirt pre-associates it")
 	}
+	if n.Words != nil && n.Words.PortProfile != "" {
+		lost = append(lost, "802.1Qbh: an incoming migration associates the port before the memory has arrived, where libvirt pre-associates it")
+	}
 	if wasOnOVS(n) != nil {
 		return append(lost, "<bandwidth>: libvirt applies it by tc, not by Open vSwitch; say ingressrate and maxrate in the profile")
 	}
