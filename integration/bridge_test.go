@@ -28,7 +28,9 @@ func TestIsolatedBridgePorts(t *testing.T) {
 	s.up()
 	before := s.snapshot()
 	a := newLinux(t, "a", 1, bridged(1, "br0", ""), "profile='tenant'", addr(2))
-	b := newLinux(t, "b", 2, bridged(2, "br0", ""), "profile='tenant'")
+	// The second one by a network of libvirt's that names the bridge.
+	s.network("lan", "<network><name>lan</name><forward mode='bridge'/><bridge name='br0'/></network>")
+	b := newLinux(t, "b", 2, networked(2, "lan"), "profile='tenant'")
 	s.define(a.Domain)
 	s.define(b.Domain)
 

@@ -25,6 +25,17 @@ func (s *site) network(name, xml string) {
 	s.virsh("net-start", name)
 }
 
+// networkHook installs the hook for networks, before libvirtd is started.
+func (s *site) networkHook() {
+	s.t.Helper()
+	s.run("", "ln", "-s", "qemu", "/etc/libvirt/hooks/network")
+}
+
+// networked is an <interface type='network'> without network boot.
+func networked(n int, network string) string {
+	return fmt.Sprintf("<interface type='network'><mac address='%s'/><source network='%s'/><model type='virtio'/><rom enabled='no'/></interface>", mac(n), network)
+}
+
 // leases describes a guest number n on one of libvirt's networks, which asks for an
 // address and pings a peer.
 func leases(t *testing.T, name string, n int, words, peer string) *linux {
@@ -35,10 +46,8 @@ func leases(t *testing.T, name string, n int, words, peer string) *linux {
 	require.NoError(t, err)
 	g := &linux{n: n, Domain: host.Domain{
 		Name: name, MemoryMiB: 128, Kernel: img.KernelPath, Initrd: img.InitrdPath, SerialLog: filepath.Join(t.TempDir(), "console"),
-		Cmdline: guest.Cmdline{NICs: []guest.NIC{{MAC: hw, DHCP: true, Peer: netip.MustParseAddr(peer)}}}.String(),
-		Interfaces: []string{fmt.Sprintf("<interface type='network'><mac address='%s'/><source network='%s'/><model type='virtio'/><rom enabled='no'/></interface>",
-			mac(n), name)},
-		Metadata: metadata(n, words),
+		Cmdline:    guest.Cmdline{NICs: []guest.NIC{{MAC: hw, DHCP: true, Peer: netip.MustParseAddr(peer)}}}.String(),
+		Interfaces: []string{networked(n, name)}, Metadata: metadata(n, words),
 	}}
 	g.console = &guest.Console{Path: g.SerialLog}
 	return g
@@ -59,6 +68,7 @@ func TestLibvirtNetworks(t *testing.T) {
 	s := newSite(ctx, t, "a", "")
 	l := newLAN(ctx, t, plug{s, "nica"})
 	require.NoError(t, s.SetAddress(ctx, "nica", "10.55.0.9/24"))
+	s.networkHook()
 	s.up()
 	before := s.snapshot()
 	for i, forward := range []string{"nat", "route", ""} {
@@ -103,5 +113,58 @@ func TestLibvirtNetworks(t *testing.T) {
 		s.stop(g.Name)
 		s.virsh("net-destroy", g.Name)
 	}
+	s.unchanged(before)
+}
+
+// libvirt's pool does not hand out a device that a hook-owned NIC stands on, and does so
+// once that guest has ended. libvirt alone would start the second guest's NIC and fail
+// with an errno, or for a whole function take it from under the first.
+func TestPoolBesideHookOwned(t *testing.T) {
+	ctx := deadline(t, 2*time.Minute)
+	s := newSite(ctx, t, "a", "")
+	newLAN(ctx, t, plug{s, "nica"})
+	s.networkHook()
+	s.up()
+	s.network("pool", "<network><name>pool</name><forward mode='passthrough'><interface dev='nica'/></forward></network>")
+	before := s.snapshot()
+	own := tiny("own", direct(1, "nica", "passthrough"))
+	own.Metadata = metadata(1, "own='hook'")
+	s.rewrite(own)
+	s.define(tiny("pooled", networked(2, "pool")))
+	for range 2 {
+		s.start("own")
+		held := s.snapshot()
+		_, err := s.Virsh(ctx, "start", "pooled")
+		require.ErrorContains(t, err, `libvirt-direct: port-created: network "pool": in use by another guest: it hands out nica, which domain "own" has; take it out of the network, or stop that domain`)
+		require.Empty(t, held.Diff(s.snapshot()))
+		s.stop("own")
+		s.start("pooled")
+		require.Len(t, s.macvtaps(), 1)
+		for _, m := range s.macvtaps() {
+			require.Equal(t, "nica", m["parent"])
+			require.Equal(t, "passthru", m["mode"])
+		}
+		_, err = s.Virsh(ctx, "start", "own")
+		require.Error(t, err)
+		s.stop("pooled")
+	}
+
+	// The other modes pass through as they are, but for what the words ask.
+	modes := map[string]string{mac(3): "bridge", mac(4): "private", mac(5): "vepa"}
+	all := tiny("all")
+	for i, mode := range []string{"bridge", "private", "vepa"} {
+		s.network(mode, fmt.Sprintf("<network><name>%[1]s</name><forward mode='%[1]s'><interface dev='nica'/></forward></network>", mode))
+		all.Interfaces = append(all.Interfaces, networked(3+i, mode))
+	}
+	all.Metadata = metadata(5, "allmulticast='yes'")
+	s.define(all)
+	s.start("all")
+	for name, m := range s.macvtaps() {
+		require.Equal(t, modes[m["mac"]], m["mode"])
+		flags := s.run("", "ip", "link", "show", name)
+		require.Equal(t, m["mac"] == mac(5), strings.Contains(flags, "ALLMULTI"), flags)
+	}
+	require.Len(t, s.macvtaps(), 3)
+	s.stop("all")
 	s.unchanged(before)
 }

@@ -64,6 +64,7 @@ func checkCommand(o *options) *cobra.Command {
 			c.hook()
 			c.daemon()
 			c.uplinks()
+			c.networks()
 			c.kernel()
 			c.helper()
 			c.leftovers()
@@ -278,6 +279,7 @@ func (c *checker) uplinks() {
 			c.say(levelOK, about, "%s, MTU %d", l.Name, l.MTU)
 		}
 		if err == nil {
+			c.bridges(k, cfg.Uplinks[name], l)
 			c.qbg(name, l.Name)
 		}
 	}

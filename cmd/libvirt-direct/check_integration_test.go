@@ -51,12 +51,26 @@ func TestCheck(t *testing.T) {
 			s.run("ip", "link", "add", "name", "old", "link", "nica", "type", "macvtap")
 			s.run("ip", "link", "set", "old", "alias", "libvirt-direct aaaaaaaa-0000-4000-8000-000000000001")
 		}, "note leftovers 1 of domains that are not running", 0},
+		{"uplink in a bridge", inBridge("stp_state", "0"), "note bridge storage nica is a port of br9: the kernel makes no macvtap on it;", 0},
+		{"without a spanning tree", inBridge("stp_state", "0"), "note bridge storage br9 runs no spanning tree and so passes frames to 01:80:C2:00:00:00 on: lldpad hears neither EVB nor VDP on nica", 0},
+		{"with one", inBridge("stp_state", "1"), "note bridge storage br9 runs a spanning tree: it sends BPDUs out of nica", 0},
+		{"that lets nothing through yet", inBridge("stp_state", "1"), "note bridge storage the spanning tree of br9 lets nothing through nica now (state 1)", 0},
+		{"LLDP kept", inBridge("group_fwd_mask", "0"), "ok bridge storage LLDP (01:80:C2:00:00:0E) of guests in br9 ends there, as IEEE 802.1Q wants it; where a guest is to speak with the switch: ip link set br9 type bridge group_fwd_mask 0x4000", 0},
+		{"LLDP passed on", inBridge("group_fwd_mask", "0x4000"), "note bridge storage group_fwd_mask of br9 passes LLDP (01:80:C2:00:00:0E) on to guests", 0},
+		{"a bridge as uplink", func(s *site) {
+			s.run("ip", "link", "add", "br9", "type", "bridge")
+			s.write(config.Path, 0o644, "[uplink.storage]\ndevice = \"br9\"\nvlans = [\"10\"]\n")
+		}, "note bridge storage br9 does not filter VLANs", 0},
+		{"a pool without the network hook", pool, "note networks pool hand out devices of this host, and our hook for networks is not installed: ln -s qemu /etc/libvirt/hooks/network", 0},
+		{"a pool with it", func(s *site) { pool(s); s.run("ln", "-s", "qemu", "/etc/libvirt/hooks/network") },
+			"ok networks pool hand out devices of this host; /etc/libvirt/hooks/network sees to it", 0},
 		{"libvirt", func(*site) {}, "ok libvirt qemu:///system answers", 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := s.in(t)
 			defer func() {
-				s.Run(s.ctx, "sh", "-c", "rm -rf "+hookFile+" "+hookFile+".d "+helperPath+"; ip link set nica up; ip link del old")
+				s.Run(s.ctx, "sh", "-c", "rm -rf "+hookFile+" "+hookFile+".d /etc/libvirt/hooks/network "+helperPath+
+					"; ip link set nica up; ip link del old; ip link del br9; virsh -q net-destroy pool")
 				s.installHook(hookFile, 0o755)
 				s.write(config.Path, 0o644, uplinkConfig)
 			}()
@@ -72,6 +86,23 @@ func TestCheck(t *testing.T) {
 			require.Contains(t, strings.Join(lines, "\n"), c.line)
 		})
 	}
+}
+
+// inBridge makes the uplink a port of a bridge with an option set so.
+func inBridge(option, value string) func(*site) {
+	return func(s *site) {
+		s.run("ip", "link", "add", "br9", "type", "bridge", option, value)
+		s.run("ip", "link", "set", "br9", "up")
+		s.run("ip", "link", "set", "nica", "master", "br9")
+		_, err := s.Run(s.ctx, "ip", "link", "add", "link", "nica", "type", "macvtap")
+		require.Error(s.t, err, "as check says")
+	}
+}
+
+// pool starts one of libvirt's networks that hands out the uplink.
+func pool(s *site) {
+	s.write("/run/pool.xml", 0o600, "<network><name>pool</name><forward mode='bridge'><interface dev='nica'/></forward></network>")
+	s.virsh("net-create", "/run/pool.xml")
 }
 
 func (s *site) installHelper(mode string) {

@@ -41,8 +41,8 @@ func installHook(t *testing.T, name, config string) {
 	require.NoError(t, os.MkdirAll("/etc/libvirt/hooks", 0o755))
 	require.NoError(t, os.MkdirAll("/etc/libvirt-direct", 0o755))
 	require.NoError(t, os.WriteFile("/etc/libvirt-direct/config.toml", []byte(config), 0o644))
-	sh(t, "install -m 755 %s /etc/libvirt/hooks/qemu", program(name))
-	t.Cleanup(func() { os.Remove("/etc/libvirt/hooks/qemu") })
+	sh(t, "install -m 755 %s /etc/libvirt/hooks/qemu && ln -sf qemu /etc/libvirt/hooks/network", program(name))
+	t.Cleanup(func() { sh(t, "rm -f /etc/libvirt/hooks/qemu /etc/libvirt/hooks/network") })
 }
 
 var startLibvirtd = sync.OnceValue(func() error {

@@ -3,10 +3,14 @@
 package link
 
 import (
+	"fmt"
+	"net"
 	"os/exec"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
 func TestBridgePort(t *testing.T) {
@@ -37,4 +41,63 @@ func TestBridgePort(t *testing.T) {
 	out, err := exec.Command("bridge", "fdb", "show", "brport", "tap0").CombinedOutput()
 	require.NoError(t, err)
 	require.Contains(t, string(out), "52:54:00:00:00:01 master br0 static")
+}
+
+// Who hears LLDP from the switch when the uplink is a port of a bridge: lldpad's kind of
+// socket on the uplink, and guests. This is what `libvirt-direct check` tells people.
+func TestBridgeAndLLDP(t *testing.T) {
+	_, _, ip := namespace(t)
+	ip("link", "add", "uplink", "type", "veth", "peer", "name", "wire")
+	ip("link", "add", "vnet0", "type", "veth", "peer", "name", "guest")
+	ip("link", "add", "br0", "type", "bridge", "forward_delay", "0", "mcast_snooping", "0")
+	for _, port := range []string{"uplink", "vnet0"} {
+		ip("link", "set", port, "master", "br0")
+	}
+	for _, l := range []string{"br0", "uplink", "wire", "vnet0", "guest"} {
+		ip("link", "set", l, "up")
+	}
+	const lldp = 0x88cc
+	socket := func(name string) int {
+		l, err := net.InterfaceByName(name)
+		require.NoError(t, err)
+		s, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK, 0)
+		require.NoError(t, err)
+		t.Cleanup(func() { unix.Close(s) })
+		require.NoError(t, unix.Bind(s, &unix.SockaddrLinklayer{Protocol: lldp>>8 | lldp&0xff<<8, Ifindex: l.Index}))
+		require.NoError(t, unix.SetsockoptPacketMreq(s, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP,
+			&unix.PacketMreq{Ifindex: int32(l.Index), Type: unix.PACKET_MR_ALLMULTI}))
+		return s
+	}
+	wire, uplink, guest := socket("wire"), socket("uplink"), socket("guest")
+	hears := func(s int) bool {
+		n, _, err := unix.Recvfrom(s, make([]byte, 100), 0)
+		return err == nil && n > 0
+	}
+	const customer, nearest = 0x00, 0x0e
+	for _, c := range []struct {
+		options       []string
+		to            byte
+		uplink, guest bool
+	}{
+		{[]string{"stp_state", "0", "group_fwd_mask", "0"}, customer, false, true},
+		{[]string{"stp_state", "0", "group_fwd_mask", "0"}, nearest, true, false},
+		{[]string{"stp_state", "0", "group_fwd_mask", "0x4000"}, nearest, false, true},
+		{[]string{"stp_state", "1", "group_fwd_mask", "0"}, customer, true, false},
+	} {
+		ip(append([]string{"link", "set", "br0", "type", "bridge"}, c.options...)...)
+		frame := append([]byte{0x01, 0x80, 0xc2, 0, 0, c.to, 2, 0, 0, 0, 0, 1, lldp >> 8, lldp & 0xff}, make([]byte, 46)...)
+		// One of them hears it; a frame that the other hears late fails the next case.
+		_, err := unix.Write(wire, frame)
+		require.NoError(t, err)
+		what := fmt.Sprintf("%v, to …:%02x", c.options, c.to)
+		heard := map[int]bool{}
+		require.Eventually(t, func() bool {
+			for _, s := range []int{uplink, guest} {
+				heard[s] = heard[s] || hears(s)
+			}
+			return heard[uplink] || heard[guest]
+		}, 10*time.Second, time.Millisecond, what)
+		require.Equal(t, c.uplink, heard[uplink], what)
+		require.Equal(t, c.guest, heard[guest], what)
+	}
 }
