@@ -18,6 +18,9 @@ import (
 const (
 	hookMain   = "/etc/libvirt/hooks/qemu"
 	hookBeside = "/etc/libvirt/hooks/qemu.d/50-libvirt-direct"
+
+	networkHook   = "/etc/libvirt/hooks/network"
+	networkBeside = "/etc/libvirt/hooks/network.d/50-libvirt-direct"
 )
 
 // A manager is how packages come and go.
@@ -95,6 +98,7 @@ func life(t *testing.T, m *machine, pm manager, old, current set) {
 	m.install(pm, old)
 	require.FileExists(t, m.path(hookMain))
 	require.NoFileExists(t, m.path(hookBeside))
+	require.FileExists(t, m.path(networkHook))
 	asked := m.read("/tmp/systemctl")
 	require.Contains(t, asked, "reload libvirtd.service", "libvirt's first hook")
 	m.well()
@@ -125,6 +129,7 @@ func life(t *testing.T, m *machine, pm manager, old, current set) {
 
 	pm.remove(m)
 	require.NoFileExists(t, m.path(hookMain))
+	require.NoFileExists(t, m.path(networkHook))
 	require.Equal(t, config, m.read("/etc/libvirt-direct/"+pm.keeps))
 	if pm.purge != nil {
 		pm.purge(m)
@@ -175,15 +180,20 @@ func neighbours(t *testing.T, m *machine, pm manager, current set) {
 		require.NoDirExists(t, m.path(filepath.Dir(hookBeside)))
 	}
 
-	// His first.
+	// His first, for networks too.
 	m.write(hookMain, 0o755, adminsHook)
+	m.write(networkHook, 0o755, adminsHook)
 	m.sh("kill -HUP $(cat /run/libvirtd.pid)")
 	m.install(pm, current)
 	configure()
 	require.FileExists(t, m.path(hookBeside))
+	require.FileExists(t, m.path(networkBeside))
 	m.well()
 	bothRun()
 	gone()
+	require.Equal(t, adminsHook, m.read(networkHook))
+	require.NoDirExists(t, m.path(filepath.Dir(networkBeside)))
+	m.sh("rm " + networkHook)
 
 	// Ours first; then he puts his in our place, which systemd's path unit notices.
 	m.sh("rm " + hookMain)

@@ -1,0 +1,104 @@
+//go:build integration
+
+package sriov
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"libvirt-direct/integration/host"
+)
+
+// network defines and starts one of libvirt's networks for the time of the test.
+func network(t *testing.T, name, inner string) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "network.xml")
+	require.NoError(t, os.WriteFile(file, []byte("<network><name>"+name+"</name>"+inner+"</network>"), 0o600))
+	virsh(t, "net-define", file)
+	virsh(t, "net-start", name)
+	t.Cleanup(func() {
+		virsh(t, "net-destroy", name)
+		virsh(t, "net-undefine", name)
+	})
+}
+
+func pooled(mac, network string) string {
+	return fmt.Sprintf("<interface type='network'><mac address='%s'/><source network='%s'/></interface>", mac, network)
+}
+
+// libvirt's pools of VFs, one for macvtap and one for whole functions, beside our own
+// choice on the same card: nobody ever gets what another has.
+func TestPoolsBesideOwnChoice(t *testing.T) {
+	installHook(t, "qemu", configuration)
+	libvirtd(t)
+	vfs(t, "eth0", 4)
+	before := links(t)
+	var addresses, netdevs [4]string
+	for i := range 4 {
+		addresses[i], netdevs[i] = device(t, "eth0", i)
+	}
+	network(t, "mt", "<metadata><ld:network xmlns:ld='urn:libvirt-direct:1' trust='yes' maxrate='70'/></metadata>"+
+		"<forward mode='passthrough'><interface dev='"+netdevs[0]+"'/></forward>")
+	a := strings.FieldsFunc(addresses[1], func(r rune) bool { return r == ':' || r == '.' })
+	network(t, "hd", fmt.Sprintf("<forward mode='hostdev' managed='yes'><address type='pci' domain='0x%s' bus='0x%s' slot='0x%s' function='0x%s'/></forward>", a[0], a[1], a[2], a[3]))
+
+	// As `libvirt-direct rewrite` makes them; the firmware is enough of a guest.
+	chooses := func(n int) (iface, word string) {
+		mac := fmt.Sprintf("52:54:00:01:03:%02x", n)
+		return fmt.Sprintf("<interface type='ethernet'><mac address='%s'/><target dev='ldtown%d' managed='no'/></interface>", mac, n),
+			nic(mac, "own='hook' mode='passthrough' uplink='fast' vlan='44'")
+	}
+	nic1, word1 := chooses(1)
+	nic2, word2 := chooses(2)
+	nic3, word3 := chooses(3)
+	// With a slot for one more.
+	define(t, tiny("own", nic1+nic2+"<controller type='pci' index='0' model='pcie-root'/><controller type='pci' model='pcie-root-port'/>", words(word1, word2)))
+	define(t, tiny("more", nic3, words(word3)))
+	define(t, tiny("pooled", pooled(macP, "mt")+pooled(macH, "hd"),
+		words(nic(macP, "spoofchk='no' vlan='43' qos='5'"), nic(macH, "trust='yes' vlan='42' qos='3'"))))
+	define(t, tiny("named", host.DirectNIC(macX, netdevs[0], "passthrough"), ""))
+
+	virsh(t, "start", "own")
+	for i, macvtap := range []string{"ldtown1", "ldtown2"} {
+		require.Equal(t, netdevs[2+i], sh(t, "basename $(readlink -f /sys/class/net/%s/lower_*)", macvtap), "the pools' VFs are passed over")
+	}
+	out, err := tryShell("virsh -q start more")
+	require.Error(t, err)
+	require.Contains(t, out, `no virtual function of uplink "fast" (eth0) is free; libvirt's network`)
+	t.Log(out)
+	virsh(t, "start", "pooled")
+	vf0, vf1 := shown(t, "eth0", 0), shown(t, "eth0", 1)
+	require.Equal(t, true, vf0["trust"], "the network's word")
+	require.Contains(t, fmt.Sprint(vf0["rate"]), "max_tx:70", "the network's word")
+	require.Equal(t, false, vf0["spoofchk"], "the domain's")
+	require.Contains(t, fmt.Sprint(vf0["vlan_list"]), "qos:5 vlan:43")
+	require.Equal(t, macH, vf1["address"])
+	require.Equal(t, true, vf1["trust"])
+	require.Contains(t, fmt.Sprint(vf1["vlan_list"]), "qos:3 vlan:42")
+	require.Contains(t, sh(t, "readlink /sys/bus/pci/devices/%s/driver", addresses[1]), "vfio-pci")
+
+	// One that a domain names is no pool's any more, and the other way round.
+	_, err = tryShell("virsh -q start named")
+	require.Error(t, err)
+	virsh(t, "destroy", "pooled")
+	virsh(t, "start", "named")
+	out, err = tryShell("virsh -q start pooled")
+	require.Error(t, err)
+	require.Contains(t, out, fmt.Sprintf(`network "mt": in use by another guest: it hands out %s, which domain "named" has`, netdevs[0]))
+	virsh(t, "destroy", "named")
+
+	// No hook of the domain runs when a NIC is plugged in; the network's does.
+	require.Equal(t, false, shown(t, "eth0", 0)["trust"])
+	file := filepath.Join(t.TempDir(), "nic.xml")
+	require.NoError(t, os.WriteFile(file, []byte(pooled(macX, "mt")), 0o600))
+	virsh(t, "attach-device", "--live", "own", file)
+	require.Equal(t, true, shown(t, "eth0", 0)["trust"])
+	virsh(t, "destroy", "own")
+	require.Equal(t, before, links(t))
+	require.Empty(t, sh(t, "ls /run/libvirt-direct/domains"))
+}
