@@ -82,8 +82,13 @@ func onBridge(n *xmlfilter.NIC) bool {
 
 // portWordsFit refuses words for a bridge's port where the NIC is none.
 func portWordsFit(n *xmlfilter.NIC, s settings) error {
-	if s.port.Set() && !onBridge(n) {
-		return remedy(ErrUnsuitable, "isolated, learning, hairpin, bpduguard, trunk and native are for ports of a Linux bridge, and this is type='%s'", n.Type)
+	w := s.port
+	switch {
+	case !w.Set() || onBridge(n):
+	case !onOVS(n) && wasOnOVS(n) == nil:
+		return remedy(ErrUnsuitable, "isolated, learning, hairpin, bpduguard, trunk and native are for ports of a bridge, and this is type='%s'", n.Type)
+	case w.Learning != nil || w.Hairpin != nil || w.BPDUGuard != nil:
+		return remedy(ErrUnsuitable, "learning, hairpin and bpduguard are for ports of a Linux bridge, and this is one of Open vSwitch")
 	}
 	return nil
 }

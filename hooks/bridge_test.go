@@ -74,7 +74,7 @@ func TestBridgePortOfANetwork(t *testing.T) {
 
 	for name, c := range map[string]struct{ words, nic, want string }{
 		"macvtap": {"isolated='yes'", "<interface type='direct'><mac address='" + mac1 + "'/><source network='pool' dev='nica' mode='bridge'/></interface>",
-			"are for ports of a Linux bridge, and this is type='direct'"},
+			"are for ports of a bridge, and this is type='direct'"},
 		"VLAN of a macvtap": {"vlan='10'", "<interface type='direct'><mac address='" + mac1 + "'/><source network='pool' dev='nica' mode='bridge'/></interface>",
 			`libvirt's network "pool" has given it nica, which is no virtual function`},
 		"VF words": {"trust='yes'", bridged(mac1, "br0", "vnet0"), "virtual functions, and libvirt has put it into bridge br0"},
@@ -101,7 +101,7 @@ func TestBridgePortRefused(t *testing.T) {
 		"native alone":     {"vlan='10' native='tagged'", bridged(mac1, "br0", ""), "native='tagged' needs vlan, the native one, and trunk", ErrUnsuitable},
 		"own":              {"own='hook'", bridged(mac1, "br0", ""), "libvirt makes the device of type='bridge'", ErrUnsuitable},
 		"VF words":         {"trust='yes'", bridged(mac1, "br0", ""), "this is a port of br0", ErrUnsuitable},
-		"macvtap":          {"hairpin='yes'", direct(mac1, "nica", "vepa"), "are for ports of a Linux bridge", ErrUnsuitable},
+		"macvtap":          {"hairpin='yes'", direct(mac1, "nica", "vepa"), "are for ports of a bridge", ErrUnsuitable},
 		"other uplink":     {"uplink='office' isolated='yes'", bridged(mac1, "br1", ""), `uplink "office" is br0 here, and its <source> says br1`, ErrNotRewritten},
 	} {
 		_, err := w.run(Prepare, domain(uuidA, vfWords(mac1, c.words), c.nic))

@@ -39,14 +39,10 @@ maxrate = 50
 mtu = 1400
 mirror = "tap-ids"
 [profile.tunnel.ovs]
-vlanmode = "dot1q-tunnel"
-[profile.trunk.ovs]
-vlanmode = "native-untagged"
-trunks = ["100-102"]
-[profile.both]
-vlan = 100
-[profile.both.ovs]
-trunks = ["101"]
+tunnel = true
+[profile.trunk]
+trunk = "100-102"
+native = "tagged"
 [profile.ovn.ovs]
 ovn = true
 `
@@ -157,9 +153,13 @@ func TestOVSVLANsAreChecked(t *testing.T) {
 		"trunk by profile":        {word("profile='trunk' vlan='101'"), "", nil},
 		"native not allowed":      {word("profile='trunk' vlan='99'"), "", ErrNotAllowed},
 		"said twice":              {word("profile='shaped'"), "<vlan><tag id='100'/></vlan>", ErrUnsuitable},
-		"tunnel without tag":      {word("profile='tunnel'"), "", ErrNotAllowed},
+		"tunnel without tag":      {word("profile='tunnel'"), "", ErrUnsuitable},
 		"tunnel":                  {word("profile='tunnel'"), "<vlan><tag id='100'/></vlan>", nil},
-		"trunk and no mode":       {word("profile='both'"), "", ErrUnsuitable},
+		"trunk by word":           {word("trunk='100,105'"), "", nil},
+		"native without trunk":    {word("native='tagged' vlan='100'"), "", ErrUnsuitable},
+		"a Linux bridge's word":   {word("hairpin='yes'"), "<vlan><tag id='100'/></vlan>", ErrUnsuitable},
+		"isolated":                {word("isolated='yes'"), "<vlan><tag id='100'/></vlan>", nil},
+		"tunnel and trunk":        {word("profile='tunnel' trunk='100'"), "", ErrUnsuitable},
 		"another uplink":          {word("uplink='other'"), "<vlan><tag id='100'/></vlan>", ErrWrongDevice},
 	} {
 		w := newWorld(t, switchProfiles+"[uplink.other]\ndevice='eth0'\n", "ovsbr0", "eth0")

@@ -79,19 +79,11 @@ func (p *planner) startOVS(n *xmlfilter.NIC, s settings) (handled bool, err erro
 	if s.ifaceID != "" {
 		port.IDs = map[string]string{"iface-id": s.ifaceID}
 	}
-	if n.VLAN != nil {
-		port.VLAN = withMode(nil, port.VLAN) // libvirt has set it
+	if n.VLAN != nil && port.VLAN != nil && port.VLAN.Mode != "dot1q-tunnel" {
+		port.VLAN = nil // libvirt has set it
 	}
 	p.add(Step{NIC: n.MAC, OVSPort: &OVSPort{Port: port, Assisted: true, AwaitOVN: s.ovs != nil && s.ovs.OVN}})
 	return true, nil
-}
-
-// withMode returns v if its mode is one that libvirt does not set.
-func withMode(otherwise, v *ovs.VLAN) *ovs.VLAN {
-	if v != nil && v.Mode == "dot1q-tunnel" {
-		return v
-	}
-	return otherwise
 }
 
 // hookOwnedOVS plans the tap and the port of a NIC that is <interface type='ethernet'>
@@ -131,21 +123,21 @@ func (p *planner) ovsPort(n, in *xmlfilter.NIC, s settings) (ovs.Port, error) {
 	if err != nil {
 		return ovs.Port{}, err
 	}
-	return portOf(in.Source.Bridge, p.domain.UUID, in.VLAN, s.vlan, s.ovs, u)
+	return portOf(in.Source.Bridge, p.domain.UUID, in.VLAN, s.vlan, s.port, s.ovs, u)
 }
 
 // ProfilePort is the port, but for its name, that a profile means without a domain, and
 // for who says a VLAN himself. It refuses VLANs that the uplink, if any, does not allow.
 func ProfilePort(bridge, owner string, p *config.Profile, u *config.Uplink, vlan int) (ovs.Port, error) {
-	return portOf(bridge, owner, nil, vlan, p.OVS, u)
+	return portOf(bridge, owner, nil, vlan, p.PortWords, p.OVS, u)
 }
 
-func portOf(bridge, owner string, x *xmlfilter.VLAN, tag int, o *config.OVS, u *config.Uplink) (ovs.Port, error) {
-	port := ovs.Port{Bridge: bridge, Owner: owner}
+func portOf(bridge, owner string, x *xmlfilter.VLAN, tag int, w xmlfilter.PortWords, o *config.OVS, u *config.Uplink) (ovs.Port, error) {
+	port := ovs.Port{Bridge: bridge, Owner: owner, Protected: w.Isolated != nil && *w.Isolated}
 	if o == nil {
 		o = &config.OVS{}
 	}
-	vlan, err := ovsVLAN(x, tag, o)
+	vlan, err := ovsVLAN(x, tag, w, o.Tunnel)
 	if err != nil {
 		return port, err
 	}
@@ -162,34 +154,37 @@ func portOf(bridge, owner string, x *xmlfilter.VLAN, tag int, o *config.OVS, u *
 
 // ovsVLAN is a port's part in VLANs: x, its NIC's <vlan>, as libvirt translates that, or
 // else what the words and the profile say.
-func ovsVLAN(x *xmlfilter.VLAN, tag int, o *config.OVS) (*ovs.VLAN, error) {
-	v := &ovs.VLAN{Mode: o.VLANMode}
-	for _, r := range o.Trunks {
-		for id := r.First; id <= r.Last; id++ {
-			v.Trunks = append(v.Trunks, id)
-		}
+func ovsVLAN(x *xmlfilter.VLAN, tag int, w xmlfilter.PortWords, tunnel bool) (*ovs.VLAN, error) {
+	v := &ovs.VLAN{}
+	var err error
+	if v.Trunks, err = xmlfilter.ParseVLANs(w.Trunk); err != nil {
+		return nil, remedy(ErrUnsuitable, "trunk='%s': %v", w.Trunk, err)
 	}
 	if tag != 0 {
 		v.Tag = &tag
 	}
-	said := v.Mode != "" || v.Trunks != nil || v.Tag != nil
-	switch {
-	case x == nil && !said:
-		return nil, nil
-	case x == nil && v.Mode == "" && v.Tag != nil && v.Trunks != nil:
-		return nil, remedy(ErrUnsuitable, "it has trunks and vlan; say by vlanmode what vlan is: native-tagged or native-untagged")
-	case x == nil:
-		return v, nil
-	case said && !(v.Mode == "dot1q-tunnel" && v.Tag == nil && v.Trunks == nil):
-		return nil, remedy(ErrUnsuitable, "it has <vlan> and its words or profile say VLANs too; leave one out")
-	}
-	if x.NativeMode != "" {
+	switch said := v.Trunks != nil || v.Tag != nil; {
+	case w.Native != "" && (v.Tag == nil || v.Trunks == nil):
+		return nil, remedy(ErrUnsuitable, "native='%s' needs vlan, the native one, and trunk", w.Native)
+	case x != nil && said:
+		return nil, remedy(ErrUnsuitable, "it has <vlan>, and its words or profile say VLANs too; leave one out")
+	case v.Tag != nil && v.Trunks != nil:
+		v.Mode = "native-" + first(w.Native, "untagged")
+	case x != nil && x.NativeMode != "":
 		v.Mode, v.Tag = "native-"+x.NativeMode, &x.NativeTag
 	}
-	if x.Trunk {
+	if x != nil && x.Trunk {
 		v.Trunks = x.Tags
-	} else if v.Tag == nil && len(x.Tags) > 0 {
+	} else if x != nil && len(x.Tags) > 0 {
 		v.Tag = &x.Tags[0]
+	}
+	switch {
+	case tunnel && (v.Tag == nil || v.Trunks != nil):
+		return nil, remedy(ErrUnsuitable, "a tunnel needs one VLAN: say vlan, or <vlan> with one tag")
+	case tunnel:
+		v.Mode = "dot1q-tunnel"
+	case v.Tag == nil && v.Trunks == nil:
+		return nil, nil
 	}
 	return v, nil
 }
@@ -216,7 +211,7 @@ func allowOVS(u *config.Uplink, v *ovs.VLAN) error {
 	refuse := func(format string, args ...any) error {
 		return remedy(ErrNotAllowed, "%s on uplink %q; vlans of [uplink.%s] in %s says which are", fmt.Sprintf(format, args...), u.Name, u.Name, config.Path)
 	}
-	if v == nil || v.Tag == nil && len(v.Trunks) == 0 || v.Mode != "" && v.Mode != "access" && v.Mode != "dot1q-tunnel" && len(v.Trunks) == 0 {
+	if v == nil {
 		return refuse("a port without <vlan>, which is a trunk of every VLAN,")
 	}
 	ids := slices.Clone(v.Trunks)

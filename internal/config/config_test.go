@@ -59,7 +59,6 @@ func TestFaultsNameTheirPlace(t *testing.T) {
 		"[profile.p]\nuplink='a'\n":                           `c: profile.p: uplink = "a" is not configured`,
 		"[profile.p]\nmode='passthru'\n":                      `c: profile.p: mode = "passthru": want vepa, bridge, private, passthrough`,
 		"[profile.p]\nvlan=4095\n":                            `c: profile.p: vlan = 4095: want 1 to 4094`,
-		"[profile.p.ovs]\nvlanmode='tunnel'\n":                `c: profile.p: ovs.vlanmode = "tunnel": want access, dot1q-tunnel,`,
 		"[profile.p.ovs]\nmtu=5\n":                            `c: profile.p: ovs.mtu = 5: want 68 to 65535`,
 		"[profile.p.ovs]\nmaxrate=5\nminrate=6\n":             `c: profile.p: ovs.minrate = 6 is more than maxrate`,
 		"[profile.p.ovs]\ningressrate=-5\n":                   `c: profile.p: ovs.ingressrate = -5 is out of range`,

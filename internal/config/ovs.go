@@ -3,18 +3,14 @@ package config
 import (
 	"fmt"
 	"slices"
-	"strings"
-
-	"libvirt-direct/internal/ovs"
 )
 
 // OVS is what a profile says of ports of Open vSwitch. Zero values leave it to libvirt
 // and Open vSwitch (ovs-vswitchd.conf.db(5)).
 type OVS struct {
-	// VLANMode is the port's vlan_mode, with the profile's vlan as tag.
-	VLANMode string `toml:"vlanmode"`
-	// Trunks are the VLANs that a trunk carries.
-	Trunks []VLANRange `toml:"trunks"`
+	// Tunnel puts all of the guest's frames, with their own tags, into the port's VLAN
+	// (vlan_mode dot1q-tunnel).
+	Tunnel bool `toml:"tunnel"`
 	// IngressRate and IngressBurst bound what the guest sends, in kbit/s and kbit.
 	IngressRate  int `toml:"ingressrate"`
 	IngressBurst int `toml:"ingressburst"`
@@ -35,9 +31,6 @@ type OVS struct {
 func (o *OVS) check() string {
 	if o == nil {
 		return ""
-	}
-	if o.VLANMode != "" && !slices.Contains(ovs.Modes(), o.VLANMode) {
-		return fmt.Sprintf("vlanmode = %q: want %s", o.VLANMode, strings.Join(ovs.Modes(), ", "))
 	}
 	for name, v := range map[string]int{"ingressrate": o.IngressRate, "ingressburst": o.IngressBurst, "minrate": o.MinRate, "maxrate": o.MaxRate} {
 		if v < 0 || v > 1<<30 {

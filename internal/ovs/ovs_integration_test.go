@@ -70,7 +70,7 @@ func TestAttachAndDetach(t *testing.T) {
 	tag := 7
 	p := Port{
 		Name: "t0", Bridge: "br0", Owner: owner, IDs: map[string]string{"iface-id": "a b\"c", "attached-mac": "52:54:00:00:00:01"},
-		VLAN: &VLAN{Mode: "native-untagged", Tag: &tag, Trunks: []int{7, 8, 9}}, MTU: 1400, IngressRate: 10000, IngressBurst: 800,
+		VLAN: &VLAN{Mode: "native-untagged", Tag: &tag, Trunks: []int{7, 8, 9}}, MTU: 1400, Protected: true, IngressRate: 10000, IngressBurst: 800,
 		QoS: &QoS{Type: "linux-noop", MaxRate: 5_000_000}, Mirror: "sink",
 	}
 	for range 2 { // again is as good as once
@@ -83,6 +83,7 @@ func TestAttachAndDetach(t *testing.T) {
 		require.Equal(t, `{attached-mac="52:54:00:00:00:01", iface-id="a b\"c"}`, w.vsctl("get", "Interface", "t0", "external_ids"))
 		require.Equal(t, "10000", w.vsctl("get", "Interface", "t0", "ingress_policing_rate"))
 		require.Equal(t, "800", w.vsctl("get", "Interface", "t0", "ingress_policing_burst"))
+		require.Equal(t, "true", w.vsctl("get", "Port", "t0", "protected"))
 		require.Equal(t, "1400", w.vsctl("get", "Interface", "t0", "mtu_request"))
 		for _, table := range []string{"QoS", "Queue", "Mirror"} {
 			require.Len(t, strings.Fields(w.vsctl("--format=csv", "--no-headings", "--columns=_uuid", "find", table)), 1, table)

@@ -22,6 +22,8 @@ type Port struct {
 	Type string            `json:"type,omitempty"`
 
 	VLAN *VLAN `json:"vlan,omitempty"`
+	// Protected keeps the guest from other protected ports of the bridge.
+	Protected bool `json:"protected,omitempty"`
 	// MTU is what the device shall get (mtu_request), in octets.
 	MTU int `json:"mtu,omitempty"`
 	// IngressRate and IngressBurst bound what the guest sends, in kbit/s and kbit.
@@ -36,14 +38,9 @@ type Port struct {
 // VLAN is a Port's part in VLANs. Without a Mode, Open vSwitch takes a Tag for an access
 // port and Trunks for a trunk.
 type VLAN struct {
-	Mode   string `json:"mode,omitempty"` // one of Modes
+	Mode   string `json:"mode,omitempty"` // vlan_mode: "native-tagged", "dot1q-tunnel" …
 	Tag    *int   `json:"tag,omitempty"`
 	Trunks []int  `json:"trunks,omitempty"`
-}
-
-// Modes lists the values of vlan_mode.
-func Modes() []string {
-	return []string{"access", "dot1q-tunnel", "native-tagged", "native-untagged", "trunk"}
 }
 
 // QoS is a queueing discipline with one queue. Rates are in bit/s; 0 is no bound.
@@ -134,6 +131,7 @@ func (db *DB) Attach(ctx context.Context, p Port) error {
 			"external_ids": mapOf(map[string]string{OwnerKey: p.Owner}),
 			"other_config": mapOf(map[string]string{"transient": "true"}),
 			"qos":          setOf[int](),
+			"protected":    p.Protected,
 		}
 		p.tag(port)
 		// A bridge that is not there would otherwise have the port vanish without a word.
@@ -163,6 +161,9 @@ func (db *DB) Amend(ctx context.Context, p Port) error {
 		p.tune(iface)
 		if p.VLAN != nil {
 			p.tag(port)
+		}
+		if p.Protected {
+			port["protected"] = true
 		}
 		at, of := byUUID(f.port), byUUID(f.iface)
 		ops := []op{
