@@ -1,0 +1,88 @@
+//go:build integration
+
+package docs
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"libvirt-direct/integration/host"
+	"libvirt-direct/integration/host/hosttest"
+)
+
+// built returns a folder with the programs.
+func built(t *testing.T) string {
+	t.Helper()
+	hosttest.Require(t, "go")
+	dir := t.TempDir()
+	for name, source := range map[string]string{
+		"libvirt-direct": "cmd/libvirt-direct", "vdpd": "vdp/vdpd", "qemu-hook": "hooks/qemu", "qemu-direct-helper": "helper",
+	} {
+		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, name), "../../"+source)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+	}
+	return dir
+}
+
+func deadline(t *testing.T, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func TestFirstHourDesktop(t *testing.T) {
+	ctx := deadline(t, 4*time.Minute)
+	s := newSite(ctx, t, "desk", built(t))
+	lan := hosttest.NewPeer(ctx, t, host.Options{Name: "lan"})
+	require.NoError(t, host.Wire(ctx, s.Peer, "eth0", lan, "wire0"))
+	dhcp, err := lan.StartDHCP(ctx, host.DHCPConfig{
+		Interface: "wire0", Address: netip.MustParsePrefix("10.61.0.1/24"), First: netip.MustParseAddr("10.61.0.10"), Last: netip.MustParseAddr("10.61.0.99"),
+	})
+	require.NoError(t, err)
+	s.run("sh", "-c", "echo alice:x:64321:64321::/run/docs/home-alice:/bin/sh >>/etc/passwd; echo alice:x:64321: >>/etc/group; getent group kvm >/dev/null || echo kvm:x:64322: >>/etc/group; rm -rf /etc/qemu; "+
+		"chgrp kvm "+helper+"; chmod 4750 "+helper)
+	require.NoError(t, s.StartLibvirtd(ctx))
+	root := s.newShell("root")
+	alice := s.newShell("alice", "setpriv", "--reuid=64321", "--regid=64321", "--groups="+strings.Split(s.run("getent", "group", "kvm"), ":")[2])
+	var mine []string // her addresses, of which each guest takes the next
+	follow(t, "first-hour-desktop.md", func(b block, output string) {
+		if mine == nil && strings.Contains(b.text, "--list") {
+			mine = strings.Fields(output)[3:]
+		}
+		if b.says("background") || strings.Contains(b.text, "virsh start") {
+			mac, err := net.ParseMAC(mine[0])
+			require.NoError(t, err)
+			_, err = dhcp.WaitLease(ctx, mac)
+			require.NoError(t, err, "the guest's firmware asks for an address")
+			mine = mine[1:]
+		}
+	}, alice, root)
+}
+
+func TestFirstHourFleet(t *testing.T) {
+	ctx := deadline(t, 4*time.Minute)
+	programs := built(t)
+	a, b := newSite(ctx, t, "a", programs), newSite(ctx, t, "b", programs)
+	lan := hosttest.NewPeer(ctx, t, host.Options{Name: "lan"})
+	require.NoError(t, host.Wire(ctx, a.Peer, "eno1", lan, "p1"))
+	require.NoError(t, host.Wire(ctx, b.Peer, "enp3s0f0", lan, "p2"))
+	require.NoError(t, lan.Bridge(ctx, "br0", host.Port{Name: "p1"}, host.Port{Name: "p2"}))
+	require.NoError(t, host.Wire(ctx, a.Peer, "mgmt", b.Peer, "mgmt"))
+	for s, address := range map[*site]string{a: "10.99.0.1", b: "10.99.0.2"} {
+		require.NoError(t, s.SetAddress(ctx, "mgmt", address+"/24"))
+		s.run("sh", "-c", "sed -i '/127.0.1.1/d' /etc/hosts; printf '10.99.0.1 a\\n10.99.0.2 b\\n' >>/etc/hosts")
+		require.NoError(t, s.StartLibvirtd(ctx))
+	}
+	follow(t, "first-hour-fleet.md", nil, a.newShell("a"), b.newShell("b"))
+}
