@@ -1,6 +1,6 @@
 //go:build integration
 
-package docs
+package docs_test
 
 import (
 	"context"
@@ -15,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"libvirt-direct/integration/docs"
 	"libvirt-direct/integration/host"
 	"libvirt-direct/integration/host/hosttest"
 )
@@ -53,14 +54,14 @@ func TestFirstHourDesktop(t *testing.T) {
 	s.run("sh", "-c", "echo alice:x:64321:64321::/run/docs/home-alice:/bin/sh >>/etc/passwd; echo alice:x:64321: >>/etc/group; getent group kvm >/dev/null || echo kvm:x:64322: >>/etc/group; rm -rf /etc/qemu; "+
 		"chgrp kvm "+helper+"; chmod 4750 "+helper)
 	require.NoError(t, s.StartLibvirtd(ctx))
-	root := s.newShell("root")
-	alice := s.newShell("alice", "setpriv", "--reuid=64321", "--regid=64321", "--groups="+strings.Split(s.run("getent", "group", "kvm"), ":")[2])
+	root := s.shell("root")
+	alice := s.shell("alice", "setpriv", "--reuid=64321", "--regid=64321", "--groups="+strings.Split(s.run("getent", "group", "kvm"), ":")[2])
 	var mine []string // her addresses, of which each guest takes the next
-	follow(t, "first-hour-desktop.md", func(b block, output string) {
-		if mine == nil && strings.Contains(b.text, "--list") {
+	docs.Follow(t, "../../docs/first-hour-desktop.md", func(b docs.Block, output string) {
+		if mine == nil && strings.Contains(b.Text, "--list") {
 			mine = strings.Fields(output)[3:]
 		}
-		if b.says("background") || strings.Contains(b.text, "virsh start") {
+		if b.Says("background") || strings.Contains(b.Text, "virsh start") {
 			mac, err := net.ParseMAC(mine[0])
 			require.NoError(t, err)
 			_, err = dhcp.WaitLease(ctx, mac)
@@ -84,5 +85,5 @@ func TestFirstHourFleet(t *testing.T) {
 		s.run("sh", "-c", "sed -i '/127.0.1.1/d' /etc/hosts; printf '10.99.0.1 a\\n10.99.0.2 b\\n' >>/etc/hosts")
 		require.NoError(t, s.StartLibvirtd(ctx))
 	}
-	follow(t, "first-hour-fleet.md", nil, a.newShell("a"), b.newShell("b"))
+	docs.Follow(t, "../../docs/first-hour-fleet.md", nil, a.shell("a"), b.shell("b"))
 }
