@@ -108,7 +108,7 @@ func concerns(d *xmlfilter.Domain) bool {
 // holds reports whether there is a journal for a domain.
 func (h *Hook) holds(uuid string) (bool, error) {
 	j, err := state.Existing(h.Journal).Load(uuid)
-	return j != nil || errors.Is(err, state.ErrCorrupt), ignore(err, state.ErrCorrupt)
+	return j != nil || err != nil, ignore(ignore(err, state.ErrCorrupt), state.ErrNewer)
 }
 
 func ignore(err, kind error) error {

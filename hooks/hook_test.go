@@ -422,6 +422,28 @@ func TestCorruptJournalIsSetAsideAndNeverExecuted(t *testing.T) {
 	}
 }
 
+func TestJournalOfANewerReleaseIsLeftAlone(t *testing.T) {
+	w := newWorld(t, "", "nica")
+	before := w.kernel.dump()
+	_, err := state.Open(w.hook.Journal)
+	require.NoError(t, err)
+	file := filepath.Join(w.hook.Journal, "domains", uuidA+".json")
+	const text = `{"version":2,"held":["who knows"]}`
+	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+	doc := domain(uuidA, "", direct(mac1, "nica.100", "vepa"))
+	for _, op := range []Op{Prepare, Stopped, Release} {
+		_, err = w.run(op, doc)
+		require.ErrorIs(t, err, state.ErrNewer, op)
+	}
+	require.Equal(t, before, w.kernel.dump())
+	kept, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.Equal(t, text, string(kept))
+	w.must(Reconnect, doc)
+	// Its domain may hold what another one uses too.
+	w.must(Prepare, domain(uuidB, "", direct(mac2, "nica", "bridge")))
+}
+
 func TestBrokenConfigNeverStopsTheUndoing(t *testing.T) {
 	w := newWorld(t, "", "nica")
 	before := w.dump()

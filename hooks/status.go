@@ -40,7 +40,7 @@ func Status(ctx context.Context, k Kernel, dir *state.Dir) ([]DomainStatus, erro
 	all := []DomainStatus{}
 	for _, uuid := range uuids {
 		j, steps, err := readSteps(dir, uuid)
-		if errors.Is(err, state.ErrCorrupt) {
+		if errors.Is(err, state.ErrCorrupt) || errors.Is(err, state.ErrNewer) {
 			all = append(all, DomainStatus{UUID: uuid, Held: []Held{}, Error: err.Error()})
 			continue
 		}

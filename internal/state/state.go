@@ -28,7 +28,10 @@ import (
 // DefaultDir is where the journal lies.
 const DefaultDir = "/run/libvirt-direct"
 
-// Version is the format of the files. A file of another version is refused.
+// Version is the format of the files, of what stands in Entry.Step too: a step that the
+// release before would not undo takes a new version, and a case in migrate. A file of
+// an older version is migrated when it is read; one of a newer version is refused and
+// left alone, for the release that understands it.
 const Version = 1
 
 // maxSize bounds a journal file; a domain with 64 NICs stays below 64 KiB.
@@ -36,9 +39,11 @@ const maxSize = 1 << 20
 
 // Errors that callers tell apart with errors.Is.
 var (
-	// ErrCorrupt: a journal file is damaged, of another version, or not ours to
-	// trust (another owner, writable by others).
+	// ErrCorrupt: a journal file is damaged, or not ours to trust (another owner,
+	// writable by others).
 	ErrCorrupt = errors.New("journal file cannot be trusted")
+	// ErrNewer: a journal file is of a newer format, as after a downgrade.
+	ErrNewer = errors.New("journal file is a newer release's")
 	// ErrLocked: a lock was not to be had within the deadline.
 	ErrLocked = errors.New("still locked by another process")
 	// ErrBadUUID: a domain's UUID is none.
@@ -103,7 +108,8 @@ func (d *Dir) file(uuid string) (string, error) {
 }
 
 // Load returns a domain's journal, or nil when there is none. A file that cannot be
-// trusted is an error matching ErrCorrupt; SetAside takes it out of the way.
+// trusted is an error matching ErrCorrupt; SetAside takes it out of the way. One of a
+// newer format is an error matching ErrNewer, and to be left where it is.
 func (d *Dir) Load(uuid string) (*Journal, error) {
 	file, err := d.file(uuid)
 	if err != nil {
@@ -124,7 +130,10 @@ func (d *Dir) Load(uuid string) (*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
-	j, err := decode(data)
+	j, err := decode(data, Version, migrate)
+	if errors.Is(err, ErrNewer) {
+		return nil, fmt.Errorf("%w; install that again, or stop the domain's guest and remove %s", err, file)
+	}
 	if err == nil && j.UUID != uuid {
 		err = fmt.Errorf("it is about domain %q", j.UUID)
 	}
@@ -151,9 +160,31 @@ func trusted(f *os.File) error {
 	return nil
 }
 
-func decode(data []byte) (*Journal, error) {
+// migrate brings the text of a journal from an older format to the next one.
+func migrate(version int, _ []byte) ([]byte, error) {
+	return nil, fmt.Errorf("version %d was never one", version)
+}
+
+// decode reads a journal that may be of an older format than the current one.
+func decode(data []byte, current int, migrate func(version int, text []byte) ([]byte, error)) (*Journal, error) {
 	if len(data) > maxSize {
 		return nil, fmt.Errorf("larger than %d bytes", maxSize)
+	}
+	var form struct {
+		Version int `json:"version"`
+	}
+	// Whatever else a newer format says, it says its version in this way.
+	if err := json.Unmarshal(data, &form); err != nil {
+		return nil, err
+	}
+	if form.Version > current {
+		return nil, fmt.Errorf("%w: format %d, and this release reads up to %d", ErrNewer, form.Version, current)
+	}
+	for v := form.Version; v < current; v++ {
+		var err error
+		if data, err = migrate(v, data); err != nil {
+			return nil, err
+		}
 	}
 	var j Journal
 	dec := json.NewDecoder(bytes.NewReader(data))
@@ -164,8 +195,8 @@ func decode(data []byte) (*Journal, error) {
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return nil, errors.New("text behind the end")
 	}
-	if j.Version != Version {
-		return nil, fmt.Errorf("version %d, want %d", j.Version, Version)
+	if j.Version != current {
+		return nil, fmt.Errorf("version %d, want %d", j.Version, current)
 	}
 	if !uuidForm.MatchString(j.UUID) {
 		return nil, ErrBadUUID

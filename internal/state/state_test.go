@@ -3,6 +3,7 @@ package state
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -70,7 +71,7 @@ func TestUntrustedFilesAreRefusedAndSetAside(t *testing.T) {
 		"empty":           {"", 0o600},
 		"cut off":         {string(good[:len(good)/2]), 0o600},
 		"text behind":     {strings.Replace(string(good), `"version":0`, `"version":1`, 1) + "{}", 0o600},
-		"another version": {strings.Replace(string(good), `"version":0`, `"version":99`, 1), 0o600},
+		"no version":      {string(good), 0o600},
 		"another domain":  {strings.ReplaceAll(strings.Replace(string(good), `"version":0`, `"version":1`, 1), uuid, "11111111-8b2f-4c07-9d37-51a1b2c3d4e5"), 0o600},
 		"unknown field":   {strings.Replace(string(good), `"version":0`, `"version":1,"run":"rm"`, 1), 0o600},
 		"others write it": {strings.Replace(string(good), `"version":0`, `"version":1`, 1), 0o666},
@@ -95,6 +96,39 @@ func TestUntrustedFilesAreRefusedAndSetAside(t *testing.T) {
 			require.Nil(t, j)
 		})
 	}
+}
+
+func TestNewerFormatIsRefusedAndLeftAlone(t *testing.T) {
+	d := open(t)
+	file := filepath.Join(d.Path(), "domains", uuid+".json")
+	// Nobody knows what it will look like, but for its version.
+	const text = `{"version":2,"guests":{"a":[1]}}`
+	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+	_, err := d.Load(uuid)
+	require.ErrorIs(t, err, ErrNewer)
+	require.NotErrorIs(t, err, ErrCorrupt)
+	require.ErrorContains(t, err, "format 2, and this release reads up to 1")
+	kept, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.Equal(t, text, string(kept))
+	all, err := d.Domains()
+	require.NoError(t, err)
+	require.Equal(t, []string{uuid}, all)
+}
+
+func TestOlderFormatsMigrate(t *testing.T) {
+	const first = `{"version":1,"uuid":"` + uuid + `","name":"a","since":"2026-01-01T00:00:00Z","entries":[{"phase":"done","step":{"lan":5}}]}`
+	migrate := func(version int, text []byte) ([]byte, error) {
+		next := strings.Replace(string(text), fmt.Sprintf(`"version":%d`, version), fmt.Sprintf(`"version":%d`, version+1), 1)
+		return []byte(strings.Replace(next, map[int]string{1: "lan", 2: "vlan"}[version], map[int]string{1: "vlan", 2: "vlan_id"}[version], 1)), nil
+	}
+	j, err := decode([]byte(first), 3, migrate)
+	require.NoError(t, err)
+	require.Equal(t, 3, j.Version)
+	require.JSONEq(t, `{"vlan_id":5}`, string(j.Entries[0].Step))
+
+	_, err = decode([]byte(strings.Replace(first, `"version":1`, `"version":4`, 1)), 3, migrate)
+	require.ErrorIs(t, err, ErrNewer)
 }
 
 func TestSweepRemovesWhatAKilledWriterLeft(t *testing.T) {
@@ -171,13 +205,13 @@ func FuzzDecode(f *testing.F) {
 	f.Add(good)
 	f.Add([]byte(`{"version":1,"uuid":"` + uuid + `","entries":[{"phase":"done","step":{"x":1}}]}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		j, err := decode(b)
+		j, err := decode(b, Version, migrate)
 		if err != nil {
 			return
 		}
 		again, err := json.Marshal(j)
 		require.NoError(t, err)
-		_, err = decode(again)
+		_, err = decode(again, Version, migrate)
 		require.NoError(t, err)
 	})
 }
