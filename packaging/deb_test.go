@@ -24,6 +24,7 @@ var apt = manager{
 	purge: func(m *machine) string {
 		return m.sh("dpkg --purge libvirt-direct libvirt-direct-helper libvirt-direct-vdpd")
 	},
+	look:  libvirtdProfile,
 	keeps: "config.toml",
 }
 

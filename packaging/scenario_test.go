@@ -28,6 +28,7 @@ type manager struct {
 	install func(m *machine, files []string) string // or upgrade
 	remove  func(m *machine) string
 	purge   func(m *machine) string // what remove leaves; nil where it leaves nothing
+	look    func(m *machine)        // at what is installed
 	keeps   string                  // what a changed configuration file is called when its package is gone
 }
 
@@ -110,6 +111,9 @@ func life(t *testing.T, m *machine, pm manager, old, current set) {
 	require.Equal(t, "4750", strings.TrimSpace(m.sh("stat -c %a /usr/libexec/qemu-direct-helper")), helper.Mode())
 	require.Equal(t, "root kvm", strings.TrimSpace(m.sh("stat -c '%U %G' /usr/libexec/qemu-direct-helper")))
 	require.Contains(t, m.sh("libvirt-direct --version"), previous)
+	if pm.look != nil {
+		pm.look(m)
+	}
 
 	pid := m.start()
 	m.install(pm, current)
