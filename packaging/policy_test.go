@@ -14,35 +14,34 @@ import (
 	"libvirt-direct/integration/host/hosttest"
 )
 
-// parseProfile has AppArmor's compiler read a profile with the includes of a folder.
-func parseProfile(t testing.TB, base, profile string) {
-	t.Helper()
-	out := output(t, "apparmor_parser", "--skip-kernel-load", "--skip-cache", "--base", base, "--config-file", "/dev/null", profile)
-	for line := range strings.Lines(out) {
-		require.Contains(t, line, "interface file missing", "a kernel without AppArmor is all that may be warned of")
-	}
-}
-
 func TestAppArmorProfiles(t *testing.T) {
 	hosttest.Require(t, "apparmor_parser")
 	profiles, err := filepath.Glob("apparmor/*")
 	require.NoError(t, err)
 	require.Len(t, profiles, 3)
 	for _, p := range profiles {
-		parseProfile(t, "/etc/apparmor.d", p)
+		parsed(t, output(t, "apparmor_parser", "--skip-kernel-load", "--skip-cache", p))
 	}
 }
 
-// libvirtdProfile is about libvirtd's own profile with our lines in it, in the root's
-// version: a rule that contradicts another one does not compile.
+// parsed judges what AppArmor's compiler says.
+func parsed(t testing.TB, out string) {
+	t.Helper()
+	for line := range strings.Lines(out) {
+		require.Contains(t, line, "interface file missing", "a kernel without AppArmor is all that may be warned of")
+	}
+}
+
+// libvirtdProfile is about libvirtd's own profile with our lines in it, and about ours,
+// in the root's version: a rule that contradicts another one does not compile.
 func libvirtdProfile(m *machine) {
 	m.tb.Helper()
-	hosttest.Require(m.tb, "apparmor_parser")
-	base := m.path("/etc/apparmor.d")
 	lines := m.read("/etc/apparmor.d/local/usr.sbin.libvirtd")
 	require.Contains(m.tb, lines, "/etc/libvirt/hooks/qemu PUx -> libvirt-direct-hook,")
 	require.Contains(m.tb, lines, "/usr/libexec/qemu-direct-helper PUx,")
-	parseProfile(m.tb, base, filepath.Join(base, "usr.sbin.libvirtd"))
+	for _, profile := range []string{"usr.sbin.libvirtd", "libvirt-direct-hook", "usr.libexec.qemu-direct-helper", "usr.sbin.vdpd"} {
+		parsed(m.tb, m.sh("apparmor_parser --skip-kernel-load --skip-cache /etc/apparmor.d/"+profile))
+	}
 }
 
 // The policy module is compiled against Debian's policy, whose makefile is that of

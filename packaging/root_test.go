@@ -30,7 +30,7 @@ import (
 
 // contents is what a root has beside the essential packages: what ours depend on, and
 // what it takes to run a guest.
-const contents = "libvirt-daemon-system,qemu-system-x86,iproute2,systemd"
+const contents = "apparmor,libvirt-daemon-system,qemu-system-x86,iproute2,systemd"
 
 // maxAge is after how long a cached root is made again, for the security fixes.
 const maxAge = 30 * 24 * time.Hour
@@ -42,7 +42,8 @@ func tarball(ctx context.Context, suite string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	file := filepath.Join(cache, "root-"+suite+".tar")
+	what := sha256.Sum256([]byte(contents))
+	file := filepath.Join(cache, "root-"+suite+"-"+hex.EncodeToString(what[:4])+".tar")
 	unlock, err := kernel.Lock(ctx, cache)
 	if err != nil {
 		return "", err
@@ -220,7 +221,8 @@ func (m *machine) startLibvirtd() {
 var (
 	watched = []string{"etc", "usr", "lib", "var", "root", "run", "opt", "srv", "tmp"}
 	ignored = []string{"var/lib/dpkg", "var/lib/rpm", "var/log", "var/cache", "var/lib/apt", "var/lib/libvirt", "run/libvirt", "etc/libvirt/qemu",
-		"etc/libvirt/storage", "etc/libvirt/nwfilter", "root/packages", "run/libvirtd.pid", "run/lock", "etc/ld.so.cache"}
+		"etc/libvirt/storage", "etc/libvirt/nwfilter", "root/packages", "run/libvirtd.pid", "run/lock", "etc/ld.so.cache",
+		"etc/apparmor.d/disable"} // which dh_apparmor's script removes when it is empty
 )
 
 // files describes the root's files by path.
