@@ -163,3 +163,24 @@ func TestOVSKilledAtEverySystemCall(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{d.Name}, ovsPorts(t))
 }
+
+// Guests' firmware asks for a lease through Open vSwitch: by QEMU's helper=, and by the
+// launcher where QEMU may not fork.
+func TestOVSGuests(t *testing.T) {
+	openvswitch(t)
+	profiles(t, ovsProfile+"[open]\nkind = ovs\nbridge = ovsbr0\nallow = uid:64321\n")
+	wait := lease(t, "ovsbr0", "10.57.0.1/24", "10.57.0.10", "10.57.0.200")
+	for _, args := range [][]string{
+		qemuArgs("-netdev", "bridge,id=n0,br=open/"+guestMAC+",helper="+helper, "-device", "virtio-net-pci,netdev=n0,bootindex=1,mac="+guestMAC),
+		launch(t, append([]string{"--net", "open,mac=52:54:00:77:77:02", "--"}, qemuArgs("-sandbox", sandbox,
+			"-netdev", "tap,id=n0,fd={fd:open}", "-device", "virtio-net-pci,netdev=n0,bootindex=1,mac={mac:open}")...)...),
+	} {
+		cmd := asAlice(t, args...)
+		if strings.Contains(strings.Join(args, " "), "sandbox") {
+			wait("52:54:00:77:77:02")
+		} else {
+			wait(guestMAC)
+		}
+		kill9(t, cmd)
+	}
+}

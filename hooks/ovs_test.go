@@ -106,7 +106,9 @@ func TestHookOwnedOVSPort(t *testing.T) {
 	_, err = w.run(Prepare, domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook'/>", onSwitch(mac1)))
 	require.ErrorIs(t, err, ErrNotRewritten)
 	// The filter for migration keeps what the hook reads, as rewriting does.
-	changes, err := Rewrite(d, w.cfg, Host{}, false)
+	host, err := Survey(t.Context(), w.kernel, w.cfg, d)
+	require.NoError(t, err)
+	changes, err := Rewrite(d, w.cfg, host, false)
 	require.NoError(t, err)
 	out, err := d.Rewrite(changes)
 	require.NoError(t, err)
@@ -137,6 +139,40 @@ func TestHookOwnedOVSPort(t *testing.T) {
 	require.Empty(t, w.journals())
 }
 
+// Another host's bridge is found by its uplink, for either owner, there and back.
+func TestOVSBridgeIsMapped(t *testing.T) {
+	conf := func(here, there string) string {
+		return "[uplink.fabric]\ndevice = '" + here + "'\nalso = ['" + there + "']\n"
+	}
+	for _, own := range []string{"", "<ld:nic mac='" + mac1 + "' own='hook'/>"} {
+		a, b := newWorld(t, conf("ovsbr0", "br-b"), "ovsbr0"), newWorld(t, conf("br-b", "ovsbr0"), "br-b")
+		b.withSwitch("br-b")
+		doc := domain(uuidA, own, onSwitch(mac1, "<target dev='vnet0'/>"))
+		there := b.must(Migrate, doc)
+		b.ovs.ports["vnet0"] = ovs.Port{Name: "vnet0", Bridge: "br-b"}
+		b.must(Prepare, there)
+		b.must(Start, there)
+		if own == "" {
+			require.Contains(t, there, "<source bridge='br-b'/>")
+			require.Equal(t, uuidA, b.ovs.ports["vnet0"].Owner)
+		} else {
+			require.Len(t, b.ovs.ports, 2)
+		}
+		back := a.must(Migrate, there)
+		if back == "" { // hook-owned: the words name the uplink
+			back = there
+		}
+		a.ovs.ports["vnet0"] = ovs.Port{Name: "vnet0", Bridge: "ovsbr0"}
+		a.must(Prepare, back)
+		a.must(Start, back)
+		for _, p := range a.ovs.ports {
+			require.Equal(t, "ovsbr0", p.Bridge)
+		}
+		require.Equal(t, own == "", len(a.ovs.ports) == 1)
+		require.Empty(t, a.must(Migrate, back), "what was mapped needs no mapping")
+	}
+}
+
 func TestOVSVLANsAreChecked(t *testing.T) {
 	word := func(text string) string { return "<ld:nic mac='" + mac1 + "' " + text + "/>" }
 	for name, c := range map[string]struct {
@@ -160,7 +196,8 @@ func TestOVSVLANsAreChecked(t *testing.T) {
 		"a Linux bridge's word":   {word("hairpin='yes'"), "<vlan><tag id='100'/></vlan>", ErrUnsuitable},
 		"isolated":                {word("isolated='yes'"), "<vlan><tag id='100'/></vlan>", nil},
 		"tunnel and trunk":        {word("profile='tunnel' trunk='100'"), "", ErrUnsuitable},
-		"another uplink":          {word("uplink='other'"), "<vlan><tag id='100'/></vlan>", ErrWrongDevice},
+		"another uplink":          {word("uplink='other'"), "<vlan><tag id='100'/></vlan>", ErrNotRewritten},
+		"two bandwidths":          {word("profile='shaped'"), "<bandwidth/>", ErrUnsuitable},
 	} {
 		w := newWorld(t, switchProfiles+"[uplink.other]\ndevice='eth0'\n", "ovsbr0", "eth0")
 		w.withSwitch("ovsbr0")

@@ -40,7 +40,7 @@ func (p *planner) prepareOVS(n *xmlfilter.NIC, s settings) (handled bool, err er
 	case onOVS(n) && s.own:
 		return true, p.notRewritten("it asks to be hook-owned")
 	case onOVS(n):
-		_, err := p.ovsPort(n, n, s)
+		_, err := p.ovsPort(n, s)
 		return true, err
 	case n.Type == "ethernet" && s.own && was != nil:
 		return true, p.hookOwnedOVS(n, was, s)
@@ -71,7 +71,7 @@ func (p *planner) startOVS(n *xmlfilter.NIC, s settings) (handled bool, err erro
 	if !config.ValidIfname(n.Target) {
 		return true, remedy(ErrWrongDevice, "libvirt has named no device for it: %q", n.Target)
 	}
-	port, err := p.ovsPort(n, n, s)
+	port, err := p.ovsPort(n, s)
 	if err != nil {
 		return true, err
 	}
@@ -95,7 +95,15 @@ func (p *planner) hookOwnedOVS(n, was *xmlfilter.NIC, s settings) error {
 	case !config.ValidIfname(n.Target) || n.Managed != "no":
 		return p.notRewritten("it has no <target dev= managed='no'>")
 	}
-	port, err := p.ovsPort(n, was, s)
+	in := *was
+	if s.uplink != nil { // what is kept can be another host's name
+		dev, err := p.uplink(s.uplink)
+		if err != nil {
+			return err
+		}
+		in.Source.Bridge = dev.Name
+	}
+	port, err := p.ovsPort(&in, s)
 	if err != nil {
 		return err
 	}
@@ -118,7 +126,10 @@ func (p *planner) hookOwnedOVS(n, was *xmlfilter.NIC, s settings) error {
 
 // ovsPort is the port of a NIC, but for its name. in is the <interface> with the
 // bridge, the VLANs and the virtualport. It refuses VLANs that the host forbids.
-func (p *planner) ovsPort(n, in *xmlfilter.NIC, s settings) (ovs.Port, error) {
+func (p *planner) ovsPort(in *xmlfilter.NIC, s settings) (ovs.Port, error) {
+	if o := s.ovs; o != nil && in.Bandwidth && (o.IngressRate > 0 || o.MinRate > 0 || o.MaxRate > 0) {
+		return ovs.Port{}, remedy(ErrUnsuitable, "it has <bandwidth>, which is libvirt's, and its profile says rates; leave one out")
+	}
 	u, err := p.ovsUplink(in.Source.Bridge, s.uplink)
 	if err != nil {
 		return ovs.Port{}, err
@@ -192,14 +203,17 @@ func ovsVLAN(x *xmlfilter.VLAN, tag int, w xmlfilter.PortWords, tunnel bool) (*o
 // ovsUplink returns the uplink whose device a bridge is, nil if there is none. said is
 // the one that the NIC's words name.
 func (p *planner) ovsUplink(bridge string, said *config.Uplink) (*config.Uplink, error) {
-	own := p.host.uplinkOf(p.cfg, bridge)
-	switch {
-	case own != nil && said != nil && said != own:
-		return nil, remedy(ErrWrongDevice, "bridge %s is uplink %q here, and its words say %q", bridge, own.Name, said.Name)
-	case own == nil && said != nil && bridge != "":
-		return nil, remedy(ErrWrongDevice, "bridge %s is not uplink %q; mend [uplink.%s] in %s", bridge, said.Name, said.Name, config.Path)
+	if said == nil {
+		return p.host.uplinkOf(p.cfg, bridge), nil
 	}
-	return own, nil
+	dev, err := p.uplink(said)
+	if err != nil {
+		return nil, err
+	}
+	if dev.Name != bridge {
+		return nil, p.notRewritten(fmt.Sprintf("uplink %q is %s here, and its <source> says %s", said.Name, dev.Name, bridge))
+	}
+	return said, nil
 }
 
 // allowOVS checks a port's VLANs against those that the host allows on its bridge. A
@@ -226,18 +240,40 @@ func allowOVS(u *config.Uplink, v *ovs.VLAN) error {
 	return nil
 }
 
-// ovs says how a NIC's XML is to become one that the hook can own.
+// ovs says how a NIC's XML is to become one that the hook can own, and maps its bridge
+// by uplink.
 func (r *rewriter) ovs(n *xmlfilter.NIC, s settings) (c xmlfilter.Change, handled bool, err error) {
-	switch {
-	case onOVS(n) && s.own && n.MAC == "":
-		return c, true, remedy(ErrUnsuitable, "it has no <mac address=>; define the domain first, libvirt gives it one")
-	case onOVS(n) && s.own:
-		c.Ethernet = targetName(r.domain, n)
-		c.Words = newWords(n, map[string]string{xmlfilter.WordOwn: xmlfilter.OwnHook})
-		c.Keep = true // the bridge, VLANs and interface ID are read from what is kept
-		return c, true, nil
-	case onOVS(n), n.Type == "ethernet" && s.own && wasOnOVS(n) != nil:
-		return c, true, nil
+	if n.Type == "ethernet" && s.own && wasOnOVS(n) != nil {
+		return c, true, nil // its words name the uplink, or its bridge has one name everywhere
 	}
-	return c, false, nil
+	if !onOVS(n) {
+		return c, false, nil
+	}
+	u := s.uplink
+	if u == nil {
+		u = r.cfg.UplinkCalled(n.Source.Bridge)
+	}
+	words := map[string]string{}
+	if u != nil {
+		dev, err := r.uplink(u)
+		if err != nil {
+			return c, true, err
+		}
+		if dev.Name != n.Source.Bridge {
+			c.SourceBridge = dev.Name
+		}
+		if c.SourceBridge != "" || s.own {
+			words[xmlfilter.WordUplink] = u.Name
+		}
+	}
+	if s.own {
+		if n.MAC == "" {
+			return c, true, remedy(ErrUnsuitable, "it has no <mac address=>; define the domain first, libvirt gives it one")
+		}
+		words[xmlfilter.WordOwn] = xmlfilter.OwnHook
+		c.SourceBridge, c.Ethernet = "", targetName(r.domain, n)
+		c.Keep = true // the bridge, VLANs and interface ID are read from what is kept
+	}
+	c.Words = newWords(n, words)
+	return c, true, nil
 }

@@ -211,11 +211,19 @@ func TestOVSDeaths(t *testing.T) {
 	s.rewrite(g)
 	s.define(tiny("assisted", onOVS(2)))
 
-	require.NoError(t, s.KillDB())
-	started := make(chan error, 1)
-	go func() { _, err := s.Virsh(ctx, "start", "owned"); started <- err }()
-	require.NoError(t, s.StartDB(ctx)) // comes to prepare's wait, or before it
-	require.NoError(t, <-started)
+	for n := range 4 {
+		started := make(chan error, 1)
+		go func() { _, err := s.Virsh(ctx, "start", "owned"); started <- err }()
+		time.Sleep(time.Duration(n) * 60 * time.Millisecond) // wherever that hits
+		require.NoError(t, s.KillDB())
+		require.NoError(t, s.StartDB(ctx))
+		require.NoError(t, <-started)
+		require.Len(t, s.ports(), 1)
+		if n < 3 {
+			s.stop("owned")
+			require.Empty(t, s.ports())
+		}
+	}
 	s.start("assisted")
 	require.Len(t, s.ports(), 2)
 	require.Equal(t, "nothing is left over\n", s.gc(), "they live")

@@ -1,9 +1,6 @@
 package ovs
 
-import (
-	"context"
-	"fmt"
-)
+import "context"
 
 // Owned is a port with our key.
 type Owned struct {
@@ -42,27 +39,4 @@ func readOwned(ports []row) ([]Owned, error) {
 		}
 	}
 	return owned, nil
-}
-
-// BridgeOf returns the bridge that has a port, or an error matching ErrNoPort.
-func (db *DB) BridgeOf(ctx context.Context, port string) (name string, err error) {
-	err = db.do(ctx, func(s *session) error {
-		f, err := s.find(ctx, &Port{Name: port})
-		if err != nil {
-			return err
-		}
-		if f.port == "" {
-			return fmt.Errorf("port %s: %w", port, ErrNoPort)
-		}
-		res, err := s.transact(ctx, op{
-			"op": "select", "table": "Bridge", "columns": []string{"name"},
-			"where": where([3]any{"ports", "includes", uuidOf(f.port)}),
-		})
-		if err != nil || len(res[0].Rows) == 0 {
-			return err
-		}
-		name, err = res[0].Rows[0].text("name")
-		return err
-	})
-	return name, err
 }

@@ -95,9 +95,6 @@ func TestAttachAndDetach(t *testing.T) {
 	require.NoError(t, err)
 	slices.SortFunc(owned, func(a, b Owned) int { return strings.Compare(a.Name, b.Name) })
 	require.Equal(t, []Owned{{Name: "sink", Owner: another}, {Name: "t0", Owner: owner}}, owned)
-	br, err := w.db.BridgeOf(w.ctx, "t0")
-	require.NoError(t, err)
-	require.Equal(t, "br0", br)
 
 	was, err := w.db.Detach(w.ctx, "t0", another)
 	require.NoError(t, err)
@@ -137,8 +134,6 @@ func TestRefusals(t *testing.T) {
 	p.Mirror = "nowhere"
 	require.ErrorIs(t, w.db.Amend(w.ctx, p), ErrNoPort)
 	require.ErrorIs(t, w.db.Amend(w.ctx, Port{Name: "nothing", Owner: owner}), ErrNoPort)
-	_, err = w.db.BridgeOf(w.ctx, "nothing")
-	require.ErrorIs(t, err, ErrNoPort)
 
 	brief, cancel := context.WithTimeout(w.ctx, 300*time.Millisecond)
 	defer cancel()
