@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/digitalocean/go-libvirt"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
@@ -72,4 +73,33 @@ func TestIsolatedBridgePorts(t *testing.T) {
 	s.stop("a")
 	s.stop("b")
 	s.unchanged(before)
+}
+
+// A guest in a bridge moves to a host that calls its bridge otherwise: the uplink's name
+// finds it there, and its port is as the words want it.
+func TestBridgedGuestMigrates(t *testing.T) {
+	a, b, l := twoHosts(t, 2*time.Minute)
+	// A bridge that got its guests' frames back would look for them out there.
+	for _, port := range []string{"p0", "p1"} {
+		_, err := l.Run(l.ctx, "ip", "link", "set", port, "type", "bridge_slave", "hairpin", "off")
+		require.NoError(t, err)
+	}
+	for s, bridge := range map[*site]string{a: "br0", b: "lanbr"} {
+		nic := map[*site]string{a: "nica", b: "enpb"}[s]
+		require.NoError(t, s.Bridge(s.ctx, bridge, host.Port{Name: nic}))
+		s.configure("[uplink.office]\ndevice = \"" + bridge + "\"\n")
+	}
+	beforeB := b.snapshot()
+	g := newLinux(t, "g", 1, bridged(1, "br0", ""), "uplink='office' isolated='yes' hairpin='yes'")
+	a.define(g.Domain)
+	a.start("g")
+	g.talks(l)
+	require.NoError(t, a.Migrate(a.ctx, "g", "10.99.0.2"))
+	require.NoError(t, b.WaitState(b.ctx, "g", libvirt.DomainRunning))
+	g.talks(l)
+	at := "/sys/class/net/" + b.tap("g") + "/brport/"
+	require.Equal(t, "1\n1\n", b.run("", "cat", at+"isolated", at+"hairpin_mode"))
+	require.Contains(t, b.run("", "ls", "/sys/class/net/lanbr/brif"), b.tap("g"))
+	b.stop("g")
+	b.unchanged(beforeB)
 }

@@ -41,6 +41,33 @@ func TestBridgePort(t *testing.T) {
 	out, err := exec.Command("bridge", "fdb", "show", "brport", "tap0").CombinedOutput()
 	require.NoError(t, err)
 	require.Contains(t, string(out), "52:54:00:00:00:01 master br0 static")
+
+	// The guard sees a BPDU only where the bridge runs a spanning tree.
+	for _, l := range []string{"br0", "tap0", "wire"} {
+		ip("link", "set", l, "up")
+	}
+	wire, err := net.InterfaceByName("wire")
+	require.NoError(t, err)
+	s, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
+	require.NoError(t, err)
+	defer unix.Close(s)
+	// An 802.3 frame with LLC's 42-42-03 and a configuration BPDU of zeros.
+	bpdu := append([]byte{0x01, 0x80, 0xc2, 0, 0, 0, 2, 0, 0, 0, 0, 1, 0, 38, 0x42, 0x42, 0x03}, make([]byte, 43)...)
+	const disabled = 0
+	for _, stp := range []string{"0", "1"} {
+		ip("link", "set", "br0", "type", "bridge", "stp_state", stp)
+		require.NoError(t, unix.Sendto(s, bpdu, 0, &unix.SockaddrLinklayer{Ifindex: wire.Index}))
+		state := func() int {
+			tap, err := c.ByName(ctx, "tap0")
+			require.NoError(t, err)
+			return tap.Port.State
+		}
+		if stp == "1" {
+			require.Eventually(t, func() bool { return state() == disabled }, 10*time.Second, time.Millisecond)
+		} else {
+			require.NotEqual(t, disabled, state())
+		}
+	}
 }
 
 // Who hears LLDP from the switch when the uplink is a port of a bridge: lldpad's kind of
