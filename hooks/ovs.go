@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/link"
@@ -220,6 +221,20 @@ func (a *applier) adoptTap(ctx context.Context, s Step) error {
 	s.Tap = &t
 	a.note("adopted tap %s", t.Name)
 	return a.put(s, state.Done)
+}
+
+// compareOVS says how a port is not as the journal has it.
+func (h *Held) compareOVS(ctx context.Context, sw Switch) {
+	owned, err := sw.List(ctx)
+	mine := ovs.Owned{Name: h.OVSPort.Name, Owner: h.OVSPort.Owner}
+	switch {
+	case err != nil:
+		h.Difference = err.Error()
+	case !slices.Contains(owned, mine):
+		h.Difference = "gone"
+	case h.Phase == state.Intended:
+		h.Difference = "the hook was stopped while it was made"
+	}
 }
 
 // strayPorts removes ports with our key whose domain is not running and in no journal:

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"libvirt-direct/internal/ovs"
+	"libvirt-direct/internal/state"
 	"libvirt-direct/xmlfilter"
 )
 
@@ -126,7 +127,15 @@ func TestHookOwnedOVSPort(t *testing.T) {
 	require.Equal(t, 1400, l.MTU)
 	require.Equal(t, Mark+" "+uuidA, l.Alias)
 	w.must(Start, doc)
+	held := func() string {
+		all, err := Status(t.Context(), w.kernel, w.ovs, state.Existing(w.hook.Journal))
+		require.NoError(t, err)
+		require.Len(t, all, 1)
+		return all[0].Held[1].Thing() + ": " + all[0].Held[1].Difference
+	}
+	require.Equal(t, "Open vSwitch port "+name+" on ovsbr0: ", held())
 	delete(w.ovs.ports, name) // somebody's ovs-vsctl
+	require.Equal(t, "Open vSwitch port "+name+" on ovsbr0: gone", held())
 	w.must(Reconnect, doc)
 	require.Contains(t, w.ovs.ports, name)
 	w.must(Stopped, doc)

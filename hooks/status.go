@@ -30,9 +30,9 @@ type Held struct {
 	Difference string `json:"difference,omitempty"`
 }
 
-// Status reads all journals and looks up each thing they hold. It takes no locks: a
-// start at work can be seen half-way.
-func Status(ctx context.Context, k Kernel, dir *state.Dir) ([]DomainStatus, error) {
+// Status reads all journals and looks up each thing they hold; Open vSwitch's ports only
+// if it is given the switch. It takes no locks: a start at work can be seen half-way.
+func Status(ctx context.Context, k Kernel, sw Switch, dir *state.Dir) ([]DomainStatus, error) {
 	uuids, err := dir.Domains()
 	if err != nil {
 		return nil, err
@@ -53,7 +53,9 @@ func Status(ctx context.Context, k Kernel, dir *state.Dir) ([]DomainStatus, erro
 		s := DomainStatus{Name: j.Name, UUID: uuid, Since: j.Since, Held: []Held{}}
 		for i, step := range steps {
 			h := Held{Step: step, Phase: j.Entries[i].Phase}
-			if err := h.compare(ctx, k); err != nil {
+			if step.OVSPort != nil && sw != nil {
+				h.compareOVS(ctx, sw)
+			} else if err := h.compare(ctx, k); err != nil {
 				return nil, err
 			}
 			s.Held = append(s.Held, h)

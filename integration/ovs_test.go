@@ -227,6 +227,9 @@ func TestOVSDeaths(t *testing.T) {
 	s.start("assisted")
 	require.Len(t, s.ports(), 2)
 	require.Equal(t, "nothing is left over\n", s.gc(), "they live")
+	status := s.run("", program(t, "libvirt-direct"), "status")
+	require.Contains(t, status, "made by libvirt")
+	require.NotContains(t, status, "BUT")
 
 	pids := []string{s.qemu("owned"), s.qemu("assisted")}
 	require.NoError(t, s.KillLibvirtd(ctx, unix.SIGKILL))

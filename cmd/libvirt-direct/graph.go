@@ -77,7 +77,7 @@ func (o *options) look(ctx context.Context, socket string) (s *scene, missing []
 	if s.links, err = k.All(ctx); err != nil {
 		return nil, nil, err
 	}
-	s.held, err = hooks.Status(ctx, k, state.Existing(o.journal))
+	s.held, err = hooks.Status(ctx, k, nil, state.Existing(o.journal))
 	if errors.Is(err, fs.ErrPermission) {
 		missing = append(missing, err)
 	} else if err != nil {

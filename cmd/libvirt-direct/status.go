@@ -39,7 +39,9 @@ func statusCommand(o *options) *cobra.Command {
 				return err
 			}
 			defer k.Close()
-			all, err := hooks.Status(ctx, k, state.Existing(o.journal))
+			sw := hooks.OpenSwitch()
+			defer sw.Close()
+			all, err := hooks.Status(ctx, k, sw, state.Existing(o.journal))
 			if errors.Is(err, fs.ErrPermission) {
 				return fmt.Errorf("status needs root: %w", err)
 			}

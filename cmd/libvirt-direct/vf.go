@@ -138,7 +138,7 @@ func printPFs(w io.Writer, pfs []pfStatus) {
 
 // held reads the journals, as far as this user may.
 func (o *options) held(ctx context.Context, k *link.Conn) ([]hooks.DomainStatus, error) {
-	all, err := hooks.Status(ctx, k, state.Existing(o.journal))
+	all, err := hooks.Status(ctx, k, nil, state.Existing(o.journal))
 	if errors.Is(err, fs.ErrPermission) {
 		return nil, nil
 	}
