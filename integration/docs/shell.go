@@ -84,6 +84,23 @@ func (sh *Shell) typed(b Block) (output string, ok bool, err error) {
 	return string(out), ok, err
 }
 
+// Type types a block, which must succeed, and returns what it prints.
+func (sh *Shell) Type(t *testing.T, b Block) string {
+	t.Helper()
+	begin := time.Now()
+	out, ok, err := sh.typed(b)
+	t.Logf("line %d (%s, %v)\n%s%s", b.Line, sh.name, time.Since(begin).Round(time.Millisecond), b.Text, out)
+	switch {
+	case err != nil:
+		t.Fatal(err)
+	case !ok && b.Says("fails"):
+		t.Fatal("it succeeds, and the page says that it fails")
+	case !ok:
+		t.Fatal("it fails")
+	}
+	return out
+}
+
 // Follow types the blocks of a page, a file's name. A block belongs to the shell that
 // one of its words names, or else to the first one. After each block then, which may
 // be nil, is called with what was printed.
@@ -104,18 +121,9 @@ func Follow(t *testing.T, page string, then func(b Block, output string), shells
 				sh = other
 			}
 		}
-		begin := time.Now()
-		out, ok, err := sh.typed(b)
-		t.Logf("%s:%d (%s, %v)\n%s%s", filepath.Base(page), b.Line, sh.name, time.Since(begin).Round(time.Millisecond), b.Text, out)
-		switch {
-		case err != nil:
-			t.Fatal(err)
-		case !ok && b.Says("fails"):
-			t.Fatal("it succeeds, and the page says that it fails")
-		case !ok:
-			t.Fatal("it fails")
-		case b.Output != nil && !Shown(*b.Output, out):
-			t.Errorf("the page shows\n%s", *b.Output)
+		out := sh.Type(t, b)
+		if b.Output != nil && !Shown(*b.Output, out) {
+			t.Errorf("line %d of the page shows\n%s", b.Line, *b.Output)
 		}
 		if then != nil {
 			then(b, out)
