@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"slices"
 	"strings"
 
@@ -16,6 +17,7 @@ import (
 	"libvirt-direct/internal/graph"
 	"libvirt-direct/internal/libvirtd"
 	"libvirt-direct/internal/link"
+	"libvirt-direct/internal/ovs"
 	"libvirt-direct/internal/state"
 	"libvirt-direct/vdp/control"
 	"libvirt-direct/xmlfilter"
@@ -28,7 +30,7 @@ func graphCommand(o *options) *cobra.Command {
 		Use:   "graph [--format FORMAT]",
 		Short: "Draw how the guests' NICs are put together, down to the switch port",
 		Long: `graph draws what runs now, from left to right: guests, their taps and macvtaps, VLAN sub-interfaces
-and bridges, virtual and physical functions, VSIs, and the switch ports that vdpd knows by LLDP. What
+and bridges, Open vSwitch's among them, virtual and physical functions, VSIs, and the switch ports that vdpd knows by LLDP. What
 is wrong has a red border. It asks libvirt, the kernel, the journal and vdpd, and says on standard
 error which of them did not answer.`,
 		Example: "  libvirt-direct graph | dot -Tpdf >nics.pdf\n  libvirt-direct graph --format svg >nics.svg",
@@ -100,6 +102,13 @@ func (o *options) look(ctx context.Context, socket string) (s *scene, missing []
 	}
 	if err := s.askLibvirt(ctx, o.connect); err != nil {
 		missing = append(missing, err)
+	}
+	if _, err := os.Stat(ovs.Socket); err == nil { // most hosts have none
+		db := ovs.Open("")
+		defer db.Close()
+		if s.bridges, err = db.Bridges(ctx); err != nil {
+			missing = append(missing, err)
+		}
 	}
 	vdpd := control.NewClient(socket)
 	s.stations, err = vdpd.Status(ctx)

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"libvirt-direct/integration/host"
+	"libvirt-direct/integration/host/hosttest"
 	"libvirt-direct/vdp"
 	"libvirt-direct/vdp/vdptest"
 )
@@ -84,12 +85,21 @@ func TestGraphOfRunningGuests(t *testing.T) {
 	// Two guests, one with a hook-owned NIC, one with libvirt's own macvtap and a bridge.
 	s.run("ip", "link", "add", "br0", "type", "bridge")
 	s.run("ip", "link", "set", "br0", "up")
+	hosttest.Require(t, "ovsdb-server", "ovs-vswitchd", "ovs-vsctl")
+	vswitch, err := s.StartOVS(s.ctx)
+	require.NoError(t, err)
+	require.NoError(t, vswitch.AddBridge(s.ctx, "ovsbr0"))
+	s.run("ip", "link", "add", "fabric", "address", "02:aa:00:00:00:09", "type", "veth", "peer", "name", "far")
+	s.run("sh", "-c", "ip link set fabric up; ip link set far up")
+	_, err = vswitch.Vsctl(s.ctx, "add-port", "ovsbr0", "fabric")
+	require.NoError(t, err)
 	owned := ownedGuest("o<&>", "")
 	s.define(owned)
 	s.ok("rewrite", "--domain", owned.Name)
 	s.define(host.Domain{Name: "plain", Interfaces: []string{
 		host.DirectNIC(mac1, "nica", "vepa"),
 		"<interface type='bridge'><mac address='52:54:00:00:00:03'/><source bridge='br0'/></interface>",
+		"<interface type='bridge'><mac address='52:54:00:00:00:04'/><source bridge='ovsbr0'/><vlan><tag id='100'/></vlan><virtualport type='openvswitch'/></interface>",
 	}})
 	s.virsh("start", "--domain", owned.Name)
 	s.virsh("start", "plain")
@@ -111,16 +121,18 @@ func TestGraphOfRunningGuests(t *testing.T) {
 	direct := number("macvtap0<br/>" + mac1 + "<br/>macvtap vepa")
 	vnet := number("vnet0<br/>52:54:00:00:00:03<br/>tap")
 	bridge := number("br0<br/>bridge")
+	ovsTap, ovsBridge := number("vnet1<br/>52:54:00:00:00:04<br/>tap<br/>VLAN 100 in ovsbr0"), number("ovsbr0<br/>Open vSwitch")
+	fabric := number("fabric<br/>02:aa:00:00:00:09<br/>veth")
 	nic := number("nica<br/>[0-9a-f:]{17}<br/>veth<br/>uplink storage")
 	port := number("switch 02:bb:00:00:00:01<br/>port [^<]+<br/>802.1Qbg, edition 2012<br/>reflective relay")
 	vsi := number("VSI " + aVSI + "<br/>established<br/>" + mac1 + " VLAN 100<br/>manager 11, type 7 version 1")
-	for _, e := range [][2]string{{guest, tap}, {tap, nic}, {plain, direct}, {direct, nic}, {plain, vnet}, {vnet, bridge}, {nic, port}} {
+	for _, e := range [][2]string{{guest, tap}, {tap, nic}, {plain, direct}, {direct, nic}, {plain, vnet}, {vnet, bridge}, {plain, ovsTap}, {ovsTap, ovsBridge}, {ovsBridge, fabric}, {nic, port}} {
 		require.Contains(t, text, "  "+e[0]+" --> "+e[1]+"\n")
 	}
 	for _, e := range [][2]string{{direct, vsi}, {vsi, port}} {
 		require.Contains(t, text, "  "+e[0]+" -.-> "+e[1]+"\n")
 	}
-	require.Equal(t, 9, strings.Count(text, ">n")+strings.Count(text, "> n"), text)
+	require.Equal(t, 12, strings.Count(text, ">n")+strings.Count(text, "> n"), text)
 	require.NotContains(t, text, "stroke:", "nothing is wrong")
 
 	svg := s.ok("graph", "--format", "svg")

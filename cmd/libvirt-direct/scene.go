@@ -9,6 +9,7 @@ import (
 	"libvirt-direct/hooks"
 	"libvirt-direct/internal/graph"
 	"libvirt-direct/internal/link"
+	"libvirt-direct/internal/ovs"
 	"libvirt-direct/vdp/control"
 	"libvirt-direct/xmlfilter"
 )
@@ -22,6 +23,7 @@ type scene struct {
 	pfs      []pfStatus
 	held     []hooks.DomainStatus
 	uplinks  map[string]string // names from the configuration, by device
+	bridges  []ovs.Bridge
 	stations []control.Uplink
 	vsis     []control.VSIStatus
 }
@@ -63,7 +65,10 @@ func (s *scene) graph() graph.Graph {
 	for _, l := range s.links {
 		_, uplink := s.uplinks[l.Name]
 		ours := l.Kind == "vlan" && strings.HasPrefix(l.Alias, hooks.Mark)
-		if tap := isTap(l); tap || uplink || ours {
+		// A tap that is down and of nobody is no guest's: Open vSwitch keeps one.
+		idle := !l.Up && !strings.HasPrefix(l.Alias, hooks.Mark)
+		internal := slices.ContainsFunc(s.bridges, func(b ovs.Bridge) bool { return b.Name == l.Name })
+		if tap := isTap(l) && !internal && !idle; tap || uplink || ours {
 			_, known := p.nodes[linkID(l)]
 			n := p.node(p.link(l))
 			if tap && !known && s.libvirt {
@@ -123,11 +128,7 @@ func (p *painter) guest(d *xmlfilter.Domain) {
 // nic adds what a NIC is on the host.
 func (p *painter) nic(d *xmlfilter.Domain, n *xmlfilter.NIC) string {
 	if l, there := p.byName[n.Target]; there && n.Target != "" {
-		id := p.link(l)
-		if n.Source.Bridge != "" && l.Master == 0 { // Open vSwitch has it, which is no master for the kernel
-			p.edge(id, p.virtualSwitch(n.Source.Bridge))
-		}
-		return id
+		return p.link(l)
 	}
 	if id, found := p.vf(func(v vfStatus) bool { return n.Source.PCI != "" && v.Device == n.Source.PCI }); found {
 		return id
@@ -156,9 +157,31 @@ func (p *painter) heldFor(uuid string) []hooks.Held {
 	return nil
 }
 
-// virtualSwitch adds an Open vSwitch bridge. Where its uplink is, OVSDB knows.
-func (p *painter) virtualSwitch(name string) string {
-	id, _ := p.add(graph.Node{ID: "link " + name, Class: graph.Bridge, Title: name, Lines: []string{"Open vSwitch"}})
+// virtualSwitch returns the Open vSwitch bridge that has a device, which the kernel
+// does not show, and the device's VLAN in it.
+func (p *painter) virtualSwitch(device string) (bridge ovs.Bridge, tag int, found bool) {
+	for _, b := range p.bridges {
+		for _, d := range b.Devices {
+			if d.Name == device && b.Name != device {
+				return b, d.Tag, true
+			}
+		}
+	}
+	return ovs.Bridge{}, 0, false
+}
+
+// addSwitch adds an Open vSwitch bridge and the devices by which it leaves the host.
+func (p *painter) addSwitch(b ovs.Bridge) string {
+	n := graph.Node{ID: "link " + b.Name, Class: graph.Bridge, FromLeft: columnTap, Title: b.Name, Lines: []string{"Open vSwitch"}}
+	if uplink := p.uplinks[b.Name]; uplink != "" {
+		n.Lines = append(n.Lines, "uplink "+uplink)
+	}
+	id, isNew := p.add(n)
+	for _, d := range b.Devices {
+		if l, there := p.byName[d.Name]; there && isNew && !isTap(l) && l.Kind != "openvswitch" {
+			p.edge(id, p.link(l))
+		}
+	}
 	return id
 }
 
@@ -166,6 +189,11 @@ func (p *painter) virtualSwitch(name string) string {
 func (p *painter) link(l link.Link) string {
 	if id, found := p.vf(func(v vfStatus) bool { return v.Netdev == l.Name }); found {
 		return id
+	}
+	for _, b := range p.bridges {
+		if b.Name == l.Name { // its internal port
+			return p.addSwitch(b)
+		}
 	}
 	n := graph.Node{ID: linkID(l), Title: l.Name, FromLeft: columnTap}
 	var ports []link.Link // of a bridge or bond
@@ -201,6 +229,10 @@ func (p *painter) link(l link.Link) string {
 			n.Lines = append(n.Lines, fmt.Sprintf("%d VFs, %d free", len(pf.VFs), p.free(pf)))
 		}
 	}
+	bridge, tag, bridged := p.virtualSwitch(l.Name)
+	if tag != 0 {
+		n.Lines = append(n.Lines, fmt.Sprintf("VLAN %d in %s", tag, bridge.Name))
+	}
 	switch {
 	case !l.Up:
 		n.Lines, n.Fault = append(n.Lines, "down"), true
@@ -221,6 +253,9 @@ func (p *painter) link(l link.Link) string {
 		if !isTap(port) {
 			p.edge(id, p.link(port))
 		}
+	}
+	if bridged && isTap(l) {
+		p.edge(id, p.addSwitch(bridge))
 	}
 	return id
 }
@@ -322,6 +357,10 @@ func (p *painter) holds(h hooks.Held) string {
 		name, class = h.AltName.Device, graph.NIC
 	case h.Macvtap != nil:
 		name, class = h.Macvtap.Name, graph.Tap
+	case h.Tap != nil:
+		name, class = h.Tap.Name, graph.Tap
+	case h.OVSPort != nil:
+		name, class = h.OVSPort.Name, graph.Tap
 	default: // a VSI is drawn as the station has it
 		return ""
 	}

@@ -14,6 +14,7 @@ import (
 	"libvirt-direct/hooks"
 	"libvirt-direct/internal/graph"
 	"libvirt-direct/internal/link"
+	"libvirt-direct/internal/ovs"
 	"libvirt-direct/vdp"
 	"libvirt-direct/vdp/control"
 	"libvirt-direct/xmlfilter"
@@ -52,6 +53,8 @@ func wholeScene(t *testing.T) *scene {
 			up(link.Link{Index: 3, Name: "eth1", MAC: "02:aa:00:00:00:02"}),
 			{Index: 4, Name: "eth2", MAC: "02:aa:00:00:00:03", Up: true, Master: 10},
 			up(link.Link{Index: 5, Name: "eth1v0", MAC: "52:54:00:00:00:03"}),
+			up(link.Link{Index: 7, Name: "eth3", MAC: "02:aa:00:00:00:04"}),
+			up(link.Link{Index: 8, Name: "br-int", Kind: "tun"}),
 			up(link.Link{Index: 6, Name: "eth1v2", MAC: "02:aa:00:00:00:06"}),
 			up(link.Link{Index: 10, Name: "br0", Kind: "bridge"}),
 			up(link.Link{Index: 11, Name: "vnet4", Kind: "tun", Master: 10}),
@@ -77,6 +80,7 @@ func wholeScene(t *testing.T) *scene {
 			}},
 		},
 		uplinks: map[string]string{"eth0": "storage"},
+		bridges: []ovs.Bridge{{Name: "br-int", Devices: []ovs.Device{{Name: "br-int"}, {Name: "eth3"}, {Name: "geneve0"}, {Name: "vnet7", Tag: 100}}}},
 		stations: []control.Uplink{
 			{Name: "eth0", Edition: "2012", Switch: &control.Switch{Chassis: "02:bb:00:00:00:01", Port: "ge-0/0/7", ReflectiveRelay: true}},
 			{Name: "eth1", Edition: "auto", Error: control.NewError(vdp.ErrNoEVB)},
