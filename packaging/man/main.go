@@ -85,10 +85,10 @@ func pages() []page {
 	return []page{
 		{"libvirt-direct", 1, "guests attached directly to the host's network", "**libvirt-direct** *COMMAND* [*OPTION*]…", "commands.md", nil},
 		{"libvirt-direct.toml", 5, "the host's uplinks and profiles for libvirt-direct", "*/etc/libvirt-direct/config.toml*", "config.md", nil},
-		{"libvirt-direct-metadata", 7, "what a libvirt domain says of its NICs to libvirt-direct", "**<ld:nics xmlns:ld='urn:libvirt-direct:1'>**", "metadata.md", nil},
-		{"libvirt-direct-bridges", 7, "what the hook does for bridge ports and libvirt's networks", "**<ld:nic** **isolated=** **learning=** **hairpin=** **bpduguard=** **vlan=** **trunk=** **native=** **/>**", "bridges-and-networks.md", nil},
-		{"libvirt-direct-openvswitch", 7, "what the hook does for ports of Open vSwitch and OVN", "**<ld:nic** **vlan=** **trunk=** **profile=** **ifaceid=** **/>**", "openvswitch.md", nil},
-		{"libvirt-direct-hook", 8, "what libvirt runs at every step in a domain's life", "*/etc/libvirt/hooks/qemu* *DOMAIN* *OPERATION* *SUB-OPERATION* *EXTRA* < *domain.xml*", "hook.md", nil},
+		{"libvirt-direct-metadata", 7, "what a libvirt domain says of its NICs to libvirt-direct", "`<ld:nics xmlns:ld='urn:libvirt-direct:1'>`", "metadata.md", nil},
+		{"libvirt-direct-bridges", 7, "what the hook does for bridge ports and libvirt's networks", "`<ld:nic isolated= learning= hairpin= bpduguard= vlan= trunk= native=/>`", "bridges-and-networks.md", nil},
+		{"libvirt-direct-openvswitch", 7, "what the hook does for ports of Open vSwitch and OVN", "`<ld:nic vlan= trunk= native= ifaceid= profile=/>`", "openvswitch.md", nil},
+		{"libvirt-direct-hook", 8, "what libvirt runs at every step in a domain's life", "*/etc/libvirt/hooks/qemu* *DOMAIN* *OPERATION* *SUB-OPERATION* *EXTRA* \\< *domain.xml*", "hook.md", nil},
 		{"qemu-direct-helper", 8, "network devices for guests of ordinary users", "**qemu-direct-helper** [**--use-vnet**] **--br=***NAME*[*/MAC*] **--fd=***N* [**--queues=***N*]\n\n**qemu-direct-helper** **--list**", "helper.md", nil},
 		{"qemu-direct-helper.conf", 5, "who may have which network devices for guests", "*/etc/libvirt-direct/helper.conf*", "helper.md", helperConf},
 		{"vdpd", 8, "IEEE 802.1Qbg station: associates guests' NICs with the switch", "**vdpd** [*OPTION*]…", "802.1Qbg.md", nil},
@@ -112,18 +112,22 @@ func (p page) taken(title string) bool {
 func (p page) render(doc string, date time.Time) ([]byte, error) {
 	intro, sections := split(doc)
 	var b strings.Builder
-	fmt.Fprintf(&b, "%% \"%s\" \"%d\" \"%s\" \"libvirt-direct %s\" \"libvirt-direct\"\n", strings.ToUpper(p.name), p.section, date.Format("January 2006"), version.Version)
+	fmt.Fprintf(&b, "%% \"%s\" \"%d\" \"%s\" \"libvirt-direct %s\" \"libvirt-direct\"\n", strings.ToUpper(p.name), p.section, date.Format(time.DateOnly), version.Version)
 	fmt.Fprintf(&b, "# NAME\n\n%s - %s\n\n# SYNOPSIS\n\n%s\n\n", p.name, p.about, p.synopsis)
 	if p.only == nil {
 		fmt.Fprintf(&b, "# DESCRIPTION\n\n%s\n", intro)
+	}
+	// "<nic>" would be taken for HTML.
+	heading := func(title string) string {
+		return strings.ReplaceAll(strings.ReplaceAll(title, `\<`, "<"), "<", `\<`)
 	}
 	found := 0
 	for _, s := range sections {
 		switch {
 		case p.only == nil && !p.taken(s.title):
-			fmt.Fprintf(&b, "# %s\n\n%s\n", s.title, s.text)
+			fmt.Fprintf(&b, "# %s\n\n%s\n", heading(s.title), s.text)
 		case slices.Contains(p.only, s.title):
-			title := s.title
+			title := heading(s.title)
 			if found == 0 {
 				title = "DESCRIPTION"
 			}

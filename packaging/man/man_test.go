@@ -22,23 +22,29 @@ func written(t *testing.T) string {
 	return dir
 }
 
-// plain is a page's text, without markup and line breaks.
-func plain(t *testing.T, file string) string {
+// plain is a page's text, without markup and line breaks, and its headings.
+func plain(t *testing.T, file string) (text string, headings []string) {
 	t.Helper()
 	roff, err := os.ReadFile(file)
 	require.NoError(t, err)
-	text := regexp.MustCompile(`\\f[A-Z]|\\&|(?m)^\.[A-Z]+ ?`).ReplaceAllString(string(roff), "")
+	text = regexp.MustCompile(`\\f[A-Z]|\\&`).ReplaceAllString(string(roff), "")
 	text = strings.NewReplacer(`\-`, "-", `\\`, `\`, `\[la]`, "<", `\[ra]`, ">", `\(aq`, "'").Replace(text)
-	return strings.Join(strings.Fields(text), " ")
+	for _, m := range regexp.MustCompile(`(?m)^\.SH (.+)$`).FindAllStringSubmatch(text, -1) {
+		headings = append(headings, m[1])
+	}
+	text = regexp.MustCompile(`(?m)^\.[A-Z]+ ?`).ReplaceAllString(text, "")
+	return strings.Join(strings.Fields(text), " "), headings
 }
 
 // Every section, and the first cell of every table's row, of each document is in one
 // of its pages: options, keys, words, states.
 func TestPagesHaveWhatTheDocumentsHave(t *testing.T) {
 	dir := written(t)
-	texts := map[string]string{}
+	texts, headings := map[string]string{}, map[string][]string{}
 	for _, p := range pages() {
-		texts[p.doc] += plain(t, filepath.Join(dir, p.file())) + " "
+		text, titles := plain(t, filepath.Join(dir, p.file()))
+		texts[p.doc] += text + " "
+		headings[p.doc] = append(append(headings[p.doc], titles...), p.only...) // the first of these is called DESCRIPTION
 	}
 	markup := strings.NewReplacer("`", "", "**", "", `\<`, "<")
 	for doc, text := range texts {
@@ -51,6 +57,9 @@ func TestPagesHaveWhatTheDocumentsHave(t *testing.T) {
 			}
 			if code {
 				continue
+			}
+			if title, is := strings.CutPrefix(line, "## "); is {
+				require.Contains(t, headings[doc], markup.Replace(strings.TrimSpace(title)), doc)
 			}
 			if strings.HasPrefix(line, "| ") && !strings.HasPrefix(line, "|--") {
 				if term := markup.Replace(cells(line)[0]); term != "" && !isHeading(source, line) {
@@ -66,9 +75,9 @@ func TestPagesHaveWhatTheDocumentsHave(t *testing.T) {
 // isHeading reports whether a row is its table's first.
 func isHeading(doc []byte, row string) bool { return strings.Contains(string(doc), row+"|---") }
 
-// man-db and groff have nothing to say of the pages, and whatis(1) can be made of them.
+// man-db, groff and mandoc have nothing to say of the pages, and whatis(1) can be made of them.
 func TestPagesAreClean(t *testing.T) {
-	for _, tool := range []string{"man", "lexgrog"} {
+	for _, tool := range []string{"man", "lexgrog", "mandoc"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			if os.Getenv("CI") == "true" {
 				t.Fatal(err)
@@ -88,7 +97,10 @@ func TestPagesAreClean(t *testing.T) {
 			require.NoError(t, cmd.Run(), stderr.String())
 			require.Empty(t, stderr.String())
 
-			out, err := exec.CommandContext(t.Context(), "lexgrog", file).CombinedOutput()
+			out, err := exec.CommandContext(t.Context(), "mandoc", "-T", "lint", "-W", "warning", file).CombinedOutput()
+			require.NoError(t, err, "%s", out)
+
+			out, err = exec.CommandContext(t.Context(), "lexgrog", file).CombinedOutput()
 			require.NoError(t, err, "%s", out)
 			require.Equal(t, file+`: "`+p.name+" - "+p.about+"\"\n", string(out))
 		})
@@ -103,7 +115,7 @@ func TestPagesAreReproducible(t *testing.T) {
 		y, err := os.ReadFile(filepath.Join(b, p.file()))
 		require.NoError(t, err)
 		require.Equal(t, string(x), string(y))
-		require.Contains(t, string(x), `"March 2026"`)
+		require.Contains(t, string(x), `"2026-03-04"`)
 	}
 	at, err := released("1767225600", date)
 	require.NoError(t, err)
