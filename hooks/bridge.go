@@ -236,7 +236,7 @@ func (a *applier) doBridgePort(ctx context.Context, s Step) error {
 }
 
 // bridge returns what is to be changed in a NIC that is a tap in a Linux bridge; handled
-// is false for others. libvirt before 11.0 refuses <vlan> there: the words have it then.
+// is false for others. libvirt 9.0 refuses <vlan> there: the words have it then.
 func (r *rewriter) bridge(n *xmlfilter.NIC, s settings) (c xmlfilter.Change, handled bool, err error) {
 	if !onBridge(n) {
 		return c, false, nil

@@ -103,3 +103,23 @@ func TestBridgedGuestMigrates(t *testing.T) {
 	b.stop("g")
 	b.unchanged(beforeB)
 }
+
+// libvirt runs no hook for a NIC that is plugged in; the hook, run as when libvirtd is
+// restarted, sets what the live metadata says.
+func TestHotPluggedBridgePort(t *testing.T) {
+	ctx := deadline(t, time.Minute)
+	s := newSite(ctx, t, "a", "")
+	require.NoError(t, s.Bridge(ctx, "br0"))
+	s.up()
+	// With a slot for one NIC more, which the metadata knows already.
+	d := tiny("g", "<controller type='pci' index='0' model='pcie-root'/><controller type='pci' model='pcie-root-port'/>")
+	d.Metadata = metadata(1, "isolated='yes'")
+	s.define(d)
+	s.start("g")
+	require.NoError(t, s.WriteFile(ctx, "/run/nic.xml", 0o600, []byte(bridged(1, "br0", ""))))
+	s.virsh("attach-device", "--live", "g", "/run/nic.xml")
+	isolated := func() string { return s.run("", "cat", "/sys/class/net/"+s.tap("g")+"/brport/isolated") }
+	require.Equal(t, "0\n", isolated())
+	s.run("", "sh", "-c", "virsh dumpxml g | "+hookPath+" g reconnect begin -")
+	require.Equal(t, "1\n", isolated())
+}

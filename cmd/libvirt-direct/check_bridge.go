@@ -9,6 +9,7 @@ import (
 	"libvirt-direct/hooks"
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/link"
+	"libvirt-direct/xmlfilter"
 )
 
 // forwarding is BR_STATE_FORWARDING (include/uapi/linux/if_bridge.h), and lldpBit the bit
@@ -22,8 +23,12 @@ const (
 // or one itself. Who wants that has reasons, so that nothing of it is a fault.
 func (c *checker) bridges(k *link.Conn, u *config.Uplink, l link.Link) {
 	about := "bridge " + u.Name
-	if l.Bridge != nil && u.VLANs != nil && !l.Bridge.VLANFiltering {
+	switch {
+	case l.Bridge == nil || u.VLANs == nil:
+	case !l.Bridge.VLANFiltering:
 		c.say(levelNote, about, "%s does not filter VLANs, so that no guest can have one of its vlans: ip link set %[1]s type bridge vlan_filtering 1", l.Name)
+	default:
+		c.carried(k, about, u, l)
 	}
 	if l.Port == nil {
 		return
@@ -48,6 +53,42 @@ func (c *checker) bridges(k *link.Conn, u *config.Uplink, l link.Link) {
 		c.say(levelOK, about, "LLDP (01:80:C2:00:00:0E) of guests in %s ends there, as IEEE 802.1Q wants it; where a guest is to speak with the switch: ip link set %[1]s type bridge group_fwd_mask 0x%[2]x",
 			br.Name, br.Bridge.GroupFwdMask|lldpBit)
 	}
+}
+
+// carried says which of an uplink's VLANs no port of its bridge has but guests' taps:
+// guests in them reach each other and nobody else.
+func (c *checker) carried(k *link.Conn, about string, u *config.Uplink, br link.Link) {
+	all, err := k.All(c.ctx)
+	if err != nil {
+		c.say(levelNote, about, "%v", err)
+		return
+	}
+	var have, missing []int
+	for _, port := range all {
+		if port.Master != br.Index || port.Kind == "tun" {
+			continue
+		}
+		vlans, err := k.PortVLANs(c.ctx, port.Index)
+		if err != nil {
+			c.say(levelNote, about, "%v", err)
+			return
+		}
+		for _, v := range vlans {
+			have = append(have, v.ID)
+		}
+	}
+	for id := 1; id < 4095; id++ {
+		if u.Allows(id) && !slices.Contains(have, id) {
+			missing = append(missing, id)
+		}
+	}
+	if len(missing) == 0 {
+		c.say(levelOK, about, "%s carries its VLANs beyond the guests' taps", br.Name)
+		return
+	}
+	vids := xmlfilter.FormatVLANs(missing)
+	first, _, _ := strings.Cut(vids, ",")
+	c.say(levelNote, about, "no port of %s but guests' taps carries VLANs %s: bridge vlan add dev UPLINK vid %s, and so on", br.Name, vids, first)
 }
 
 // networks says which of libvirt's running networks hand out devices, and whether our
