@@ -85,6 +85,13 @@ func TestFirstHourFleet(t *testing.T) {
 		s.run("sh", "-c", "sed -i '/127.0.1.1/d' /etc/hosts; printf '10.99.0.1 a\\n10.99.0.2 b\\n' >>/etc/hosts")
 		require.NoError(t, s.StartLibvirtd(ctx))
 	}
+	hosttest.Require(t, "ovsdb-server", "ovs-vswitchd", "ovn-northd", "ovn-controller", "ovn-nbctl")
+	vswitch, err := a.StartOVS(ctx)
+	require.NoError(t, err)
+	require.NoError(t, vswitch.AddBridge(ctx, "underlay"))
+	require.NoError(t, a.SetAddress(ctx, "underlay", "10.98.0.1/24"))
+	require.NoError(t, vswitch.StartOVNCentral(ctx))
+	require.NoError(t, vswitch.JoinOVN(ctx, "10.98.0.1", "10.98.0.1"))
 	docs.Follow(t, "../../docs/first-hour-fleet.md", nil, a.shell("a"), b.shell("b"))
 }
 
