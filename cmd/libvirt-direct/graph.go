@@ -31,8 +31,9 @@ func graphCommand(o *options) *cobra.Command {
 		Short: "Draw how the guests' NICs are put together, down to the switch port",
 		Long: `graph draws what runs now, from left to right: guests, their taps and macvtaps, VLAN sub-interfaces
 and bridges, Open vSwitch's among them, virtual and physical functions, VSIs, and the switch ports that vdpd knows by LLDP. What
-is wrong has a red border. It asks libvirt, the kernel, the journal and vdpd, and says on standard
-error which of them did not answer.`,
+is wrong has a red border. It asks libvirt, the kernel, the journal, Open vSwitch and vdpd, and says on
+standard error which of them did not answer. Devices in other network namespaces, such as the helper's
+invisible macvtaps, are not seen.`,
 		Example: "  libvirt-direct graph | dot -Tpdf >nics.pdf\n  libvirt-direct graph --format svg >nics.svg",
 		Args:    noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
