@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/digitalocean/go-libvirt"
 	"github.com/stretchr/testify/require"
 
 	"libvirt-direct/integration/host"
@@ -19,14 +20,21 @@ const ovnConf = `deadline = "60s"
 ovn = true
 `
 
-// onOVN is an <interface> on OVN's integration bridge.
-func onOVN(n int) string { return strings.ReplaceAll(onOVS(n), "ovsbr0", "br-int") }
+// onOVN is an <interface> on OVN's integration bridge. Only two's interfaceid is a
+// logical port.
+func onOVN(n int) string {
+	nic := strings.ReplaceAll(onOVS(n), "ovsbr0", "br-int")
+	if n != 2 {
+		nic = strings.ReplaceAll(nic, interfaceID[:8], fmt.Sprintf("%08d", n))
+	}
+	return nic
+}
 
 // Guests on two hosts are ports of OVN's logical switches, and talk through a geneve
 // tunnel: those of one switch, and a guest with a VLAN that is a port of the other.
 func TestOVN(t *testing.T) {
 	hosttest.Require(t, "ovn-northd", "ovn-controller", "ovn-nbctl")
-	ctx := deadline(t, 6*time.Minute)
+	ctx := deadline(t, 4*time.Minute)
 	var sites []*ovsSite
 	for _, name := range []string{"a", "b"} {
 		s := &ovsSite{site: newSite(ctx, t, name, ovnConf)}
@@ -90,7 +98,16 @@ func TestOVN(t *testing.T) {
 		_, err := want.g.console.Wait(ctx, want.text)
 		require.NoError(t, err, want.text)
 	}
-	a.stop("one")
+
+	// The port is bound at the destination while the guest still runs at the source.
+	require.NoError(t, a.Migrate(ctx, "one", "10.99.0.2"))
+	require.NoError(t, a.WaitState(ctx, "one", libvirt.DomainShutoff))
+	require.NoError(t, one.console.Skip())
+	_, err = one.console.Wait(ctx, "ping "+addr(2)+" ok")
+	require.NoError(t, err)
+	require.NotContains(t, a.vsctl("list-ports", "br-int"), "vnet")
+	require.Empty(t, a.journals())
+	b.stop("one")
 	b.stop("two")
 	b.stop("three")
 	for _, s := range sites {

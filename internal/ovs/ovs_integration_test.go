@@ -150,17 +150,19 @@ func TestRefusals(t *testing.T) {
 func TestAmend(t *testing.T) {
 	w := newWorld(t)
 	w.tap("t0")
-	w.vsctl("add-port", "br0", "t0", "tag=5", "--", "set", "Interface", "t0", "external_ids:iface-id=x", "external_ids:vm-id=y",
+	w.vsctl("add-port", "br0", "t0", "tag=5", "--", "set", "Interface", "t0", "external_ids:iface-id=x", "external_ids:vm-id=y", "external_ids:ovn-installed=true",
 		"--", "set", "Port", "t0", "external_ids:mine=1", "external_ids:libvirt-direct="+another)
 	p := Port{Name: "t0", Owner: owner, IDs: map[string]string{"iface-id": "lsp"}, IngressRate: 100, QoS: &QoS{Type: "linux-noop"}}
 	require.NoError(t, w.db.Amend(w.ctx, p))
 	require.Equal(t, "5", w.vsctl("get", "Port", "t0", "tag"))
 	require.Equal(t, fmt.Sprintf(`{libvirt-direct="%s", mine="1"}`, owner), w.vsctl("get", "Port", "t0", "external_ids"))
-	require.Equal(t, `{iface-id=lsp, vm-id=y}`, w.vsctl("get", "Interface", "t0", "external_ids"))
+	require.Equal(t, `{iface-id=lsp, vm-id=y}`, w.vsctl("get", "Interface", "t0", "external_ids"), "another logical port was installed")
+	w.vsctl("set", "Interface", "t0", "external_ids:ovn-installed=true")
 	require.Equal(t, `{transient="true"}`, w.vsctl("get", "Port", "t0", "other_config"))
 	mode := 6
 	p.VLAN, p.QoS = &VLAN{Mode: "dot1q-tunnel", Tag: &mode}, nil
 	require.NoError(t, w.db.Amend(w.ctx, p))
+	require.Contains(t, w.vsctl("get", "Interface", "t0", "external_ids"), "ovn-installed", "and this one")
 	require.Equal(t, "dot1q-tunnel", w.vsctl("get", "Port", "t0", "vlan_mode"))
 	require.Equal(t, "[]", w.vsctl("get", "Port", "t0", "qos"))
 	require.Empty(t, w.vsctl("--no-headings", "find", "QoS"))

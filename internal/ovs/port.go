@@ -65,6 +65,7 @@ func (q *QoS) config() map[string]string {
 type found struct {
 	port, iface string // UUIDs, "" where there is none
 	owner       string
+	ifaceID     string
 	qos         []string // the port's rows with our keys
 	mirrors     []string
 	output      string // UUID of the port that a mirror shall lead to
@@ -83,7 +84,7 @@ func (s *session) find(ctx context.Context, p *Port) (f found, err error) {
 		return op{"op": "select", "table": table, "where": conds, "columns": columns}
 	}
 	res, err := s.transact(ctx,
-		sel("Port", byName(p.Name), "_uuid", "external_ids"), sel("Interface", byName(p.Name), "_uuid"),
+		sel("Port", byName(p.Name), "_uuid", "external_ids"), sel("Interface", byName(p.Name), "_uuid", "external_ids"),
 		sel("QoS", where(p.ours()), "_uuid"), sel("Mirror", where(p.ours()), "_uuid"),
 		sel("Port", byName(p.Mirror), "_uuid"))
 	if err != nil {
@@ -111,6 +112,11 @@ func (s *session) find(ctx context.Context, p *Port) (f found, err error) {
 	}
 	external, err := res[0].Rows[0].strings("external_ids")
 	f.owner = external[OwnerKey]
+	if err != nil || f.iface == "" {
+		return f, err
+	}
+	external, err = res[1].Rows[0].strings("external_ids")
+	f.ifaceID = external["iface-id"]
 	return f, err
 }
 
@@ -172,7 +178,11 @@ func (db *DB) Amend(ctx context.Context, p Port) error {
 			mutate("Port", at, "other_config", "insert", mapOf(map[string]string{"transient": "true"})), // libvirt 9.0 does not
 		}
 		if len(p.IDs) > 0 {
-			ops = append(ops, mutate("Interface", of, "external_ids", "delete", setOf(slices.Sorted(maps.Keys(p.IDs))...)),
+			old := slices.Sorted(maps.Keys(p.IDs))
+			if id, said := p.IDs["iface-id"]; said && id != f.ifaceID {
+				old = append(old, "ovn-installed", "ovn-installed-ts") // of another logical port
+			}
+			ops = append(ops, mutate("Interface", of, "external_ids", "delete", setOf(old...)),
 				mutate("Interface", of, "external_ids", "insert", mapOf(p.IDs)))
 		}
 		if len(iface) > 0 {
