@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -60,31 +59,7 @@ func (l life) run(op string) error {
 
 var operations = []string{"prepare", "start", "stopped", "release"}
 
-func (l life) all() {
-	l.t.Helper()
-	for _, op := range operations {
-		require.NoError(l.t, l.run(op))
-	}
-}
-
-func TestFiftyLives(t *testing.T) {
-	installHook(t, "qemu", configuration)
-	vfs(t, "eth0", 3)
-	sh(t, "ip link set eth0 vf 0 vlan 7 qos 5 && ip link set eth0 vf 1 trust on && ip link set eth0 vf 2 vlan 9")
-	l := newLife(t)
-	before := links(t)
-	start := time.Now()
-	for i := range 50 {
-		l.all()
-		if i == 0 || i == 49 {
-			require.Equal(t, before, links(t))
-		}
-	}
-	t.Logf("a life takes %v: four runs of the hook, three VFs", (time.Since(start) / 50).Round(time.Millisecond))
-	require.Empty(t, sh(t, "ls /run/libvirt-direct/domains"))
-}
-
-// Killed at its points, half-way through a VF's attributes too; gc puts all back.
+// Killed at each of its points, half-way through a VF's attributes too; gc puts all back.
 func TestHookKilledAmongVFs(t *testing.T) {
 	installHook(t, "killhook", configuration)
 	vfs(t, "eth0", 3)
@@ -94,7 +69,7 @@ func TestHookKilledAmongVFs(t *testing.T) {
 	points := 0
 	t.Cleanup(func() { os.Remove("/run/killhook") })
 	for i, op := range operations {
-		for n, killed := 1, true; killed; n += 3 {
+		for n, killed := 1, true; killed; n++ {
 			os.Remove("/run/killhook")
 			for _, earlier := range operations[:i] {
 				require.NoError(t, l.run(earlier))
@@ -113,7 +88,7 @@ func TestHookKilledAmongVFs(t *testing.T) {
 		}
 	}
 	t.Logf("killed at %d points", points)
-	require.Greater(t, points, 15)
+	require.Greater(t, points, 45)
 }
 
 // The VFs vanish under a guest: what ends then says so, and is done.

@@ -10,10 +10,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
+	"github.com/digitalocean/go-libvirt"
 	"github.com/stretchr/testify/require"
 
 	"libvirt-direct/integration/host"
@@ -45,41 +45,14 @@ func installHook(t *testing.T, name, config string) {
 	t.Cleanup(func() { sh(t, "rm -f /etc/libvirt/hooks/qemu /etc/libvirt/hooks/network") })
 }
 
-var startLibvirtd = sync.OnceValue(func() error {
-	conf := "user = \"root\"\ngroup = \"root\"\nsecurity_driver = \"none\"\n"
-	if err := os.WriteFile("/etc/libvirt/qemu.conf", []byte(conf), 0o600); err != nil {
-		return err
-	}
-	out, err := tryShell("modprobe -a vfio-pci macvtap && virtlogd -d && libvirtd -d && virsh -q list")
-	if err != nil {
-		return fmt.Errorf("libvirtd: %w: %s", err, out)
-	}
-	return nil
-})
-
-// libvirtd starts the daemon, once; it looks for its hooks when it starts.
-func libvirtd(t *testing.T) {
+// rewritten is a domain's XML as libvirt-direct rewrite makes it.
+func rewritten(t *testing.T, xml string) string {
 	t.Helper()
-	require.NoError(t, startLibvirtd())
-}
-
-func virsh(t testing.TB, args ...string) string {
-	t.Helper()
-	out, err := exec.Command("virsh", append([]string{"-q"}, args...)...).CombinedOutput()
-	require.NoError(t, err, "virsh %v: %s", args, out)
+	cmd := exec.Command(program("libvirt-direct"), "rewrite")
+	cmd.Stdin = strings.NewReader(xml)
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
 	return string(out)
-}
-
-// define defines a domain and forgets it with the test.
-func define(t *testing.T, d host.Domain) {
-	t.Helper()
-	file := filepath.Join(t.TempDir(), "domain.xml")
-	require.NoError(t, os.WriteFile(file, []byte(d.XML()), 0o600))
-	virsh(t, "define", file)
-	t.Cleanup(func() {
-		tryShell("virsh -q destroy %s", d.Name)
-		virsh(t, "undefine", d.Name)
-	})
 }
 
 func words(nics ...string) string {
@@ -138,54 +111,67 @@ func tiny(name, iface, w string) host.Domain {
 	return host.Domain{Name: name, MemoryMiB: 32, Interfaces: []string{iface}, Metadata: w}
 }
 
-// The administrator's settings come back, those that libvirt changes included; again
-// and again.
-func TestSettingsComeBack(t *testing.T) {
+// The administrator's settings come back, those that libvirt changes included: fifty
+// times, of two guests at once.
+func TestFiftyStarts(t *testing.T) {
 	installHook(t, "qemu", configuration)
-	libvirtd(t)
+	d := libvirtd(t)
 	vfs(t, "eth0", 2)
 	sh(t, `ip link set eth0 vf 0 mac 02:aa:00:00:00:01 && ip link set eth0 vf 0 vlan 7 qos 5 && ip link set eth0 vf 0 trust on
 		ip link set eth0 vf 1 vlan 8 qos 4 && ip link set eth0 vf 1 spoofchk off`)
 	address, _ := device(t, "eth0", 0)
 	_, netdev := device(t, "eth0", 1)
 	before := links(t)
-	define(t, tiny("hd", hostdev(macH, address, ""), words(nic(macH, "vlan='42' qos='3' trust='no'"))))
-	define(t, tiny("mt", host.DirectNIC(macP, netdev, "passthrough"), words(nic(macP, "vlan='43' spoofchk='yes' maxrate='50'"))))
-	for _, name := range []string{"hd", "mt"} {
-		start := time.Now()
-		for range 2 {
-			virsh(t, "start", name)
-			require.NotEqual(t, before, links(t))
-			virsh(t, "destroy", name)
-			require.Equal(t, before, links(t), name)
-		}
-		t.Logf("%s: a start and a stop take %v", name, (time.Since(start) / 2).Round(10*time.Millisecond))
+	domains := []libvirt.Domain{
+		d.define(t, tiny("hd", hostdev(macH, address, ""), words(nic(macH, "vlan='42' qos='3' trust='no'")))),
+		d.define(t, tiny("mt", host.DirectNIC(macP, netdev, "passthrough"), words(nic(macP, "vlan='43' spoofchk='yes' maxrate='50'")))),
+	}
+	const rounds = 25
+	begin := time.Now()
+	for i := range rounds {
+		atOnce(t, domains, d.DomainCreate)
+		require.NotEqual(t, before, links(t))
+		atOnce(t, domains, d.DomainDestroy)
+		require.Equal(t, before, links(t), "round %d", i)
+	}
+	t.Logf("%d starts and stops, two at once: %v for each", rounds*len(domains), (time.Since(begin) / (rounds * 2)).Round(10*time.Millisecond))
+	require.Empty(t, sh(t, "ls /run/libvirt-direct/domains"))
+}
+
+func atOnce(t *testing.T, domains []libvirt.Domain, do func(libvirt.Domain) error) {
+	t.Helper()
+	done := make(chan error)
+	for _, dom := range domains {
+		go func() { done <- do(dom) }()
+	}
+	for range domains {
+		require.NoError(t, <-done)
 	}
 }
 
 func TestTwoGuestsFightForOneVF(t *testing.T) {
 	installHook(t, "qemu", configuration)
-	libvirtd(t)
+	d := libvirtd(t)
 	vfs(t, "eth0", 2)
 	address, hostdevNet := device(t, "eth0", 0)
 	_, netdev := device(t, "eth0", 1)
 	before := links(t)
-	define(t, tiny("hd", hostdev(macH, address, ""), words(nic(macH, "vlan='42' trust='yes'"))))
-	define(t, tiny("mt", host.DirectNIC(macP, netdev, "passthrough"), words(nic(macP, "vlan='43' trust='yes'"))))
-	define(t, tiny("hd2", hostdev(macX, address, ""), words(nic(macX, "vlan='44' trust='no'"))))
-	define(t, tiny("mt2", host.DirectNIC(macX, netdev, "passthrough"), words(nic(macX, "vlan='44' trust='no'"))))
-	virsh(t, "start", "hd")
-	virsh(t, "start", "mt")
+	hd := d.define(t, tiny("hd", hostdev(macH, address, ""), words(nic(macH, "vlan='42' trust='yes'"))))
+	mt := d.define(t, tiny("mt", host.DirectNIC(macP, netdev, "passthrough"), words(nic(macP, "vlan='43' trust='yes'"))))
+	hd2 := d.define(t, tiny("hd2", hostdev(macX, address, ""), words(nic(macX, "vlan='44' trust='no'"))))
+	mt2 := d.define(t, tiny("mt2", host.DirectNIC(macX, netdev, "passthrough"), words(nic(macX, "vlan='44' trust='no'"))))
+	d.start(t, hd)
+	d.start(t, mt)
 	require.Eventually(t, func() bool { return shown(t, "eth0", 1)["address"] == macP }, 10*time.Second, 100*time.Millisecond,
 		"igb has the MAC from the VF's driver")
 	running := links(t)
-	for _, loser := range []string{"hd2", "mt2"} {
-		out, err := tryShell("virsh -q start %s", loser)
+	for _, loser := range []libvirt.Domain{hd2, mt2} {
+		err := d.DomainCreate(loser)
 		require.Error(t, err)
-		t.Log(strings.TrimSpace(out))
+		t.Log(err)
 		require.Equal(t, running, links(t), "the winner keeps its settings")
 	}
-	virsh(t, "destroy", "hd")
-	virsh(t, "destroy", "mt")
+	d.destroy(t, hd)
+	d.destroy(t, mt)
 	require.Equal(t, before, links(t), "%s", hostdevNet)
 }

@@ -32,7 +32,7 @@ associate = "hook"
 // netlink monitor.
 func TestPortProfileUnderLibvirt(t *testing.T) {
 	installHook(t, "qemu", qbhConfiguration)
-	libvirtd(t)
+	lv := libvirtd(t)
 	sh(t, "modprobe -r igbvf igb && modprobe nlmon && ip link add nl0 type nlmon && ip link set nl0 up")
 	t.Cleanup(func() { sh(t, "ip link del nl0") })
 	t.Cleanup(func() { sh(t, "modprobe igb") })
@@ -52,20 +52,19 @@ func TestPortProfileUnderLibvirt(t *testing.T) {
 		Interfaces: []string{host.DirectNIC(macP, netdev, "passthrough",
 			"<virtualport type='802.1Qbh'><parameters profileid='gold'/></virtualport>")},
 	}
-	define(t, d)
+	dom := lv.define(t, d)
 	messages := record(t, func() {
-		out, err := tryShell("virsh -q start port")
-		require.Error(t, err)
-		t.Logf("libvirt's own, strict driver: %s", out)
-		require.Contains(t, out, "PortProfileRequest")
+		err := lv.DomainCreate(dom)
+		require.ErrorContains(t, err, "PortProfileRequest")
+		t.Logf("libvirt's own, strict driver: %v", err)
 	})
 	require.NotEmpty(t, messages)
 	goldenMessage(t, "libvirt.golden", messages[0])
 
 	answer(t, "strict", 0)
-	virsh(t, "start", "port")
+	lv.start(t, dom)
 	t.Log("libvirt's own, driver before 2024: accepted")
-	virsh(t, "destroy", "port")
+	lv.destroy(t, dom)
 	answer(t, "strict", 1)
 	if links(t) != before {
 		t.Log("libvirt has left the guest's MAC on the VF")
@@ -73,26 +72,21 @@ func TestPortProfileUnderLibvirt(t *testing.T) {
 	}
 	require.Equal(t, before, links(t))
 
-	out := sh(t, "virsh dumpxml --inactive port | %s rewrite", program("libvirt-direct"))
-	file := filepath.Join(t.TempDir(), "port.xml")
-	require.NoError(t, os.WriteFile(file, []byte(out), 0o600))
-	virsh(t, "define", file)
-	messages = record(t, func() { virsh(t, "start", "port") })
+	lv.rewrite(t, dom)
+	messages = record(t, func() { lv.start(t, dom) })
 	require.NotEmpty(t, messages)
 	goldenMessage(t, "hook.golden", messages[0])
 	status := sh(t, "%s status", program("libvirt-direct"))
 	t.Logf("ours, strict driver: accepted\n%s", status)
 	require.Contains(t, status, `port profile "gold" on VF 1 of eth0`)
 	answer(t, "disassociations", 0)
-	virsh(t, "destroy", "port")
+	lv.destroy(t, dom)
 	require.Equal(t, "1", counted(t, "disassociations"))
 	require.Equal(t, before, links(t))
 
 	// The switch refuses: the start fails in words, and nothing is left.
 	answer(t, "response", 0x104)
-	text, err := tryShell("virsh -q start port")
-	require.Error(t, err)
-	require.Contains(t, text, `associate with port profile "gold": port profile refused: the switch lacks resources for the profile (0x104)`)
+	require.ErrorContains(t, lv.DomainCreate(dom), `associate with port profile "gold": port profile refused: the switch lacks resources for the profile (0x104)`)
 	require.Equal(t, before, links(t))
 	require.Empty(t, sh(t, "ls /run/libvirt-direct/domains"))
 }
