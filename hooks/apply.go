@@ -507,7 +507,7 @@ func (a *applier) makeMacvtap(ctx context.Context, m Macvtap, lower link.Link, a
 		return err
 	}
 	if m.Mode == "passthrough" { // it was made with the lower device's MAC
-		if err := k.SetMAC(ctx, m.Index, m.MAC); err != nil {
+		if err := a.guestMAC(ctx, m, lower); err != nil {
 			return err
 		}
 	}

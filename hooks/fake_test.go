@@ -168,6 +168,9 @@ func (f *fakeKernel) Delete(_ context.Context, index int) error {
 		if f.links[index] == nil {
 			return notFound(index)
 		}
+		if vf := f.under(index); vf != nil && vf.was != nil {
+			vf.MAC, vf.was = vf.was, nil
+		}
 		delete(f.links, index)
 		for i, l := range f.links {
 			if l.Parent == index {
@@ -201,7 +204,16 @@ func (f *fakeKernel) SetAlias(_ context.Context, index int, alias string) error 
 }
 
 func (f *fakeKernel) SetMAC(_ context.Context, index int, mac string) error {
-	return f.set("set MAC", index, func(l *link.Link) { l.MAC = mac })
+	vf := f.under(index)
+	if vf != nil && vf.fixed && !*vf.Trust {
+		return &link.OpError{Op: "set MAC of", Link: vf.Netdev, Err: link.ErrMACFixed}
+	}
+	return f.set("set MAC", index, func(l *link.Link) {
+		l.MAC = mac
+		if vf != nil { // its driver tells the PF
+			vf.was, vf.MAC = vf.MAC, &mac
+		}
+	})
 }
 
 func (f *fakeKernel) SetName(ctx context.Context, index int, name string) error {

@@ -20,7 +20,9 @@ type fakeSRIOV struct {
 
 type fakeVF struct {
 	link.VFUse
-	pf string // the PF's network device
+	pf    string  // the PF's network device
+	fixed bool    // the MAC is given by the PF
+	was   *string // the MAC before that of a macvtap on it
 	link.VFSettings
 }
 
@@ -48,6 +50,19 @@ func (f *fakeKernel) addVFs(pf string, n int) {
 		})
 	}
 	f.sriov.ports = map[string]string{}
+}
+
+// under returns the VF on which a macvtap in passthrough mode stands, nil if none.
+func (f *fakeKernel) under(index int) *fakeVF {
+	l := f.links[index]
+	if l == nil || l.Mode != "passthrough" || f.links[l.Parent] == nil {
+		return nil
+	}
+	i := slices.IndexFunc(f.sriov.vfs, func(v *fakeVF) bool { return v.Netdev == f.links[l.Parent].Name })
+	if i < 0 {
+		return nil
+	}
+	return f.sriov.vfs[i]
 }
 
 func (f *fakeKernel) place(is func(*fakeVF) bool) (link.VFPlace, error) {
@@ -128,7 +143,7 @@ func (f *fakeKernel) SetVF(_ context.Context, pf link.Link, number int, want lin
 func (v *fakeVF) set(attr string, want link.VFSettings) {
 	switch attr {
 	case link.AttrMAC:
-		v.MAC = want.MAC
+		v.MAC, v.fixed = want.MAC, *want.MAC != noMAC
 	case link.AttrVLAN:
 		v.VLAN = want.VLAN
 	case link.AttrTrust:

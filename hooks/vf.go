@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"time"
 
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/link"
@@ -58,6 +59,8 @@ type VF struct {
 	Up     bool   `json:"up,omitempty"`
 	Netdev string `json:"netdev,omitempty"`
 	Index  int    `json:"index,omitempty"`
+	// Freed: the MAC that the PF had given was taken away, for the guest's.
+	Freed bool `json:"freed,omitempty"`
 	// Contested: another guest had the VF when this one was to get it, and was not
 	// started.
 	Contested bool `json:"contested,omitempty"`
@@ -209,7 +212,7 @@ func (a *applier) remember(ctx context.Context, v *VF, pf link.Link, rivals []*V
 
 // found takes over what another claim has found.
 func (v *VF) found(o *VF) {
-	v.Before, v.Own, v.Up, v.Netdev, v.Index = o.Before, o.Own, o.Up, o.Netdev, o.Index
+	v.Before, v.Own, v.Up, v.Netdev, v.Index, v.Freed = o.Before, o.Own, o.Up, o.Netdev, o.Index, o.Freed
 }
 
 // netdev returns a VF's network device, whatever it is called now, or an error matching
@@ -319,6 +322,12 @@ func (a *applier) undoVF(ctx context.Context, s Step) error {
 			return err
 		}
 	}
+	if v.Freed { // the VF's own is the same by now, and would be taken for it
+		none := noMAC
+		if _, err := a.kernel.SetVF(ctx, pf, v.Number, link.VFSettings{MAC: &none}); err != nil {
+			return err
+		}
+	}
 	now, err := a.kernel.VF(ctx, pf, v.Number)
 	if err != nil {
 		return err
@@ -378,6 +387,88 @@ func (a *applier) reassert(ctx context.Context, pf link.Link, owner *VF) error {
 	return nil
 }
 
+// guestMAC gives a macvtap in passthrough mode, and so its lower device, the guest's MAC.
+// A VF may not change one that its PF has given it, unless it is trusted; some drivers say
+// so, and others do as if. Then the PF's is taken away.
+func (a *applier) guestMAC(ctx context.Context, m Macvtap, lower link.Link) error {
+	k := a.kernel
+	place, err := k.VFOf(ctx, lower.Name)
+	if errors.Is(err, link.ErrNoVF) || errors.Is(err, link.ErrNotFound) {
+		return k.SetMAC(ctx, m.Index, m.MAC)
+	}
+	if err != nil {
+		return err
+	}
+	pf, err := k.PF(ctx, place)
+	if err != nil {
+		return err
+	}
+	// Only while it is up does its driver ask the PF.
+	if err := k.SetUp(ctx, lower.Index, true); err != nil {
+		return err
+	}
+	fixed := k.SetMAC(ctx, m.Index, m.MAC)
+	if fixed == nil {
+		taken, err := a.hasMAC(ctx, pf, place.Number, m.MAC)
+		if taken || err != nil {
+			return err
+		}
+	} else if !errors.Is(fixed, link.ErrMACFixed) {
+		return fixed
+	}
+	if err := a.freeMAC(ctx, pf, place); err != nil {
+		return errors.Join(fixed, err)
+	}
+	// A macvtap that has the MAC already would not pass it on.
+	if fixed == nil {
+		return k.SetMAC(ctx, lower.Index, m.MAC)
+	}
+	return k.SetMAC(ctx, m.Index, m.MAC)
+}
+
+// macTime is how long a PF that works asynchronously has to show a VF's new MAC.
+const macTime = time.Second
+
+// hasMAC reports whether a PF shows a VF with that MAC, or with none.
+func (a *applier) hasMAC(ctx context.Context, pf link.Link, number int, mac string) (bool, error) {
+	for end := time.Now().Add(macTime); ; {
+		now, err := a.kernel.VF(ctx, pf, number)
+		if err != nil || now.MAC == nil || *now.MAC == noMAC || *now.MAC == mac {
+			return err == nil, err
+		}
+		if time.Now().After(end) {
+			return false, nil
+		}
+		select {
+		case <-ctx.Done():
+			return false, ctx.Err()
+		case <-time.After(macTime / 10):
+		}
+	}
+}
+
+// freeMAC takes the MAC away that a PF has given a VF. That is noted before, for the
+// driver does not tell a MAC that is given from one that the VF has chosen.
+func (a *applier) freeMAC(ctx context.Context, pf link.Link, place link.VFPlace) error {
+	for _, s := range a.steps {
+		if s.VF == nil || s.VF.PF != place.PF || s.VF.Number != place.Number {
+			continue
+		}
+		v := *s.VF
+		v.Freed, s.VF = true, &v
+		if err := a.put(s, state.Done); err != nil {
+			return err
+		}
+		break
+	}
+	none := noMAC
+	if _, err := a.kernel.SetVF(ctx, pf, place.Number, link.VFSettings{MAC: &none}); err != nil {
+		return err
+	}
+	a.note("took the MAC away that %s has given VF %d, for the guest's", pf.Name, place.Number)
+	return nil
+}
+
 // putBackNetdev puts a VF's network device back. Where a macvtap has gone from it the
 // kernel has given it its MAC again, unless its driver takes none while it is up.
 func (a *applier) putBackNetdev(ctx context.Context, dev link.Link, v *VF) error {
@@ -423,7 +514,7 @@ func (v *VF) toPutBack(now link.VFSettings) (back link.VFSettings, left []string
 		}
 		switch attr { // libvirt's: the guest's MAC, or the VF's own; no VLAN, or the old one without its priority
 		case link.AttrMAC:
-			return v.MAC == have || v.Own == have
+			return v.MAC == have || v.Own == have || v.Freed && have == noMAC
 		case link.AttrVLAN:
 			return now.VLAN != nil && v.libvirtVLAN(*now.VLAN)
 		case link.AttrMinRate, link.AttrMaxRate:

@@ -252,6 +252,28 @@ func TestDriverThatTakesNoZeroMAC(t *testing.T) {
 	require.Empty(t, w.journals())
 }
 
+// The PF has given the VF a MAC and does not trust it, so that the VF refuses the guest's:
+// it is taken away while the guest runs.
+func TestHookOwnedOnVFWithFixedMAC(t *testing.T) {
+	w := newVFWorld(t)
+	vf, admin := w.kernel.vf(2), "02:aa:00:00:00:01"
+	vf.MAC, vf.fixed = &admin, true
+	before := w.all()
+	nic := "<interface type='ethernet'><mac address='" + mac1 + "'/><target dev='ldt1' managed='no'/></interface>"
+	doc := domain(uuidA, vfWords(mac1, "own='hook' mode='passthrough' dev='vf2' vlan='42'"), nic)
+	w.must(Prepare, doc)
+	tap, err := w.kernel.ByName(context.Background(), "ldt1")
+	require.NoError(t, err)
+	require.Equal(t, mac1, tap.MAC)
+	require.Contains(t, w.log.String(), "for the guest's")
+	require.Equal(t, mac1, *vf.MAC)
+	w.must(Stopped, doc)
+	w.must(Release, doc)
+	require.Equal(t, before, w.all())
+	require.True(t, vf.fixed)
+	require.Empty(t, w.journals())
+}
+
 func TestVFsThatAreGone(t *testing.T) {
 	w := newVFWorld(t)
 	doc := domain(uuidA, vfWords(mac1, "trust='yes'"), direct(mac1, "vf3", "passthrough"))

@@ -265,13 +265,21 @@ func (c *Conn) SetName(ctx context.Context, index int, name string) error {
 	return c.set(ctx, "rename", index, nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
 }
 
-// SetMAC sets the device's address.
+// SetMAC sets the device's address. The error of a VF that may not change the one that
+// its PF has given it matches ErrMACFixed.
 func (c *Conn) SetMAC(ctx context.Context, index int, mac string) error {
 	b, err := parseMAC(mac)
 	if err != nil {
 		return &OpError{Op: "set MAC of", Link: "index " + strconv.Itoa(index), Err: err}
 	}
-	return c.set(ctx, "set MAC of", index, nl.NewRtAttr(unix.IFLA_ADDRESS, b))
+	err = c.set(ctx, "set MAC of", index, nl.NewRtAttr(unix.IFLA_ADDRESS, b))
+	// igbvf's errno, ixgbevf's, and iavf's.
+	for _, errno := range []error{unix.EADDRNOTAVAIL, unix.EPERM, unix.EACCES} {
+		if errors.Is(err, errno) {
+			return &OpError{Op: "set MAC of", Link: "index " + strconv.Itoa(index), Err: &errnoError{ErrMACFixed, errno}}
+		}
+	}
+	return err
 }
 
 func (c *Conn) set(ctx context.Context, op string, index int, attr *nl.RtAttr) error {

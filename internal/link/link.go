@@ -30,6 +30,8 @@ var (
 	ErrNotSupported = errors.New("not supported by this kernel")
 	// ErrMalformed: a netlink message that cannot be read.
 	ErrMalformed = errors.New("malformed netlink message")
+	// ErrMACFixed: the device may not have another MAC.
+	ErrMACFixed = errors.New("its MAC cannot be changed: by a VF, if its PF has given it one and does not trust it")
 	// ErrNodeTaken: /dev/tapN belongs to another network namespace's device.
 	ErrNodeTaken = errors.New("the device node belongs to another device")
 )
