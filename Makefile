@@ -22,7 +22,7 @@ tagged = $(shell grep -rl --include='*_test.go' '^//go:build $(1)$$' --exclude-d
 # Programs by name in bin/ and folder of their source.
 programs = libvirt-direct:cmd/libvirt-direct qemu-hook:hooks/qemu qemu-direct-helper:helper vdpd:vdp/vdpd
 
-.PHONY: all build help check test test-unit test-integration test-vm demo lint bench fuzz man completions install deb rpm clean deps-test deps-demo
+.PHONY: all build help check test test-unit test-integration test-vm demo lint bench fuzz man completions licences install deb rpm clean deps-test deps-demo
 
 all: build
 
@@ -41,6 +41,13 @@ build: ## build the programs, statically linked, into bin/ (the default)
 completions: build ## write the shells' completions into bin/completions
 	@mkdir -p bin/completions
 	@for shell in bash zsh fish; do bin/libvirt-direct completion $$shell >bin/completions/$$shell || exit 1; done
+
+# What each package's programs are linked with.
+licences:
+	@mkdir -p bin/licences/libvirt-direct bin/licences/libvirt-direct-helper bin/licences/libvirt-direct-vdpd
+	@packaging/licences ./cmd/libvirt-direct ./hooks/qemu >bin/licences/libvirt-direct/THIRD-PARTY-LICENSES
+	@packaging/licences ./helper >bin/licences/libvirt-direct-helper/THIRD-PARTY-LICENSES
+	@packaging/licences ./vdp/vdpd >bin/licences/libvirt-direct-vdpd/THIRD-PARTY-LICENSES
 
 check: ## run the tests that need neither root nor daemons (under a minute)
 	$(GO) test ./...
