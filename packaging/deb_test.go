@@ -90,3 +90,8 @@ func TestDebNeighbours(t *testing.T) {
 	requireDeb(t)
 	neighbours(t, newMachine(t, "bookworm"), apt, must(t, debs))
 }
+
+func TestDebInterrupted(t *testing.T) {
+	requireDeb(t)
+	interrupted(t, newMachine(t, "bookworm"), apt, must(t, debs))
+}

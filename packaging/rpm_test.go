@@ -83,3 +83,8 @@ func TestRPMNeighbours(t *testing.T) {
 	requireRPM(t)
 	neighbours(t, newMachine(t, "bookworm"), rpm, must(t, rpms))
 }
+
+func TestRPMInterrupted(t *testing.T) {
+	requireRPM(t)
+	interrupted(t, newMachine(t, "bookworm"), rpm, must(t, rpms))
+}

@@ -222,6 +222,31 @@ func neighbours(t *testing.T, m *machine, pm manager, current set) {
 	gone()
 }
 
+// interrupted is a removal with a guest running, and second thoughts.
+func interrupted(t *testing.T, m *machine, pm manager, current set) {
+	m.startLibvirtd()
+	m.guest()
+	before, err := m.Snapshot(m.ctx)
+	require.NoError(t, err)
+	m.systemd()
+	m.install(pm, current)
+	config := m.read("/etc/libvirt-direct/config.toml")
+	m.write("/etc/libvirt-direct/config.toml", 0o644, config+uplinks)
+	pid := m.start()
+	said := pm.remove(m)
+	require.Contains(t, said, "guests that run keep what was made for them")
+	require.Contains(t, said, "storage")
+	require.Equal(t, pid, m.pid(), "the guest runs on")
+	m.stop()
+	require.Contains(t, m.outside("ip", "link", "show", "nic0"), "altname storage", "there is no hook to undo it")
+
+	m.install(pm, current)
+	require.Contains(t, m.sh("libvirt-direct gc"), "storage")
+	after, err := m.Snapshot(m.ctx)
+	require.NoError(t, err)
+	require.Empty(t, before.Diff(after))
+}
+
 // pathUnit does what systemd does when /etc/libvirt/hooks changes.
 func (m *machine) pathUnit() {
 	m.tb.Helper()
