@@ -95,7 +95,7 @@ func vlanText(v *ovs.VLAN) string {
 		return fmt.Sprintf("VLAN %d", *v.Tag)
 	}
 	if v.Mode == "dot1q-tunnel" && v.Tag != nil {
-		return fmt.Sprintf("802.1Q tunnel in VLAN %d", *v.Tag)
+		return fmt.Sprintf("802.1ad tunnel in VLAN %d", *v.Tag)
 	}
 	if v.Tag != nil {
 		text += fmt.Sprintf(", %s %d", v.Mode, *v.Tag)

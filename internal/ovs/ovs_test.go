@@ -2,9 +2,11 @@ package ovs
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"path/filepath"
 	"sync/atomic"
@@ -140,6 +142,41 @@ func FuzzReply(f *testing.F) {
 					}
 				}
 			}
+		}
+	})
+}
+
+// sink is a connection whose peer has said all that it ever will.
+type sink struct{ net.Conn }
+
+func (sink) Write(b []byte) (int, error) { return len(b), nil }
+
+// Whatever a server sends, what reaches go-openvswitch's client are whole replies with a
+// result, and then the end.
+func FuzzWire(f *testing.F) {
+	for _, s := range []string{
+		`{"id":"1","result":[],"error":null}{"id":null,"method":"update","params":[]}`, `{"id":"echo","method":"echo","params":[1]}`,
+		`{"id":"1","result":null}`, `{"id":7}`, `[]`, `{"id":"1","res`, `"x"`,
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		ctx, lost := context.WithCancelCause(t.Context())
+		w := &wire{Conn: sink{}, dec: json.NewDecoder(bytes.NewReader(b)), replies: make(chan message, 1), lost: lost}
+		var m struct {
+			ID     *string
+			Result json.RawMessage
+		}
+		for dec := json.NewDecoder(w); ; {
+			err := dec.Decode(&m)
+			if err != nil {
+				require.ErrorIs(t, err, io.EOF)
+				require.Error(t, ctx.Err())
+				return
+			}
+			require.True(t, m.ID != nil && *m.ID != "")
+			require.Equal(t, "[]", string(m.Result))
+			<-w.replies
 		}
 	})
 }
