@@ -50,6 +50,7 @@ func TestReplies(t *testing.T) {
 	for _, bad := range []string{
 		`{}`, `{"id":2,"result":[{}]}`, `{"id":1,"result":null}`, `{"id":1,"result":[]}`, `{"id":1,"result":[{},{}]}`, `{"id":1,"result":[null]}`,
 		`{"id":1,"result":[{"rows":[{}]}]}`, `{"id":1,"result":[{"rows":[{"_uuid":["uuid","` + id[1:] + `"],"name":"x"}]}]}`,
+		`{"id":1,"result":[{"rows":[{"_uuid":["uuid","` + id + `0"],"name":"x"}]}]}`, `{"id":1,"result":[{"rows":[{"_uuid":["uuid","` + id[:35] + `"],"name":"x"}]}]}`,
 		`{"id":1,"result":[{"rows":[{"_uuid":["uuid","` + strings.ToUpper(id) + `"],"name":"x"}]}]}`,
 		`{"id":1,"result":[{"rows":[{"_uuid":["uuid","0123456\"-89ab-cdef-0123-456789abcdef"],"name":"x"}]}]}`,
 		`{"id":1,"result":[{"rows":[{"_uuid":["uuid","` + id + `"],"name":5}]}]}`,
