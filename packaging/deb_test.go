@@ -93,5 +93,29 @@ func TestDebNeighbours(t *testing.T) {
 
 func TestDebInterrupted(t *testing.T) {
 	requireDeb(t)
-	interrupted(t, newMachine(t, "bookworm"), apt, must(t, debs))
+	m := newMachine(t, "bookworm")
+	interrupted(t, m, apt, must(t, debs))
+
+	// The switch for the helper's rights, as the manual says it.
+	helper := func() string {
+		return strings.TrimSpace(m.sh("stat -c '%U %G %a' /usr/libexec/qemu-direct-helper"))
+	}
+	require.Equal(t, "root kvm 4750", helper())
+	m.sh(command(t, "dpkg-statoverride --update"))
+	require.Equal(t, "root libvirt 4750", helper())
+	m.sh("dpkg --install " + m.give(must(t, debs).files())) // as an upgrade does
+	require.Equal(t, "root libvirt 4750", helper())
+	m.sh(command(t, "dpkg-statoverride --remove"))
+	require.Equal(t, "root kvm 4750", helper())
+}
+
+// command returns the block of docs/install.md that begins so.
+func command(t *testing.T, begin string) string {
+	t.Helper()
+	text, err := os.ReadFile("../docs/install.md")
+	require.NoError(t, err)
+	_, rest, found := strings.Cut(string(text), "```sh\n"+begin)
+	require.True(t, found, begin)
+	block, _, _ := strings.Cut(rest, "```")
+	return begin + block
 }
