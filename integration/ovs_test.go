@@ -204,7 +204,8 @@ func TestOVSProfileAndPolicy(t *testing.T) {
 // killed, and gc removes the ports that nobody has taken away.
 func TestOVSDeaths(t *testing.T) {
 	ctx := deadline(t, 3*time.Minute)
-	s := newOVSSite(ctx, t, "a", "")
+	// ovs-vswitchd waits longer each time before it looks for its database again.
+	s := newOVSSite(ctx, t, "a", "deadline = \"60s\"\n")
 	before := s.snapshot()
 	g := tiny("owned", onOVS(1))
 	g.Metadata = metadata(1, "own='hook'")
@@ -224,6 +225,7 @@ func TestOVSDeaths(t *testing.T) {
 			require.Empty(t, s.ports())
 		}
 	}
+	s.vsctl("set", "Bridge", "ovsbr0", "external_ids:settled=yes") // libvirt waits for 5 s only
 	s.start("assisted")
 	require.Len(t, s.ports(), 2)
 	require.Equal(t, "nothing is left over\n", s.gc(), "they live")
