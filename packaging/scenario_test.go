@@ -32,13 +32,13 @@ type manager struct {
 	keeps   string                  // what a changed configuration file is called when its package is gone
 }
 
-// systemd stands in for the one that does not run here: libvirtd is active, its reload
+// systemd stands in for the one that does not run here: libvirtd and vdpd are active, its reload
 // is a SIGHUP, and what else is asked is only written down. apt has a PATH of its own.
 func (m *machine) systemd() {
 	m.write("/usr/bin/systemctl", 0o755, `#!/bin/sh
 echo "$*" >>/tmp/systemctl
 case "$*" in
-"-q is-active libvirtd.service") exit 0 ;;
+"-q is-active libvirtd.service" | *"is-active vdpd.service"*) exit 0 ;;
 *is-active*|*is-enabled*) exit 3 ;;
 "reload libvirtd.service") kill -HUP $(cat /run/libvirtd.pid) ;;
 esac
@@ -130,6 +130,8 @@ func life(t *testing.T, m *machine, pm manager, old, current set) {
 	asked = m.read("/tmp/systemctl")
 	require.Equal(t, 1, strings.Count(asked, "reload libvirtd"), "once there is a hook, libvirt finds the next by itself")
 	require.NotRegexp(t, `(?m)(restart|stop|start) .*(libvirtd|virtqemud)`, asked)
+	require.Contains(t, asked, "try-restart vdpd.service")
+	require.NotRegexp(t, `(?m)(stop|disable) .*vdpd`, asked)
 
 	pm.remove(m)
 	require.NoFileExists(t, m.path(hookMain))
@@ -140,6 +142,7 @@ func life(t *testing.T, m *machine, pm manager, old, current set) {
 	} else {
 		m.sh("rm -r /etc/libvirt-direct")
 	}
+	require.Regexp(t, `(?m)(stop|disable --now) vdpd\.service`, m.read("/tmp/systemctl"))
 	m.sh("rm /tmp/systemctl")
 	require.Empty(t, difference(filesBefore, m.files()))
 	after, err = m.Snapshot(m.ctx)
