@@ -18,7 +18,8 @@ type Collector struct {
 	Kernel Kernel
 	// Station connects to the host's 802.1Qbg station, for dead domains' VSIs.
 	Station func(context.Context) (Station, func(), error)
-	// OVS names the host's Open vSwitch; nil where there is none.
+	// OVS names the host's Open vSwitch. Without it stale ports are not looked for, and
+	// a journal with a port is left as it is.
 	OVS func() Switch
 	Dir *state.Dir
 	// Alive reports whether libvirt has the domain running or starting. An error

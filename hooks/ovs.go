@@ -147,6 +147,9 @@ func (a *applier) doOVSPort(ctx context.Context, s Step) error {
 // undoOVSPort removes the port, if it is still the domain's: libvirt has removed its
 // own by then, and the name can be another guest's.
 func (a *applier) undoOVSPort(ctx context.Context, s Step) error {
+	if a.openSwitch == nil {
+		return fmt.Errorf("port %s: %w", s.OVSPort.Name, ovs.ErrUnreachable)
+	}
 	was, err := a.theSwitch().Detach(ctx, s.OVSPort.Name, s.OVSPort.Owner)
 	if err != nil {
 		return err
