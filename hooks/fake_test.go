@@ -205,6 +205,9 @@ func (f *fakeKernel) SetAlias(_ context.Context, index int, alias string) error 
 
 func (f *fakeKernel) SetMAC(_ context.Context, index int, mac string) error {
 	vf := f.under(index)
+	if vf != nil && f.sriov.notWhileUp && f.links[f.links[index].Parent].Up {
+		return &link.OpError{Op: "set MAC of", Link: vf.Netdev, Err: link.ErrBusy}
+	}
 	if vf != nil && vf.fixed && !*vf.Trust {
 		return &link.OpError{Op: "set MAC of", Link: vf.Netdev, Err: link.ErrMACFixed}
 	}

@@ -14,6 +14,8 @@ type fakeSRIOV struct {
 	ports map[string]string // port profile by "eth0/3", "eth0/-1"
 	// refuse makes the driver refuse an attribute.
 	refuse string
+	// notWhileUp makes it refuse a MAC while the VF's network device is up.
+	notWhileUp bool
 	// noZero makes it refuse the zero MAC that it reports.
 	noZero bool
 }

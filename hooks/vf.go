@@ -403,27 +403,42 @@ func (a *applier) guestMAC(ctx context.Context, m Macvtap, lower link.Link) erro
 	if err != nil {
 		return err
 	}
-	// Only while it is up does its driver ask the PF.
-	if err := k.SetUp(ctx, lower.Index, true); err != nil {
-		return err
+	fixed := a.setMAC(ctx, m.Index, lower.Index, m.MAC)
+	if ignore(fixed, link.ErrMACFixed) != nil {
+		return fixed
 	}
-	fixed := k.SetMAC(ctx, m.Index, m.MAC)
 	if fixed == nil {
+		// When it comes up its driver asks the PF.
+		if err := k.SetUp(ctx, lower.Index, true); err != nil {
+			return err
+		}
 		taken, err := a.hasMAC(ctx, pf, place.Number, m.MAC)
 		if taken || err != nil {
 			return err
 		}
-	} else if !errors.Is(fixed, link.ErrMACFixed) {
-		return fixed
 	}
 	if err := a.freeMAC(ctx, pf, place); err != nil {
 		return errors.Join(fixed, err)
 	}
 	// A macvtap that has the MAC already would not pass it on.
-	if fixed == nil {
-		return k.SetMAC(ctx, lower.Index, m.MAC)
+	on := lower.Index
+	if fixed != nil {
+		on = m.Index
 	}
-	return k.SetMAC(ctx, m.Index, m.MAC)
+	return a.setMAC(ctx, on, lower.Index, m.MAC)
+}
+
+// setMAC sets the MAC of a VF's network device, or of a macvtap on it. Some drivers take
+// none while it is up.
+func (a *applier) setMAC(ctx context.Context, index, lower int, mac string) error {
+	err := a.kernel.SetMAC(ctx, index, mac)
+	if !errors.Is(err, link.ErrBusy) {
+		return err
+	}
+	if err := a.kernel.SetUp(ctx, lower, false); err != nil {
+		return err
+	}
+	return errors.Join(a.kernel.SetMAC(ctx, index, mac), a.kernel.SetUp(ctx, lower, true))
 }
 
 // macTime is how long a PF that works asynchronously has to show a VF's new MAC.

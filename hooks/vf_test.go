@@ -274,6 +274,25 @@ func TestHookOwnedOnVFWithFixedMAC(t *testing.T) {
 	require.Empty(t, w.journals())
 }
 
+func TestHookOwnedOnVFThatTakesNoMACWhileUp(t *testing.T) {
+	w := newVFWorld(t)
+	dev, err := w.kernel.ByName(context.Background(), "vf2")
+	require.NoError(t, err)
+	require.NoError(t, w.kernel.SetUp(context.Background(), dev.Index, true))
+	w.kernel.sriov.notWhileUp = true
+	before := w.all()
+	nic := "<interface type='ethernet'><mac address='" + mac1 + "'/><target dev='ldt1' managed='no'/></interface>"
+	doc := domain(uuidA, vfWords(mac1, "own='hook' mode='passthrough' dev='vf2' vlan='42'"), nic)
+	w.must(Prepare, doc)
+	require.Equal(t, mac1, *w.kernel.vf(2).MAC)
+	dev, err = w.kernel.ByName(context.Background(), "vf2")
+	require.NoError(t, err)
+	require.True(t, dev.Up)
+	w.must(Stopped, doc)
+	w.must(Release, doc)
+	require.Equal(t, before, w.all())
+}
+
 func TestVFsThatAreGone(t *testing.T) {
 	w := newVFWorld(t)
 	doc := domain(uuidA, vfWords(mac1, "trust='yes'"), direct(mac1, "vf3", "passthrough"))
