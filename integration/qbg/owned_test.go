@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/digitalocean/go-libvirt"
 	"github.com/stretchr/testify/require"
 
 	"libvirt-direct/integration/host"
@@ -58,6 +59,23 @@ func (s *site) defineOwned() {
 	}
 }
 
+// domain does something with a domain without virsh, each run of which takes seconds in
+// the machine.
+func (s *site) domain(name string, do func(*libvirt.Libvirt, libvirt.Domain) error) error {
+	s.t.Helper()
+	l, err := s.Connect(s.ctx)
+	require.NoError(s.t, err)
+	defer l.Disconnect()
+	d, err := l.DomainLookupByName(name)
+	require.NoError(s.t, err)
+	return do(l, d)
+}
+
+func (s *site) start(name string) error {
+	s.t.Helper()
+	return s.domain(name, (*libvirt.Libvirt).DomainCreate)
+}
+
 func (s *site) snapshot() host.Snapshot {
 	s.t.Helper()
 	snap, err := s.Snapshot(s.ctx)
@@ -87,11 +105,11 @@ func ownedNIC(s *site, br *bridge, points ...string) {
 	}
 
 	begin := time.Now()
-	s.virsh("start", "o")
-	t.Logf("hook-owned: virsh start takes %v", time.Since(begin))
+	require.NoError(t, s.start("o"))
+	t.Logf("hook-owned: a start takes %v", time.Since(begin))
 	require.Equal(t, vdp.Associate, br.modeOf(ownedVSI.ID))
 	require.Contains(t, s.run(program(t, "libvirt-direct"), "status"), ownedInstance)
-	s.virsh("destroy", "o")
+	require.NoError(t, s.domain("o", (*libvirt.Libvirt).DomainDestroy))
 	gone("destroyed")
 	asked := br.logOf(ownedVSI.ID)
 	require.Equal(t, []vdp.Mode{vdp.Associate, vdp.DeAssociate}, modes(asked))
@@ -100,8 +118,7 @@ func ownedNIC(s *site, br *bridge, points ...string) {
 	}
 
 	br.do(func(b *vdptest.Bridge) [][]byte { b.Log = nil; return nil })
-	_, err := s.Virsh(s.ctx, "start", "f")
-	require.ErrorContains(t, err, "specified dev doesn't exist")
+	require.ErrorContains(t, s.start("f"), "specified dev doesn't exist")
 	gone("a start that failed in libvirt")
 	require.Equal(t, []vdp.Mode{vdp.Associate, vdp.DeAssociate}, modes(br.logOf(ownedVSI.ID)))
 
@@ -114,7 +131,7 @@ func ownedNIC(s *site, br *bridge, points ...string) {
 		}
 		return nil
 	})
-	_, err = s.Virsh(s.ctx, "start", "o")
+	_, err := s.Virsh(s.ctx, "start", "o")
 	require.ErrorContains(t, err, "insufficient resources")
 	t.Log(err)
 	gone("refused")
@@ -134,8 +151,7 @@ func killed(s *site, br *bridge, points []string, gone func(string)) {
 		require.NoError(t, s.WriteFile(s.ctx, "/run/killhook", 0o600, []byte(where)))
 	}
 	die("prepare 2 vsi")
-	_, err := s.Virsh(s.ctx, "start", "o")
-	require.Error(t, err)
+	require.Error(t, s.start("o"))
 	gone("killed under libvirt")
 
 	require.NoError(t, s.WriteFile(s.ctx, "/run/o.xml", 0o600, []byte(s.virsh("dumpxml", "--inactive", "o"))))
