@@ -18,10 +18,10 @@ import (
 func TestFreeVFOfTheNodeWithAFixedMAC(t *testing.T) {
 	installHook(t, "qemu", configuration)
 	vfs(t, "eth0", 3)
-	address, netdev := device(t, "eth0", 2)
+	address, _ := device(t, "eth0", 2)
 	sh(t, "echo 0 >/sys/bus/pci/devices/%s/numa_node && ip link set eth0 vf 2 mac 02:aa:00:00:00:02", address)
 	sh(t, "cd /sys/bus/pci/drivers/igbvf && echo %s >unbind && echo %s >bind", address, address) // it takes that MAC
-	_, netdev = device(t, "eth0", 2)
+	_, netdev := device(t, "eth0", 2)
 	before := links(t)
 
 	xml := host.Domain{
