@@ -52,7 +52,7 @@ func TestFailedHookFailsStart(t *testing.T) {
 			prepare: func(s *site) {
 				require.NoError(s.t, s.WriteFile(ctx, journal, 0o600, []byte(`{"version":1,"uuid":"`+uuid+`"`)))
 			},
-			want: `journal file cannot be trusted: ` + journal + `: unexpected EOF; nothing of it was done, it is now /run/libvirt-direct/corrupt-*/` + uuid + ".json; look at `libvirt-direct gc --dry-run`",
+			want: `journal file cannot be trusted: ` + journal + `: unexpected end of JSON input; nothing of it was done, it is now /run/libvirt-direct/corrupt-*/` + uuid + ".json; look at `libvirt-direct gc --dry-run`",
 		},
 		"journal of another": {
 			nic: direct(2, "nica", "bridge"),
