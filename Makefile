@@ -12,8 +12,8 @@ BENCH    ?= .
 STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # The tests' own time limits, for a slow machine with two processors.
-INTEGRATION_TIMEOUT ?= 20m
-VM_TIMEOUT          ?= 10m
+INTEGRATION_TIMEOUT ?= 30m
+VM_TIMEOUT          ?= 20m
 
 # A test file that needs more than an unprivileged process says so by its build tag:
 # "integration" needs root, namespaces and real daemons; "vm" needs another kernel.

@@ -87,7 +87,7 @@ func boot(ctx context.Context) (int, error) {
 	if out, err := build.CombinedOutput(); err != nil {
 		return 0, fmt.Errorf("build the programs: %w: %s", err, out)
 	}
-	m.Cache, m.NIC, m.IOMMU, m.Memory, m.Timeout = cache, "igb", true, 2048, 19*time.Minute
+	m.Cache, m.NIC, m.IOMMU, m.Memory, m.Timeout = cache, "igb", true, 2048, 28*time.Minute
 	m.Env = []string{moduleVariable + "=" + module, programsVariable + "=" + programs, kernel.CacheVariable + "=" + cache}
 	if slices.Contains(os.Args, "-update") { // golden files are written through
 		if err := os.MkdirAll("testdata", 0o755); err != nil {
