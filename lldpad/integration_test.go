@@ -304,7 +304,7 @@ func TestBridge2012(t *testing.T) {
 	// The switch falls silent. Whoever does not wait can still take back: there are no
 	// dead VSIs as over rtnetlink (trap 6).
 	bridge.kill()
-	ctx, cancel := context.WithTimeout(s.ctx, time.Second)
+	ctx, cancel := context.WithTimeout(s.ctx, 5*time.Second) // lldpad itself gives up after 15.75 s
 	defer cancel()
 	b = newVSI(t, uuidB, 200)
 	_, err = c.Associate(ctx, stationPort, b)

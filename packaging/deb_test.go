@@ -35,16 +35,7 @@ func TestDebVersion(t *testing.T) {
 
 func TestDebReproducible(t *testing.T) {
 	requireDeb(t)
-	first := must(t, debs)
-	again, err := build("deb", version.Version)
-	require.NoError(t, err)
-	for name, file := range first {
-		one, err := os.ReadFile(file)
-		require.NoError(t, err)
-		two, err := os.ReadFile(again[name])
-		require.NoError(t, err)
-		require.True(t, string(one) == string(two), "%s differs: diffoscope %s %s", name, file, again[name])
-	}
+	reproducible(t, "deb", must(t, debs))
 }
 
 func TestDebContents(t *testing.T) {

@@ -3,6 +3,7 @@
 package packaging
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -128,3 +129,17 @@ func output(tb testing.TB, name string, args ...string) string {
 func requireDeb(tb testing.TB) { hosttest.Require(tb, "dpkg-buildpackage", "dh", "dh_apparmor", "git") }
 
 func requireRPM(tb testing.TB) { hosttest.Require(tb, "rpmbuild", "git") }
+
+// reproducible builds a kind's packages once more and compares the bytes.
+func reproducible(t *testing.T, kind string, first set) {
+	t.Helper()
+	again, err := build(kind, version.Version)
+	require.NoError(t, err)
+	for name, file := range first {
+		one, err := os.ReadFile(file)
+		require.NoError(t, err)
+		two, err := os.ReadFile(again[name])
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(one, two), "%s differs: diffoscope %s %s", name, file, again[name])
+	}
+}

@@ -3,14 +3,12 @@
 package packaging
 
 import (
-	"os"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"libvirt-direct/integration/host/hosttest"
-	"libvirt-direct/internal/version"
 )
 
 // Debian's rpm installs into a Debian system that does not know of it: what is shown is
@@ -36,16 +34,7 @@ func (m *machine) rpm(args ...string) string {
 
 func TestRPMReproducible(t *testing.T) {
 	requireRPM(t)
-	first := must(t, rpms)
-	again, err := build("rpm", version.Version)
-	require.NoError(t, err)
-	for name, file := range first {
-		one, err := os.ReadFile(file)
-		require.NoError(t, err)
-		two, err := os.ReadFile(again[name])
-		require.NoError(t, err)
-		require.True(t, string(one) == string(two), "%s differs: diffoscope %s %s", name, file, again[name])
-	}
+	reproducible(t, "rpm", must(t, rpms))
 }
 
 func TestRPMContents(t *testing.T) {

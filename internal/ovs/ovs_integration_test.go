@@ -237,7 +237,7 @@ func TestSwitchThatDoesNotRun(t *testing.T) {
 	w := newWorld(t)
 	w.tap("t0")
 	require.NoError(t, w.KillSwitch())
-	brief, cancel := context.WithTimeout(w.ctx, time.Second)
+	brief, cancel := context.WithTimeout(w.ctx, 3*time.Second)
 	defer cancel()
 	p := Port{Name: "t0", Bridge: "br0", Owner: owner}
 	require.ErrorIs(t, w.db.Attach(brief, p), ErrSwitch)

@@ -161,7 +161,7 @@ func (h *host) vdpd(args ...string) *process {
 	p := h.start(h.a, append([]string{vdpdPath, "-config", "/nonexistent", "-uplink", stationIf, "-debug",
 		"-state", filepath.Join(h.dir, "state.json"), "-pid-file", filepath.Join(h.dir, "lldpad.pid"),
 		"-control", h.controlPath()}, args...)...)
-	h.eventually(5*time.Second, "vdpd's pid file", func() bool {
+	h.eventually(20*time.Second, "vdpd's pid file", func() bool {
 		b, _ := os.ReadFile(filepath.Join(h.dir, "lldpad.pid"))
 		return string(b) == fmt.Sprintf("%d\n", p.cmd.Process.Pid)
 	})

@@ -44,7 +44,7 @@ func TestThousand(t *testing.T) {
 				float64(h.uplink().Sent.ECP-before.Sent.ECP)/n, float64(h.uplink().Received.ECP-before.Received.ECP)/n, rss(t, p.cmd.Process.Pid))
 			require.Zero(t, l.status(testVSI(n-1)))
 
-			h.eventually(5*time.Second, "state", func() bool {
+			h.eventually(20*time.Second, "state", func() bool {
 				b, _ := os.ReadFile(filepath.Join(h.dir, "state.json"))
 				return strings.Count(string(b), `"mode"`) == n
 			})
@@ -115,7 +115,7 @@ func TestAgainstLldpadStation(t *testing.T) {
 
 	p := h.vdpd()
 	switchReady(h, p)
-	h.eventually(5*time.Second, "EVB both ways", func() bool { return h.uplink().Error == nil })
+	h.eventually(20*time.Second, "EVB both ways", func() bool { return h.uplink().Error == nil })
 	ours, oursAll := measure("vdpd", h.libvirt(p.cmd.Process.Pid))
 	require.NoError(t, p.signal(unix.SIGTERM))
 

@@ -93,12 +93,12 @@ func TestAgainstResponder(t *testing.T) {
 			require.Equal(t, uint16(unix.RTM_SETLINK), binary.NativeEndian.Uint16(buf[4:]))
 			require.Equal(t, uint32(l.pid), binary.NativeEndian.Uint32(buf[12:]), "libvirt compares it with the pid file")
 			require.Equal(t, byte(3), buf[n-4], "PORT_REQUEST_DISASSOCIATE")
-			h.eventually(5*time.Second, "re-association", func() bool { return mode() == vdp.Associate })
+			h.eventually(20*time.Second, "re-association", func() bool { return mode() == vdp.Associate })
 
 			// So it does after the link was down.
 			h.sh("ip", "-n", h.b, "link", "set", bridgeIf, "down")
 			require.NoError(t, br.Do(func(b *vdptest.Bridge) [][]byte { b.Restart(); return nil }))
-			h.eventually(5*time.Second, "loss", func() bool { return l.status(v) == -1 })
+			h.eventually(20*time.Second, "loss", func() bool { return l.status(v) == -1 })
 			require.Equal(t, unix.ENETDOWN, l.set(vdp.Associate, testVSI(2)))
 			h.sh("ip", "-n", h.b, "link", "set", bridgeIf, "up")
 			h.eventually(15*time.Second, "association after link up", func() bool { return mode() == vdp.Associate && l.status(v) == 0 })
@@ -177,7 +177,7 @@ func TestDeassociateOnStop(t *testing.T) {
 		require.NoError(t, br.Do(func(b *vdptest.Bridge) [][]byte { n = b.Len(); return nil }))
 		return n
 	}
-	h.eventually(5*time.Second, "50 VSIs", func() bool { return held() == 50 })
+	h.eventually(20*time.Second, "50 VSIs", func() bool { return held() == 50 })
 	require.NoError(t, p.signal(unix.SIGTERM))
 	require.Zero(t, held())
 }
@@ -195,7 +195,7 @@ func TestLldpadStationAgainstResponder(t *testing.T) {
 	}
 	require.Equal(t, vdp.Associate, mode())
 	require.Zero(t, l.set(vdp.DeAssociate, v))
-	h.eventually(5*time.Second, "de-association", func() bool { return mode() == 0 })
+	h.eventually(20*time.Second, "de-association", func() bool { return mode() == 0 })
 	require.NoError(t, br.Do(func(b *vdptest.Bridge) [][]byte {
 		b.Answer = func(vdp.Message) vdptest.Reply { return vdptest.Reply{Status: vdp.ReasonNoResources} }
 		return nil

@@ -224,7 +224,7 @@ func TestControlBadRequests(t *testing.T) {
 	require.Eventually(t, func() bool {
 		_, err := c.Status(t.Context())
 		return errors.Is(err, control.ErrOverflow)
-	}, 5*time.Second, 10*time.Millisecond)
+	}, 30*time.Second, 10*time.Millisecond)
 }
 
 // A subscriber that does not read is dropped, and holds up nobody.
