@@ -64,44 +64,60 @@ func TestCapabilitiesAtEachStage(t *testing.T) {
 		{"sending", "sendmsg", 1, []string{nothing}},
 	} {
 		t.Run(stage.name, func(t *testing.T) {
-			name := stage.syscall
-			ours, theirs := socketpairAs(t, alice)
-			defer unix.Close(ours)
-			cmd := strace(t, "-f", "-o", "/dev/null", "-u", "helperalice", "-e", "trace="+name,
-				"-e", fmt.Sprintf("inject=%s:delay_enter=2000000:when=%d", name, stage.when), helper, "--use-vnet", "--fd=3", "--br=lan")
-			cmd.ExtraFiles = []*os.File{theirs}
-			var stderr strings.Builder
-			cmd.Stderr = &stderr
-			require.NoError(t, cmd.Start())
-			theirs.Close()
-			ended := make(chan struct{})
-			go func() { cmd.Wait(); close(ended) }()
-			pid := 0
-			defer func() {
-				// Without strace the helper would go on, and take its place within the profile's limits from the next.
-				if pid > 0 {
-					unix.Kill(pid, unix.SIGKILL)
-				} else {
-					cmd.Process.Kill()
-				}
-				<-ended
-			}()
-			tick := time.NewTicker(2 * time.Millisecond)
-			defer tick.Stop()
-			for pid == 0 {
-				select {
-				case <-ended:
-					require.Fail(t, "the helper ended before "+name, stderr.String())
-				case <-tick.C:
-				}
-				kids, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", cmd.Process.Pid, cmd.Process.Pid))
-				if kid, err := strconv.Atoi(strings.TrimSpace(string(kids))); err == nil && inSyscall(kid, name) {
-					pid = kid
+			var got []string
+			// strace has been seen, rarely and on a busy machine, to let the call pass.
+			for attempt := 1; got == nil; attempt++ {
+				var stderr string
+				got, stderr = held(t, stage.syscall, stage.when)
+				if got == nil {
+					t.Logf("the helper ended without having been held: %q", stderr)
+					require.Less(t, attempt, 3)
 				}
 			}
-			require.Equal(t, slices.Sorted(slices.Values(stage.want)), credentials(pid))
+			require.Equal(t, slices.Sorted(slices.Values(stage.want)), got)
 		})
 	}
+}
+
+// held starts the helper, waits until strace holds it at a system call, for which time that is made, and returns the
+// credentials of its threads; nil and what it has printed if it ends before.
+func held(t *testing.T, name string, when int) (found []string, printed string) {
+	t.Helper()
+	ours, theirs := socketpairAs(t, alice)
+	defer unix.Close(ours)
+	cmd := strace(t, "-f", "-o", "/dev/null", "-u", "helperalice", "-e", "trace="+name,
+		"-e", fmt.Sprintf("inject=%s:delay_enter=2000000:when=%d", name, when), helper, "--use-vnet", "--fd=3", "--br=lan")
+	cmd.ExtraFiles = []*os.File{theirs}
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	require.NoError(t, cmd.Start())
+	theirs.Close()
+	ended := make(chan struct{})
+	go func() { cmd.Wait(); close(ended) }()
+	pid := 0
+	defer func() {
+		// Without strace the helper would go on, and take its place within the profile's limits from the next.
+		if pid > 0 {
+			unix.Kill(pid, unix.SIGKILL)
+		} else {
+			cmd.Process.Kill()
+		}
+		<-ended
+	}()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for pid == 0 {
+		select {
+		case <-ended:
+			return nil, stderr.String()
+		case <-tick.C:
+		}
+		kids, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", cmd.Process.Pid, cmd.Process.Pid))
+		if kid, err := strconv.Atoi(strings.TrimSpace(string(kids))); err == nil && inSyscall(kid, name) {
+			pid = kid
+		}
+	}
+	return credentials(pid), ""
 }
 
 // inSyscall reports whether the main thread stands at the entry of the system call.
