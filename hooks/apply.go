@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strconv"
 	"time"
@@ -29,7 +30,7 @@ type applier struct {
 	journal *state.Journal
 	steps   []Step // the journal's entries, decoded
 	op      Op     // the operation whose plan is applied; "" while only undoing
-	libvirt string // where libvirt keeps its state
+	libvirt fs.FS  // where libvirt keeps its state
 	notes   []string
 
 	// openStation connects to the 802.1Qbg station, when a step first needs it.

@@ -32,7 +32,7 @@ func TestFilters(t *testing.T) {
 					require.Empty(t, w.must(op, out), "what was mapped needs no mapping")
 				}
 				require.Zero(t, w.kernel.calls)
-				_, err := os.Stat(w.hook.Journal)
+				_, err := os.Stat(w.journal)
 				require.ErrorIs(t, err, os.ErrNotExist, "nothing is allocated")
 			}
 		})

@@ -22,7 +22,7 @@ func TestCollectorDoesNotHoldUpAStart(t *testing.T) {
 	w.must(Prepare, doc)
 	running := w.kernel.dump()
 
-	dir, err := state.Open(w.hook.Journal)
+	dir, err := state.Open(w.journal)
 	require.NoError(t, err)
 	c := &Collector{Kernel: w.kernel, Dir: dir, Alive: func(ctx context.Context, _, _ string) (bool, error) {
 		<-ctx.Done()
@@ -41,16 +41,16 @@ func TestCollectorDoesNotHoldUpAStart(t *testing.T) {
 func TestDryRunLeavesTheJournalDirectoryAsItIs(t *testing.T) {
 	w := newWorld(t, "", "nica")
 	c := &Collector{
-		Kernel: w.kernel, Dir: state.Existing(w.hook.Journal), DryRun: true,
+		Kernel: w.kernel, Dir: w.hook.Journal, DryRun: true,
 		Alive: func(context.Context, string, string) (bool, error) { return false, nil },
 	}
 	_, err := c.Run(t.Context())
 	require.NoError(t, err)
-	require.NoDirExists(t, w.hook.Journal)
+	require.NoDirExists(t, w.journal)
 
-	_, err = state.Open(w.hook.Journal)
+	_, err = state.Open(w.journal)
 	require.NoError(t, err)
-	file := filepath.Join(w.hook.Journal, "domains", uuidA+".json")
+	file := filepath.Join(w.journal, "domains", uuidA+".json")
 	unknown := `{"version":1,"uuid":"` + uuidA + `","name":"x","since":"2026-01-01T00:00:00Z","entries":[{"phase":"done","step":{"nic":"x","exec":"rm"}}]}`
 	require.NoError(t, os.WriteFile(file, []byte(unknown), 0o600))
 	_, err = c.Run(t.Context())

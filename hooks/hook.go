@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -40,11 +41,10 @@ type Hook struct {
 	Station func(context.Context) (Station, func(), error)
 	// OVS names the host's Open vSwitch, for the NICs that are on it.
 	OVS func() Switch
-	// Journal is where the journal directory lies. It is made when there is
-	// something to hold.
-	Journal string
-	// Libvirt is where the daemon keeps its state, /run/libvirt.
-	Libvirt string
+	// Journal is the journal directory. It is made when there is something to hold.
+	Journal *state.Dir
+	// Libvirt is the folder in which the daemon keeps its state, /run/libvirt.
+	Libvirt fs.FS
 	Log     *slog.Logger
 	// Privileged is false in a session daemon's hook, which only filters.
 	Privileged bool
@@ -107,7 +107,7 @@ func concerns(d *xmlfilter.Domain) bool {
 
 // holds reports whether there is a journal for a domain.
 func (h *Hook) holds(uuid string) (bool, error) {
-	j, err := state.Existing(h.Journal).Load(uuid)
+	j, err := h.Journal.Load(uuid)
 	return j != nil || err != nil, ignore(ignore(err, state.ErrCorrupt), state.ErrNewer)
 }
 
@@ -139,7 +139,7 @@ func (h *Hook) filter(ctx context.Context, c Call, d *xmlfilter.Domain, doc []by
 	if err != nil {
 		return err
 	}
-	if err := host.readJournals(state.Existing(h.Journal), d.UUID); err != nil {
+	if err := host.readJournals(h.Journal, d.UUID); err != nil {
 		return err
 	}
 	host.LeavePools(h.Libvirt)
@@ -179,8 +179,8 @@ func (h *Hook) operate(ctx context.Context, c Call, d *xmlfilter.Domain) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, deadline)
 	defer cancel()
-	dir, err := state.Open(h.Journal)
-	if err != nil {
+	dir := h.Journal
+	if err := dir.Make(); err != nil {
 		return err
 	}
 	unlock, err := dir.Lock(ctx, "domain-"+d.UUID)

@@ -62,19 +62,23 @@ type world struct {
 	hook   *Hook
 	log    *bytes.Buffer
 	swtch  *fakeSwitch
-	ovs    *fakeOVS
+	// Where the journal and libvirt's state lie.
+	journal, libvirt string
+	ovs              *fakeOVS
 }
 
 func newWorld(t *testing.T, cfg string, devices ...string) *world {
 	t.Helper()
 	c, err := config.Parse("test.toml", []byte(cfg))
 	require.NoError(t, err)
-	w := &world{t: t, kernel: newFake(devices...), cfg: c, log: &bytes.Buffer{}, swtch: &fakeSwitch{}}
+	w := &world{t: t, kernel: newFake(devices...), cfg: c, log: &bytes.Buffer{}, swtch: &fakeSwitch{},
+		journal: filepath.Join(t.TempDir(), "journal"), libvirt: t.TempDir()}
 	w.hook = &Hook{
 		Config:     func() (*config.Config, error) { return w.cfg, nil },
 		Kernel:     func() (Kernel, func(), error) { return w.kernel, func() {}, nil },
 		Station:    w.swtch.open,
-		Journal:    filepath.Join(t.TempDir(), "journal"),
+		Journal:    state.Existing(w.journal),
+		Libvirt:    os.DirFS(w.libvirt),
 		Log:        slog.New(slog.NewTextHandler(w.log, nil)),
 		Privileged: true,
 	}
@@ -96,7 +100,7 @@ func (w *world) must(op Op, doc string) string {
 }
 
 func (w *world) journals() []string {
-	all, err := state.Existing(w.hook.Journal).Domains()
+	all, err := w.hook.Journal.Domains()
 	require.NoError(w.t, err)
 	return all
 }
@@ -335,7 +339,7 @@ func TestKilledAnywhereIsUndone(t *testing.T) {
 
 func (w *world) gc(dry bool, alive ...string) []string {
 	w.t.Helper()
-	dir, err := state.Open(w.hook.Journal)
+	dir, err := state.Open(w.journal)
 	require.NoError(w.t, err)
 	c := &Collector{Kernel: w.kernel, Station: w.swtch.open, OVS: w.ovs.open, Dir: dir, DryRun: dry, Alive: func(_ context.Context, uuid, _ string) (bool, error) {
 		for _, a := range alive {
@@ -366,7 +370,7 @@ func TestCollectorFindsMarkedDevicesWithoutJournal(t *testing.T) {
 	before := w.dump()
 	doc := domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook' uplink='storage' vlan='100'/>", owned(mac1, "ldt1"))
 	w.must(Prepare, doc)
-	require.NoError(t, os.RemoveAll(w.hook.Journal))
+	require.NoError(t, os.RemoveAll(w.journal))
 	require.Empty(t, w.gc(false, uuidA), "a running domain keeps its device")
 	require.Len(t, w.gc(false), 2, "the macvtap, then the VLAN that it stood on")
 	require.Equal(t, before, w.dump())
@@ -376,7 +380,7 @@ func TestLostJournalDoesNotBlockTheNextStart(t *testing.T) {
 	w := newWorld(t, "", "nica")
 	doc := domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook' dev='nica'/>", owned(mac1, "ldt1"))
 	w.must(Prepare, doc)
-	require.NoError(t, os.RemoveAll(w.hook.Journal))
+	require.NoError(t, os.RemoveAll(w.journal))
 	w.must(Prepare, doc)
 	require.Contains(t, w.log.String(), "left by an earlier run")
 }
@@ -408,9 +412,9 @@ func TestCorruptJournalIsSetAsideAndNeverExecuted(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, "", "nica")
 			before := w.dump()
-			_, err := state.Open(w.hook.Journal)
+			_, err := state.Open(w.journal)
 			require.NoError(t, err)
-			file := filepath.Join(w.hook.Journal, "domains", uuidA+".json")
+			file := filepath.Join(w.journal, "domains", uuidA+".json")
 			require.NoError(t, os.WriteFile(file, []byte(data), 0o600))
 			doc := domain(uuidA, "", direct(mac1, "nica", "bridge"))
 			_, err = w.run(Prepare, doc)
@@ -425,9 +429,9 @@ func TestCorruptJournalIsSetAsideAndNeverExecuted(t *testing.T) {
 func TestJournalOfANewerReleaseIsLeftAlone(t *testing.T) {
 	w := newWorld(t, "", "nica")
 	before := w.kernel.dump()
-	_, err := state.Open(w.hook.Journal)
+	_, err := state.Open(w.journal)
 	require.NoError(t, err)
-	file := filepath.Join(w.hook.Journal, "domains", uuidA+".json")
+	file := filepath.Join(w.journal, "domains", uuidA+".json")
 	const text = `{"version":2,"held":["who knows"]}`
 	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
 	doc := domain(uuidA, "", direct(mac1, "nica.100", "vepa"))
@@ -479,7 +483,7 @@ func TestGuestsThatAreNotOursCostNothing(t *testing.T) {
 	for _, op := range []Op{Prepare, Start, Started, Stopped, Release, Migrate, Restore, Reconnect, "attach", "made-up"} {
 		require.Empty(t, w.must(op, domain(uuidA, "", "<interface type='network'><source network='default'/></interface>")))
 	}
-	_, err := os.Stat(w.hook.Journal)
+	_, err := os.Stat(w.journal)
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
@@ -507,7 +511,7 @@ func TestReconnectAdoptsWhatTheJournalLost(t *testing.T) {
 	before := w.dump()
 	doc := every()
 	w.must(Prepare, doc)
-	require.NoError(t, os.RemoveAll(w.hook.Journal))
+	require.NoError(t, os.RemoveAll(w.journal))
 	w.must(Reconnect, doc)
 	require.Equal(t, []string{uuidA}, w.journals())
 	w.must(Release, doc)
@@ -557,7 +561,7 @@ func TestRewriteDefinesWhatPrepareAccepts(t *testing.T) {
 
 func TestDeadlineOfTheOperation(t *testing.T) {
 	w := newWorld(t, "deadline = '30ms'", "nica")
-	dir, err := state.Open(w.hook.Journal)
+	dir, err := state.Open(w.journal)
 	require.NoError(t, err)
 	unlock, err := dir.Lock(context.Background(), "domain-"+uuidA)
 	require.NoError(t, err)

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
+	"io/fs"
 	"path/filepath"
 	"slices"
 
@@ -92,7 +92,7 @@ func (h *Hook) portCreated(ctx context.Context, n *xmlfilter.Network, p *xmlfilt
 	if err := ignore(ignore(err, link.ErrNoVF), link.ErrNotFound); err != nil {
 		return err
 	}
-	if owner, err := holder(state.Existing(h.Journal), p, place); err != nil || owner != "" {
+	if owner, err := holder(h.Journal, p, place); err != nil || owner != "" {
 		if err != nil {
 			return err
 		}
@@ -175,8 +175,8 @@ func (h *Hook) portDeleted(ctx context.Context, p *xmlfilter.NetworkPort) error 
 
 // ofOwner does something in the journal of the domain that a port belongs to.
 func (h *Hook) ofOwner(ctx context.Context, p *xmlfilter.NetworkPort, k Kernel, do func(*applier) error) error {
-	dir, err := state.Open(h.Journal)
-	if err != nil {
+	dir := h.Journal
+	if err := dir.Make(); err != nil {
 		return err
 	}
 	unlock, err := dir.Lock(ctx, "domain-"+p.OwnerUUID)
@@ -222,11 +222,11 @@ func holder(dir *state.Dir, p *xmlfilter.NetworkPort, place link.VFPlace) (domai
 // Pools reads libvirt's running networks that hand out devices of the host, from the
 // state that libvirt keeps of them below its state directory: a hook must not ask
 // libvirt. A file that is gone or not understood is passed over.
-func Pools(libvirt string) []*xmlfilter.Network {
-	files, _ := filepath.Glob(filepath.Join(libvirt, "network", "*.xml")) // the pattern is well-formed
+func Pools(libvirt fs.FS) []*xmlfilter.Network {
+	files, _ := fs.Glob(libvirt, "network/*.xml") // the pattern is well-formed
 	var pools []*xmlfilter.Network
 	for _, f := range files {
-		doc, err := os.ReadFile(f)
+		doc, err := fs.ReadFile(libvirt, f)
 		if err != nil || len(doc) > maxXML {
 			continue
 		}
@@ -239,7 +239,7 @@ func Pools(libvirt string) []*xmlfilter.Network {
 
 // LeavePools takes the VFs that libvirt's networks hand out from the free ones: which
 // one libvirt takes next nobody but libvirt knows.
-func (h *Host) LeavePools(libvirt string) {
+func (h *Host) LeavePools(libvirt fs.FS) {
 	if h.Free == nil {
 		return
 	}

@@ -130,7 +130,7 @@ func TestNetworkHookLeavesOthersAlone(t *testing.T) {
 	require.ErrorIs(t, w.runNetwork(PortCreated, "<"), xmlfilter.ErrSyntax)
 	w.hook.Privileged = false
 	require.NoError(t, w.runNetwork(PortCreated, "<"))
-	_, err := os.Stat(w.hook.Journal)
+	_, err := os.Stat(w.journal)
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
@@ -158,8 +158,7 @@ func TestOwnChoiceLeavesPools(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newVFWorld(t)
-			w.hook.Libvirt = t.TempDir()
-			at := filepath.Join(w.hook.Libvirt, "network")
+			at := filepath.Join(w.libvirt, "network")
 			require.NoError(t, os.Mkdir(at, 0o755))
 			require.NoError(t, os.WriteFile(filepath.Join(at, "broken.xml"), []byte("<networkstatus>"), 0o600))
 			state := "<!--\nWARNING\n-->\n\n<networkstatus>\n  <class_id bitmap='0-2'/>\n  <network>\n    <name>pool</name>" + c.pool + "</network></networkstatus>"

@@ -8,7 +8,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"libvirt-direct/internal/ovs"
-	"libvirt-direct/internal/state"
 	"libvirt-direct/xmlfilter"
 )
 
@@ -128,7 +127,7 @@ func TestHookOwnedOVSPort(t *testing.T) {
 	require.Equal(t, Mark+" "+uuidA, l.Alias)
 	w.must(Start, doc)
 	held := func() string {
-		all, err := Status(t.Context(), w.kernel, w.ovs, state.Existing(w.hook.Journal))
+		all, err := Status(t.Context(), w.kernel, w.ovs, w.hook.Journal)
 		require.NoError(t, err)
 		require.Len(t, all, 1)
 		return all[0].Held[1].Thing() + ": " + all[0].Held[1].Difference

@@ -5,8 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
+	"io/fs"
 	"regexp"
 	"slices"
 	"time"
@@ -233,9 +232,9 @@ func (a *applier) netdev(ctx context.Context, pf link.Link, v *VF) (link.Link, e
 // savedByLibvirt takes what libvirt has saved of a VF before it changed it: a file of
 // at most a few lines, written at the guest's start (src/util/virnetdev.c,
 // virNetDevSaveNetConfig). A file that is not there or not understood says nothing.
-func savedByLibvirt(dir, pf string, v *VF) {
+func savedByLibvirt(dir fs.FS, pf string, v *VF) {
 	for _, part := range []string{"qemu", "hostdevmgr"} {
-		text, err := os.ReadFile(filepath.Join(dir, part, fmt.Sprintf("%s_vf%d", pf, v.Number)))
+		text, err := fs.ReadFile(dir, fmt.Sprintf("%s/%s_vf%d", part, pf, v.Number))
 		if err != nil {
 			continue
 		}

@@ -323,9 +323,8 @@ func TestWhatSomebodyElseHasSetStays(t *testing.T) {
 // saved is taken for what was before.
 func TestWhatLibvirtSavedIsPutBack(t *testing.T) {
 	w := newVFWorld(t)
-	w.hook.Libvirt = t.TempDir()
-	require.NoError(t, os.MkdirAll(filepath.Join(w.hook.Libvirt, "qemu"), 0o700))
-	require.NoError(t, os.WriteFile(filepath.Join(w.hook.Libvirt, "qemu/ens1f0_vf1"),
+	require.NoError(t, os.MkdirAll(filepath.Join(w.libvirt, "qemu"), 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(w.libvirt, "qemu/ens1f0_vf1"),
 		[]byte(`{"adminMac": "02:aa:00:00:00:01", "vlanTag": 7, "mac": "02:00:00:00:ff:01"}`), 0o600))
 	vf := w.kernel.vf(1)
 	admin := "02:aa:00:00:00:01"

@@ -199,7 +199,7 @@ func (o *options) survey(ctx context.Context, d *xmlfilter.Domain) (view, error)
 	}
 	defer k.Close()
 	host, err := hooks.Survey(ctx, k, cfg, d)
-	host.LeavePools(hooks.LibvirtDir)
+	host.LeavePools(os.DirFS(hooks.LibvirtDir))
 	return view{cfg, host}, err
 }
 

@@ -39,8 +39,8 @@ func run(args []string) int {
 		Kernel:     openKernel,
 		Station:    hooks.OpenStation,
 		OVS:        hooks.OpenSwitch,
-		Journal:    state.DefaultDir,
-		Libvirt:    hooks.LibvirtDir,
+		Journal:    state.Existing(state.DefaultDir),
+		Libvirt:    os.DirFS(hooks.LibvirtDir),
 		Log:        log,
 		Privileged: os.Geteuid() == 0,
 	}

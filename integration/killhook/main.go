@@ -47,8 +47,8 @@ func main() {
 		Config:     func() (*config.Config, error) { return config.Load(config.Path) },
 		Kernel:     k.open,
 		Station:    k.openStation,
-		Journal:    state.DefaultDir,
-		Libvirt:    "/run/libvirt",
+		Journal:    state.Existing(state.DefaultDir),
+		Libvirt:    os.DirFS(hooks.LibvirtDir),
 		Log:        logging.New("killhook", io.Discard),
 		Privileged: true,
 	}

@@ -16,12 +16,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -76,21 +74,34 @@ type Journal struct {
 }
 
 // Dir is a journal directory. The zero value is not usable; see Open.
-type Dir struct{ path string }
+type Dir struct {
+	path  string // for messages
+	files Files
+}
 
 // Open prepares the directory: it and its parts are made with mode 0700 where they
 // are missing.
 func Open(path string) (*Dir, error) {
-	for _, d := range []string{path, filepath.Join(path, "domains"), filepath.Join(path, "locks")} {
-		if err := os.Mkdir(d, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-			return nil, fmt.Errorf("journal: %w", err)
-		}
-	}
-	return Existing(path), nil
+	d := Existing(path)
+	return d, d.Make()
 }
 
 // Existing names a journal directory without making it: to look, not to write.
-func Existing(path string) *Dir { return &Dir{path} }
+func Existing(path string) *Dir { return On(path, osFiles{path}) }
+
+// On is a journal directory on other files than the host's. path is for messages.
+func On(path string, files Files) *Dir { return &Dir{path, files} }
+
+// Make makes the directory where it is missing.
+func (d *Dir) Make() error { return failed("", d.files.Make()) }
+
+// failed says that the journal's files could not be worked with.
+func failed(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("journal: %s%w", what, err)
+}
 
 // Path returns the directory.
 func (d *Dir) Path() string { return d.path }
@@ -100,64 +111,41 @@ var uuidForm = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 // IsUUID reports whether s is a UUID as libvirt writes it.
 func IsUUID(s string) bool { return uuidForm.MatchString(s) }
 
-func (d *Dir) file(uuid string) (string, error) {
+// file is a domain's file.
+func file(uuid string) (string, error) {
 	if !uuidForm.MatchString(uuid) {
 		return "", fmt.Errorf("journal: %w: %q", ErrBadUUID, uuid)
 	}
-	return filepath.Join(d.path, "domains", uuid+".json"), nil
+	return "domains/" + uuid + ".json", nil
 }
 
 // Load returns a domain's journal, or nil when there is none. A file that cannot be
 // trusted is an error matching ErrCorrupt; SetAside takes it out of the way. One of a
 // newer format is an error matching ErrNewer, and to be left where it is.
 func (d *Dir) Load(uuid string) (*Journal, error) {
-	file, err := d.file(uuid)
+	name, err := file(uuid)
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	data, err := d.files.Read(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
+	full := filepath.Join(d.path, name)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
-	}
-	defer f.Close()
-	if err := trusted(f); err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", ErrCorrupt, file, err)
-	}
-	data, err := io.ReadAll(io.LimitReader(f, maxSize+1))
-	if err != nil {
-		return nil, fmt.Errorf("journal: %w", err)
+		return nil, fmt.Errorf("%w: %s: %w", ErrCorrupt, full, err)
 	}
 	j, err := decode(data, Version, migrate)
 	if errors.Is(err, ErrNewer) {
-		return nil, fmt.Errorf("%w; install that again, or stop the domain's guest and remove %s", err, file)
+		return nil, fmt.Errorf("%w; install that again, or stop the domain's guest and remove %s", err, full)
 	}
 	if err == nil && j.UUID != uuid {
 		err = fmt.Errorf("it is about domain %q", j.UUID)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", ErrCorrupt, file, err)
+		return nil, fmt.Errorf("%w: %s: %w", ErrCorrupt, full, err)
 	}
 	return j, nil
-}
-
-func trusted(f *os.File) error {
-	fi, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	st, ok := fi.Sys().(*syscall.Stat_t)
-	switch {
-	case !fi.Mode().IsRegular():
-		return errors.New("not a regular file")
-	case ok && int(st.Uid) != os.Geteuid():
-		return fmt.Errorf("owned by uid %d", st.Uid)
-	case fi.Mode().Perm()&0o022 != 0:
-		return fmt.Errorf("writable by others (mode %04o)", fi.Mode().Perm())
-	}
-	return nil
 }
 
 // migrate brings the text of a journal from an older format to the next one.
@@ -215,72 +203,36 @@ func decode(data []byte, current int, migrate func(version int, text []byte) ([]
 // Save writes a domain's journal, or removes it when it has no entries. It returns
 // when the change is on the storage.
 func (d *Dir) Save(j *Journal) error {
-	file, err := d.file(j.UUID)
+	name, err := file(j.UUID)
 	if err != nil {
 		return err
 	}
 	if len(j.Entries) == 0 {
-		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("journal: %w", err)
+		if err := d.files.Remove(name); !errors.Is(err, fs.ErrNotExist) {
+			return failed("", err)
 		}
 		return nil
 	}
 	j.Version = Version
 	data, err := json.MarshalIndent(j, "", " ")
 	if err != nil {
-		return fmt.Errorf("journal: %w", err)
+		return failed("", err)
 	}
-	if err := writeFile(file, append(data, '\n')); err != nil {
-		return fmt.Errorf("journal: %w", err)
-	}
-	return nil
-}
-
-// temporary is how files are called while they are written.
-const temporary = ".new-*"
-
-func writeFile(file string, data []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(file), temporary) // made with mode 0600
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			os.Remove(f.Name())
-		}
-	}()
-	if _, err = f.Write(data); err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return err
-	}
-	if err = os.Rename(f.Name(), file); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(file))
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.Sync()
+	return failed("", d.files.Replace(name, append(data, '\n')))
 }
 
 // Domains lists the UUIDs of the domains that have a journal, sorted.
 func (d *Dir) Domains() ([]string, error) {
-	entries, err := os.ReadDir(filepath.Join(d.path, "domains"))
+	names, err := d.files.List("domains")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("journal: %w", err)
+		return nil, failed("", err)
 	}
 	var uuids []string
-	for _, e := range entries {
-		if u, ok := strings.CutSuffix(e.Name(), ".json"); ok && uuidForm.MatchString(u) {
+	for _, n := range names {
+		if u, ok := strings.CutSuffix(n, ".json"); ok && uuidForm.MatchString(u) {
 			uuids = append(uuids, u)
 		}
 	}
@@ -290,63 +242,23 @@ func (d *Dir) Domains() ([]string, error) {
 
 // Sweep removes temporary files that a process killed while it wrote has left, once
 // they are older than any write can take.
-func (d *Dir) Sweep() error {
-	left, err := filepath.Glob(filepath.Join(d.path, "domains", temporary))
-	if err != nil {
-		return fmt.Errorf("journal: %w", err)
-	}
-	for _, file := range left {
-		if fi, err := os.Lstat(file); err == nil && time.Since(fi.ModTime()) > time.Minute {
-			if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("journal: %w", err)
-			}
-		}
-	}
-	return nil
-}
+func (d *Dir) Sweep() error { return failed("", d.files.Sweep()) }
 
 // SetAside renames a domain's journal so that nothing reads it again, and returns
 // the new name, for a person to look at.
 func (d *Dir) SetAside(uuid string) (string, error) {
-	file, err := d.file(uuid)
+	name, err := file(uuid)
 	if err != nil {
 		return "", err
 	}
-	dir, err := os.MkdirTemp(d.path, "corrupt-")
-	if err != nil {
-		return "", fmt.Errorf("journal: %w", err)
-	}
-	aside := filepath.Join(dir, filepath.Base(file))
-	if err := os.Rename(file, aside); err != nil {
-		os.Remove(dir)
-		return "", fmt.Errorf("journal: %w", err)
-	}
-	return aside, nil
+	aside, err := d.files.SetAside(name)
+	return aside, failed("", err)
 }
 
 // Lock takes an exclusive lock by name, waiting until ctx ends; then the error
 // matches ErrLocked. The kernel drops the lock when the process dies. The returned
 // function gives the lock back.
 func (d *Dir) Lock(ctx context.Context, name string) (unlock func(), err error) {
-	f, err := os.OpenFile(filepath.Join(d.path, "locks", name), os.O_RDWR|os.O_CREATE|syscall.O_CLOEXEC, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("journal: %w", err)
-	}
-	// flock(2) takes no deadline; asking again is what is left.
-	for wait := time.Millisecond; ; wait = min(2*wait, 20*time.Millisecond) {
-		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err == nil {
-			return func() { f.Close() }, nil
-		}
-		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
-			f.Close()
-			return nil, fmt.Errorf("journal: lock %s: %w", name, err)
-		}
-		select {
-		case <-ctx.Done():
-			f.Close()
-			return nil, fmt.Errorf("journal: %s: %w", name, ErrLocked)
-		case <-time.After(wait):
-		}
-	}
+	unlock, err = d.files.Lock(ctx, name)
+	return unlock, failed("lock "+name+": ", err)
 }
