@@ -1,33 +1,21 @@
 package hooks
 
 import (
-	"context"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"libvirt-direct/hooks/hooktest"
 	"libvirt-direct/internal/link"
 	"libvirt-direct/xmlfilter"
 )
 
-func (f *fakeKernel) SetPortFlags(_ context.Context, index int, want link.PortFlags) error {
-	return f.set("set port flags", index, func(l *link.Link) { l.Port = &link.BridgePort{PortFlags: want} })
-}
-
-func (f *fakeKernel) SetPortVLANs(_ context.Context, index int, want []link.PortVLAN) error {
-	return f.set("set VLANs", index, func(*link.Link) { f.vlans[index] = want })
-}
-
-func (f *fakeKernel) AddPortMAC(_ context.Context, index int, mac string) error {
-	return f.set("add address", index, func(*link.Link) { f.fdb[index] = mac })
-}
-
 // withBridges adds two bridges and a tap in one of them: br0 filters VLANs and runs a
 // spanning tree, br1 does neither.
-func (f *fakeKernel) withBridges() {
-	f.links[100] = &link.Link{Index: 100, Name: "br0", Kind: "bridge", MTU: 1500, Bridge: &link.Bridge{VLANFiltering: true, STP: true}}
-	f.links[101] = &link.Link{Index: 101, Name: "br1", Kind: "bridge", MTU: 1500, Bridge: &link.Bridge{}}
-	f.links[102] = &link.Link{Index: 102, Name: "vnet0", Kind: "tun", MTU: 1500, Master: 100, Port: &link.BridgePort{}}
+func withBridges(f *hooktest.Kernel) {
+	f.Links[100] = &link.Link{Index: 100, Name: "br0", Kind: "bridge", MTU: 1500, Bridge: &link.Bridge{VLANFiltering: true, STP: true}}
+	f.Links[101] = &link.Link{Index: 101, Name: "br1", Kind: "bridge", MTU: 1500, Bridge: &link.Bridge{}}
+	f.Links[102] = &link.Link{Index: 102, Name: "vnet0", Kind: "tun", MTU: 1500, Master: 100, Port: &link.BridgePort{}}
 }
 
 // bridged is a NIC in a bridge; its tap has a name once libvirt has made it.
@@ -48,16 +36,16 @@ const trunkVLAN = "<vlan trunk='yes'><tag id='10' nativeMode='untagged'/><tag id
 // nothing is held.
 func TestBridgePortIsSetAtStart(t *testing.T) {
 	w := newWorld(t, "[profile.access]\nisolated = true\nvlan = 30\n")
-	w.kernel.withBridges()
+	withBridges(w.kernel)
 	doc := domain(uuidA, vfWords(mac1, "profile='access' vlan='10' trunk='20-21' learning='no' bpduguard='yes'"), bridged(mac1, "br0", "vnet0"))
 	w.must(Prepare, domain(uuidA, vfWords(mac1, "profile='access'"), bridged(mac1, "br0", "")))
-	require.Empty(t, w.kernel.vlans)
+	require.Empty(t, w.kernel.PortVLANs)
 	for _, op := range []Op{Start, Reconnect} {
-		w.kernel.links[102].Port, w.kernel.vlans[102], w.kernel.fdb[102] = nil, nil, ""
+		w.kernel.Links[102].Port, w.kernel.PortVLANs[102], w.kernel.PortMACs[102] = nil, nil, ""
 		w.must(op, doc)
-		require.Equal(t, "isolated on, learning off, bpduguard on", w.kernel.links[102].Port.String())
-		require.Equal(t, []link.PortVLAN{{ID: 10, PVID: true, Untagged: true}, {ID: 20}, {ID: 21}}, w.kernel.vlans[102])
-		require.Equal(t, mac1, w.kernel.fdb[102])
+		require.Equal(t, "isolated on, learning off, bpduguard on", w.kernel.Links[102].Port.String())
+		require.Equal(t, []link.PortVLAN{{ID: 10, PVID: true, Untagged: true}, {ID: 20}, {ID: 21}}, w.kernel.PortVLANs[102])
+		require.Equal(t, mac1, w.kernel.PortMACs[102])
 	}
 	require.Contains(t, w.log.String(), "vnet0 in br0 has isolated on, learning off, bpduguard on, native VLAN 10, tagged 20-21, address "+mac1)
 	require.Empty(t, w.journals())
@@ -66,11 +54,11 @@ func TestBridgePortIsSetAtStart(t *testing.T) {
 // What libvirt's network turned out to be decides.
 func TestBridgePortOfANetwork(t *testing.T) {
 	w := newWorld(t, "")
-	w.kernel.withBridges()
+	withBridges(w.kernel)
 	doc := domain(uuidA, vfWords(mac1, "isolated='yes'"), "<interface type='network'><mac address='"+mac1+"'/><source network='default' bridge='br0'/><target dev='vnet0'/></interface>")
 	w.must(Prepare, doc)
 	w.must(Start, doc)
-	require.Equal(t, "isolated on", w.kernel.links[102].Port.String())
+	require.Equal(t, "isolated on", w.kernel.Links[102].Port.String())
 
 	for name, c := range map[string]struct{ words, nic, want string }{
 		"macvtap": {"isolated='yes'", "<interface type='direct'><mac address='" + mac1 + "'/><source network='pool' dev='nica' mode='bridge'/></interface>",
@@ -86,7 +74,7 @@ func TestBridgePortOfANetwork(t *testing.T) {
 
 func TestBridgePortRefused(t *testing.T) {
 	w := newWorld(t, "[uplink.office]\ndevice = \"br0\"\nvlans = [\"10-19\"]\n", "nica")
-	w.kernel.withBridges()
+	withBridges(w.kernel)
 	for name, c := range map[string]struct {
 		words, nic, want string
 		kind             error
@@ -109,22 +97,22 @@ func TestBridgePortRefused(t *testing.T) {
 		require.ErrorIs(t, err, c.kind, name)
 		require.ErrorContains(t, err, mac1)
 	}
-	require.Zero(t, w.kernel.calls)
+	require.Zero(t, w.calls)
 }
 
 // The tap is elsewhere than libvirt says.
 func TestBridgePortOfAnotherBridge(t *testing.T) {
 	w := newWorld(t, "")
-	w.kernel.withBridges()
+	withBridges(w.kernel)
 	_, err := w.run(Start, domain(uuidA, vfWords(mac1, "isolated='yes'"), bridged(mac1, "br1", "vnet0")))
 	require.ErrorIs(t, err, ErrWrongDevice)
 	require.ErrorContains(t, err, "vnet0 is no port of br1")
-	require.Zero(t, w.kernel.calls)
+	require.Zero(t, w.calls)
 }
 
 func TestBridgeVLANIsRewritten(t *testing.T) {
 	w := newWorld(t, "[uplink.office]\ndevice = \"br0\"\n")
-	w.kernel.withBridges()
+	withBridges(w.kernel)
 	for name, c := range map[string]struct{ words, nic, want string }{
 		"access": {"", bridged(mac1, "br0", "", "<vlan><tag id='10'/></vlan>"), "vlan='10'"},
 		"trunk":  {"", bridged(mac1, "br0", "", trunkVLAN), "vlan='10' trunk='20-21'"},
@@ -148,5 +136,5 @@ func TestBridgeVLANIsRewritten(t *testing.T) {
 	// A libvirt that knows <vlan> there does it; nothing of ours stands in its way.
 	w.must(Prepare, domain(uuidA, "", bridged(mac1, "br0", "", trunkVLAN)))
 	w.must(Start, domain(uuidA, "", bridged(mac1, "br0", "vnet0", trunkVLAN)))
-	require.Zero(t, w.kernel.calls)
+	require.Zero(t, w.calls)
 }

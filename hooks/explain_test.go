@@ -60,10 +60,10 @@ func TestExplainGolden(t *testing.T) {
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, twoUplinks+ovsProfile, "enpb", "lanport", "vf0", "enp129s0f0np0", "wan.7")
-			w.kernel.withBridges()
-			w.kernel.pci["0000:03:00.0"] = "lanport"
-			w.kernel.vfs["vf0"] = true
+			w := newWorld(t, twoUplinks+ovsProfile, "enpb", "lanport", "enp129s0f0np0", "wan.7")
+			withBridges(w.kernel)
+			w.kernel.PCI["0000:03:00.0"] = "lanport"
+			w.kernel.AddVFs("lanport", 1)
 			d, err := xmlfilter.Parse([]byte(domain(uuidA, c.words, c.nics)))
 			require.NoError(t, err)
 			host, err := Survey(context.Background(), w.kernel, w.cfg, d)
@@ -77,7 +77,7 @@ func TestExplainGolden(t *testing.T) {
 			want, err := os.ReadFile(path)
 			require.NoError(t, err)
 			require.Equal(t, string(want), out.String())
-			require.Zero(t, w.kernel.calls, "explaining touches nothing")
+			require.Zero(t, w.calls, "explaining touches nothing")
 		})
 	}
 }

@@ -31,7 +31,7 @@ func TestFilters(t *testing.T) {
 					require.Contains(t, out, c.want)
 					require.Empty(t, w.must(op, out), "what was mapped needs no mapping")
 				}
-				require.Zero(t, w.kernel.calls)
+				require.Zero(t, w.calls)
 				_, err := os.Stat(w.journal)
 				require.ErrorIs(t, err, os.ErrNotExist, "nothing is allocated")
 			}
@@ -45,7 +45,7 @@ func TestWhatCannotBeMappedCancels(t *testing.T) {
 	require.ErrorIs(t, err, ErrNoDevice)
 	require.Equal(t, `domain "vm a", NIC 52:54:00:00:00:01: no such device on this host: "eth7"; say what it is here: `+
 		`[uplink.NAME] device = "…", also = ["eth7"] in /etc/libvirt-direct/config.toml`, err.Error())
-	w.kernel.links = map[int]*link.Link{}
+	w.kernel.Links = map[int]*link.Link{}
 	_, err = w.run(Restore, domain(uuidA, "", direct(mac1, "nica", "vepa")))
 	require.ErrorIs(t, err, ErrNoDevice)
 	require.ErrorIs(t, err, link.ErrNotFound)

@@ -20,7 +20,7 @@ func TestCollectorDoesNotHoldUpAStart(t *testing.T) {
 	w := newWorld(t, "", "nica")
 	doc := domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook' dev='nica'/>", owned(mac1, "ldt1"))
 	w.must(Prepare, doc)
-	running := w.kernel.dump()
+	running := w.kernel.Dump()
 
 	dir, err := state.Open(w.journal)
 	require.NoError(t, err)
@@ -34,7 +34,7 @@ func TestCollectorDoesNotHoldUpAStart(t *testing.T) {
 	require.Less(t, time.Since(begin), 5*time.Second, "a hook gives up after 10 s")
 	require.Len(t, lines, 1)
 	require.Contains(t, lines[0], "left alone")
-	require.Equal(t, running, w.kernel.dump())
+	require.Equal(t, running, w.kernel.Dump())
 	require.Equal(t, []string{uuidA}, w.journals())
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"libvirt-direct/hooks/hooktest"
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/link"
 	"libvirt-direct/internal/state"
@@ -57,34 +58,70 @@ const (
 // world is a host with the hook on it.
 type world struct {
 	t      *testing.T
-	kernel *fakeKernel
+	kernel *hooktest.Kernel
 	cfg    *config.Config
 	hook   *Hook
 	log    *bytes.Buffer
-	swtch  *fakeSwitch
+	ovs    *hooktest.OVS
+	// station is the host's, with the switch behind it.
+	station *hooktest.Station
+
+	calls int                             // that change something, of all of them
+	fail  func(call int, op string) error // what such a call returns, nothing done
+	die   func(call int, after bool)      // panics to play a SIGKILL
+
 	// Where the journal and libvirt's state lie.
 	journal, libvirt string
-	ovs              *fakeOVS
 }
 
 func newWorld(t *testing.T, cfg string, devices ...string) *world {
 	t.Helper()
 	c, err := config.Parse("test.toml", []byte(cfg))
 	require.NoError(t, err)
-	w := &world{t: t, kernel: newFake(devices...), cfg: c, log: &bytes.Buffer{}, swtch: &fakeSwitch{},
+	w := &world{t: t, kernel: hooktest.NewKernel(devices...), cfg: c, log: &bytes.Buffer{}, station: hooktest.NewStation(),
 		journal: filepath.Join(t.TempDir(), "journal"), libvirt: t.TempDir()}
 	w.hook = &Hook{
 		Config:     func() (*config.Config, error) { return w.cfg, nil },
 		Kernel:     func() (Kernel, func(), error) { return w.kernel, func() {}, nil },
-		Station:    w.swtch.open,
+		Station:    w.openStation,
 		Journal:    state.Existing(w.journal),
 		Libvirt:    os.DirFS(w.libvirt),
 		Log:        slog.New(slog.NewTextHandler(w.log, nil)),
 		Privileged: true,
 	}
 	w.withSwitch("ovsbr0")
+	w.station.NotYet = ErrNotYet
+	w.kernel.Gate, w.station.Gate = w.gate, w.gate
 	return w
 }
+
+// gate counts the calls that change something, and stops them where a test wants that.
+func (w *world) gate(p hooktest.Point) error {
+	if !p.Change {
+		return nil
+	}
+	if !p.After {
+		w.calls++
+		if w.fail != nil {
+			if err := w.fail(w.calls, p.Op); err != nil {
+				return err
+			}
+		}
+	}
+	if w.die != nil {
+		w.die(w.calls, p.After)
+	}
+	return nil
+}
+
+func (w *world) openStation(context.Context) (Station, func(), error) {
+	if w.station.Absent != nil {
+		return nil, nil, w.station.Absent
+	}
+	return w.station, func() {}, nil
+}
+
+func (w *world) openSwitch() Switch { return w.ovs }
 
 func (w *world) run(op Op, doc string) (string, error) {
 	var out bytes.Buffer
@@ -106,7 +143,7 @@ func (w *world) journals() []string {
 }
 
 // dump is the state of kernel and switch.
-func (w *world) dump() string { return w.kernel.dump() + fmt.Sprint(w.ovs.ports) }
+func (w *world) dump() string { return w.kernel.Dump() + fmt.Sprint(w.ovs.ByName) }
 
 func (w *world) has(name string) bool {
 	_, err := w.kernel.ByName(context.Background(), name)
@@ -219,11 +256,11 @@ func TestHookOwnedLife(t *testing.T) {
 func TestNodeTakenTriesAnotherIndex(t *testing.T) {
 	doc := domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook' dev='nica'/>", owned(mac1, "ldt1"))
 	w := newWorld(t, "", "nica")
-	w.kernel.nodeTaken = 2
+	w.kernel.NodeTaken = 2
 	w.must(Prepare, doc)
 	w.must(Release, doc)
 	before := w.dump()
-	w.kernel.nodeTaken = 9
+	w.kernel.NodeTaken = 9
 	_, err := w.run(Prepare, doc)
 	require.ErrorIs(t, err, link.ErrNodeTaken)
 	require.Equal(t, before, w.dump())
@@ -232,12 +269,12 @@ func TestNodeTakenTriesAnotherIndex(t *testing.T) {
 func TestPassthroughAllMultiAndStart(t *testing.T) {
 	w := newWorld(t, "", "nica", "macvtap0")
 	mt, _ := w.kernel.ByName(context.Background(), "macvtap0")
-	w.kernel.links[mt.Index].Kind = "macvtap"
+	w.kernel.Links[mt.Index].Kind = "macvtap"
 	doc := domain(uuidA, "<ld:nic mac='"+mac1+"' allmulticast='yes'/>", direct(mac1, "nica", "bridge", "<target dev='macvtap0'/>"))
 	w.must(Prepare, doc)
-	require.False(t, w.kernel.links[mt.Index].AllMulti)
+	require.False(t, w.kernel.Links[mt.Index].AllMulti)
 	w.must(Start, doc)
-	require.True(t, w.kernel.links[mt.Index].AllMulti)
+	require.True(t, w.kernel.Links[mt.Index].AllMulti)
 	require.Empty(t, w.journals(), "libvirt's device goes with the domain")
 }
 
@@ -254,14 +291,14 @@ func TestFailureOfAnyCallLeavesNothing(t *testing.T) {
 		w := newWorld(t, twoUplinks, "enpb")
 		before := w.dump()
 		boom := errors.New("EIO")
-		w.kernel.fail = func(call int, op string) error {
+		w.fail = func(call int, op string) error {
 			if call == n {
 				return boom
 			}
 			return nil
 		}
 		_, err := w.run(Prepare, every())
-		if w.kernel.calls < n {
+		if w.calls < n {
 			require.NoError(t, err)
 			require.Greater(t, n, 15, "the domain exercises many calls")
 			return
@@ -280,14 +317,14 @@ type killed struct{}
 
 // kill runs an operation and reports whether it was killed at the given call.
 func (w *world) kill(op Op, doc string, at int, after bool) (died bool) {
-	w.kernel.calls = 0
-	w.kernel.die = func(call int, isAfter bool) {
+	w.calls = 0
+	w.die = func(call int, isAfter bool) {
 		if call == at && isAfter == after {
 			panic(killed{})
 		}
 	}
 	defer func() {
-		w.kernel.die = nil
+		w.die = nil
 		if r := recover(); r != nil {
 			if _, ok := r.(killed); !ok {
 				panic(r)
@@ -341,7 +378,7 @@ func (w *world) gc(dry bool, alive ...string) []string {
 	w.t.Helper()
 	dir, err := state.Open(w.journal)
 	require.NoError(w.t, err)
-	c := &Collector{Kernel: w.kernel, Station: w.swtch.open, OVS: w.ovs.open, Dir: dir, DryRun: dry, Alive: func(_ context.Context, uuid, _ string) (bool, error) {
+	c := &Collector{Kernel: w.kernel, Station: w.openStation, OVS: w.openSwitch, Dir: dir, DryRun: dry, Alive: func(_ context.Context, uuid, _ string) (bool, error) {
 		for _, a := range alive {
 			if a == uuid {
 				return true, nil
@@ -428,7 +465,7 @@ func TestCorruptJournalIsSetAsideAndNeverExecuted(t *testing.T) {
 
 func TestJournalOfANewerReleaseIsLeftAlone(t *testing.T) {
 	w := newWorld(t, "", "nica")
-	before := w.kernel.dump()
+	before := w.kernel.Dump()
 	_, err := state.Open(w.journal)
 	require.NoError(t, err)
 	file := filepath.Join(w.journal, "domains", uuidA+".json")
@@ -439,7 +476,7 @@ func TestJournalOfANewerReleaseIsLeftAlone(t *testing.T) {
 		_, err = w.run(op, doc)
 		require.ErrorIs(t, err, state.ErrNewer, op)
 	}
-	require.Equal(t, before, w.kernel.dump())
+	require.Equal(t, before, w.kernel.Dump())
 	kept, err := os.ReadFile(file)
 	require.NoError(t, err)
 	require.Equal(t, text, string(kept))
@@ -516,7 +553,7 @@ func TestReconnectAdoptsWhatTheJournalLost(t *testing.T) {
 	require.Equal(t, []string{uuidA}, w.journals())
 	w.must(Release, doc)
 	// The altnames carry no mark: without journal nobody knows that they are ours.
-	for _, l := range w.kernel.links {
+	for _, l := range w.kernel.Links {
 		l.AltNames = nil
 	}
 	require.Equal(t, before, w.dump())

@@ -71,19 +71,19 @@ func TestPoolDoesNotHandOutWhatAGuestHas(t *testing.T) {
 // under the domain's own, which come at start.
 func TestNetworkWords(t *testing.T) {
 	w := newVFWorld(t)
-	before, own := w.all(), *w.kernel.vf(0).MAC
+	before, own := w.all(), *w.kernel.Function(0).MAC
 	port := portXML(uuidA, mac1, plugVF0, "fast", goldPool)
 	require.NoError(t, w.runNetwork(PortCreated, port))
-	require.Contains(t, w.kernel.vf(0).String(), "trust on, spoofchk on")
-	require.Equal(t, 1000, *w.kernel.vf(0).MaxRate)
+	require.Contains(t, w.kernel.Function(0).String(), "trust on, spoofchk on")
+	require.Equal(t, 1000, *w.kernel.Function(0).MaxRate)
 	require.NoError(t, w.runNetwork(PortCreated, port), "libvirtd was restarted")
 
-	w.kernel.vf(0).libvirtTakes(mac1, 0)
+	w.kernel.Function(0).Give(mac1, 0)
 	doc := domain(uuidA, vfWords(mac1, "spoofchk='no' maxrate='50' vlan='42' qos='3'"),
 		"<interface type='direct'><mac address='"+mac1+"'/><source network='pool' dev='vf0' mode='passthrough'/></interface>")
 	w.must(Start, doc)
-	require.Equal(t, "trust on, spoofchk off, mac "+mac1+", vlan 42 qos 3, minrate 0, maxrate 50, linkstate auto", w.kernel.vf(0).String())
-	w.kernel.vf(0).libvirtGives(own, 0)
+	require.Equal(t, "trust on, spoofchk off, mac "+mac1+", vlan 42 qos 3, minrate 0, maxrate 50, linkstate auto", w.kernel.Function(0).String())
+	w.kernel.Function(0).Give(own, 0)
 	require.NoError(t, w.runNetwork(PortDeleted, port))
 	require.Equal(t, before, w.all())
 	require.Empty(t, w.journals())
@@ -164,7 +164,7 @@ func TestOwnChoiceLeavesPools(t *testing.T) {
 			state := "<!--\nWARNING\n-->\n\n<networkstatus>\n  <class_id bitmap='0-2'/>\n  <network>\n    <name>pool</name>" + c.pool + "</network></networkstatus>"
 			require.NoError(t, os.WriteFile(filepath.Join(at, "pool.xml"), []byte(state), 0o600))
 			_, err := w.run(Prepare, domain(uuidA, vfWords(mac1, "own='hook' mode='passthrough' uplink='fast'"), owned(mac1, "ldt1")))
-			if !w.kernel.vfs[c.want] {
+			if !w.kernel.IsVF(t.Context(), c.want) {
 				require.ErrorContains(t, err, c.want)
 				return
 			}

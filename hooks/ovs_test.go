@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"libvirt-direct/hooks/hooktest"
 	"libvirt-direct/internal/ovs"
 	"libvirt-direct/xmlfilter"
 )
@@ -48,8 +49,9 @@ ovn = true
 `
 
 func (w *world) withSwitch(bridge string) {
-	w.ovs = &fakeOVS{kernel: w.kernel, bridge: bridge, ports: map[string]ovs.Port{}}
-	w.hook.OVS = w.ovs.open
+	w.ovs = hooktest.NewOVS(bridge)
+	w.ovs.Gate = w.gate
+	w.hook.OVS = w.openSwitch
 }
 
 // libvirt makes the port between prepare and start, and removes it between stopped and
@@ -64,23 +66,23 @@ func TestAssistedOVSPort(t *testing.T) {
 	require.ErrorIs(t, err, ovs.ErrNoPort)
 	require.Empty(t, w.journals(), "a start that failed holds nothing")
 
-	w.ovs.ports["vnet3"] = ovs.Port{Name: "vnet3", Bridge: "ovsbr0"}
+	w.ovs.ByName["vnet3"] = ovs.Port{Name: "vnet3", Bridge: "ovsbr0"}
 	w.must(Start, doc)
 	tag := 110
 	want := ovs.Port{
 		Name: "vnet3", Bridge: "ovsbr0", Owner: uuidA, IDs: map[string]string{"iface-id": "lsp one"}, VLAN: &ovs.VLAN{Tag: &tag}, MTU: 1400,
 		IngressRate: 20000, IngressBurst: 1600, QoS: &ovs.QoS{Type: "linux-htb", MinRate: 10_000_000, MaxRate: 50_000_000}, Mirror: "tap-ids",
 	}
-	require.Equal(t, want, w.ovs.ports["vnet3"])
+	require.Equal(t, want, w.ovs.ByName["vnet3"])
 	require.Empty(t, w.gc(false, uuidA))
 	w.must(Reconnect, doc)
-	require.Equal(t, want, w.ovs.ports["vnet3"])
+	require.Equal(t, want, w.ovs.ByName["vnet3"])
 
 	// libvirt has removed it, and another guest has the name by now.
 	w.must(Stopped, doc)
-	w.ovs.ports["vnet3"] = ovs.Port{Name: "vnet3", Bridge: "ovsbr0", Owner: uuidB}
+	w.ovs.ByName["vnet3"] = ovs.Port{Name: "vnet3", Bridge: "ovsbr0", Owner: uuidB}
 	w.must(Release, doc)
-	require.Equal(t, uuidB, w.ovs.ports["vnet3"].Owner)
+	require.Equal(t, uuidB, w.ovs.ByName["vnet3"].Owner)
 	require.Empty(t, w.journals())
 }
 
@@ -89,17 +91,17 @@ func TestOVSWaits(t *testing.T) {
 	w.withSwitch("br-int")
 	nic := strings.ReplaceAll(onSwitch(mac1, "<target dev='vnet0'/>"), "ovsbr0", "br-int")
 	doc := domain(uuidA, "<ld:nic mac='"+mac1+"' profile='ovn'/>", nic)
-	w.ovs.ports["vnet0"] = ovs.Port{Name: "vnet0", Bridge: "br-int"}
+	w.ovs.ByName["vnet0"] = ovs.Port{Name: "vnet0", Bridge: "br-int"}
 	w.must(Start, doc)
-	require.Equal(t, []string{"vnet0"}, w.ovs.installed)
+	require.Equal(t, []string{"vnet0"}, w.ovs.Waited)
 	w.must(Reconnect, doc)
-	require.Len(t, w.ovs.installed, 1, "a running guest waits for nothing")
+	require.Len(t, w.ovs.Waited, 1, "a running guest waits for nothing")
 }
 
 func TestHookOwnedOVSPort(t *testing.T) {
 	w := newWorld(t, switchProfiles, "ovsbr0")
 	w.withSwitch("ovsbr0")
-	before := w.kernel.dump()
+	before := w.kernel.Dump()
 	d, err := xmlfilter.Parse([]byte(domain(uuidA, "<ld:nic mac='"+mac1+"' profile='tunnel' own='hook'/>",
 		onSwitch(mac1, "<vlan><tag id='100'/></vlan>", "<driver queues='2'/>", "<mtu size='1400'/>"))))
 	require.NoError(t, err)
@@ -119,7 +121,7 @@ func TestHookOwnedOVSPort(t *testing.T) {
 	require.Equal(t, map[string]ovs.Port{name: {
 		Name: name, Bridge: "ovsbr0", Owner: uuidA, VLAN: &ovs.VLAN{Mode: "dot1q-tunnel", Tag: &tag},
 		IDs: map[string]string{"attached-mac": mac1, "iface-id": interfaceID, "vm-id": uuidA, "iface-status": "active"},
-	}}, w.ovs.ports)
+	}}, w.ovs.ByName)
 	l, err := w.kernel.ByName(t.Context(), name)
 	require.NoError(t, err)
 	require.True(t, l.Up)
@@ -133,17 +135,17 @@ func TestHookOwnedOVSPort(t *testing.T) {
 		return all[0].Held[1].Thing() + ": " + all[0].Held[1].Difference
 	}
 	require.Equal(t, "Open vSwitch port "+name+" on ovsbr0: ", held())
-	delete(w.ovs.ports, name) // somebody's ovs-vsctl
+	delete(w.ovs.ByName, name) // somebody's ovs-vsctl
 	require.Equal(t, "Open vSwitch port "+name+" on ovsbr0: gone", held())
 	w.must(Reconnect, doc)
-	require.Contains(t, w.ovs.ports, name)
+	require.Contains(t, w.ovs.ByName, name)
 	w.must(Stopped, doc)
 	l, err = w.kernel.ByName(t.Context(), name)
 	require.NoError(t, err)
 	require.False(t, l.Up)
 	w.must(Release, doc)
-	require.Empty(t, w.ovs.ports)
-	require.Equal(t, before, w.kernel.dump())
+	require.Empty(t, w.ovs.ByName)
+	require.Equal(t, before, w.kernel.Dump())
 	require.Empty(t, w.journals())
 }
 
@@ -157,26 +159,26 @@ func TestOVSBridgeIsMapped(t *testing.T) {
 		b.withSwitch("br-b")
 		doc := domain(uuidA, own, onSwitch(mac1, "<target dev='vnet0'/>"))
 		there := b.must(Migrate, doc)
-		b.ovs.ports["vnet0"] = ovs.Port{Name: "vnet0", Bridge: "br-b"}
+		b.ovs.ByName["vnet0"] = ovs.Port{Name: "vnet0", Bridge: "br-b"}
 		b.must(Prepare, there)
 		b.must(Start, there)
 		if own == "" {
 			require.Contains(t, there, "<source bridge='br-b'/>")
-			require.Equal(t, uuidA, b.ovs.ports["vnet0"].Owner)
+			require.Equal(t, uuidA, b.ovs.ByName["vnet0"].Owner)
 		} else {
-			require.Len(t, b.ovs.ports, 2)
+			require.Len(t, b.ovs.ByName, 2)
 		}
 		back := a.must(Migrate, there)
 		if back == "" { // hook-owned: the words name the uplink
 			back = there
 		}
-		a.ovs.ports["vnet0"] = ovs.Port{Name: "vnet0", Bridge: "ovsbr0"}
+		a.ovs.ByName["vnet0"] = ovs.Port{Name: "vnet0", Bridge: "ovsbr0"}
 		a.must(Prepare, back)
 		a.must(Start, back)
-		for _, p := range a.ovs.ports {
+		for _, p := range a.ovs.ByName {
 			require.Equal(t, "ovsbr0", p.Bridge)
 		}
-		require.Equal(t, own == "", len(a.ovs.ports) == 1)
+		require.Equal(t, own == "", len(a.ovs.ByName) == 1)
 		require.Empty(t, a.must(Migrate, back), "what was mapped needs no mapping")
 	}
 }
@@ -209,7 +211,7 @@ func TestOVSVLANsAreChecked(t *testing.T) {
 	} {
 		w := newWorld(t, switchProfiles+"[uplink.other]\ndevice='eth0'\n", "ovsbr0", "eth0")
 		w.withSwitch("ovsbr0")
-		w.ovs.ports["vnet0"] = ovs.Port{Name: "vnet0", Bridge: "ovsbr0"}
+		w.ovs.ByName["vnet0"] = ovs.Port{Name: "vnet0", Bridge: "ovsbr0"}
 		doc := domain(uuidA, c.words, onSwitch(mac1, "<target dev='vnet0'/>", c.more))
 		for _, op := range []Op{Prepare, Start} { // a libvirt network's bridge is known at start only
 			_, err := w.run(op, doc)
@@ -244,16 +246,16 @@ func TestCollectorRemovesStalePorts(t *testing.T) {
 	for name, owner := range map[string]string{
 		"vnet0": uuidA, "vnet1": uuidB, "mvt1": "helper uid=1000", "mvt2": "helper uid=1000", "other": "",
 	} {
-		w.ovs.ports[name] = ovs.Port{Name: name, Owner: owner}
+		w.ovs.ByName[name] = ovs.Port{Name: name, Owner: owner}
 	}
 	lines := w.gc(true, uuidB)
 	require.Len(t, lines, 2)
-	require.Len(t, w.ovs.ports, 5)
+	require.Len(t, w.ovs.ByName, 5)
 	lines = w.gc(false, uuidB)
 	require.Len(t, lines, 2)
 	require.Contains(t, strings.Join(lines, "\n"), "removed Open vSwitch port vnet0")
 	for _, stays := range []string{"vnet1", "mvt1", "other"} {
-		require.Contains(t, w.ovs.ports, stays)
+		require.Contains(t, w.ovs.ByName, stays)
 	}
 	require.Empty(t, w.gc(false, uuidB))
 }
@@ -266,7 +268,7 @@ func TestForeignTapIsNotTouched(t *testing.T) {
 	require.ErrorIs(t, err, ErrWrongDevice)
 	require.True(t, w.has("ldt9"))
 
-	w.kernel.fail = func(_ int, op string) error {
+	w.fail = func(_ int, op string) error {
 		if op == "attach" {
 			return errors.New("boom")
 		}

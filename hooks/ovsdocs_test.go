@@ -27,7 +27,7 @@ func TestOVSPageIsTrue(t *testing.T) {
 	require.NoError(t, err)
 	w := newWorld(t, cfg, "ovsbr0", "br-int")
 	w.withSwitch("ovsbr0")
-	w.ovs.ports = map[string]ovs.Port{"vnet0": {Name: "vnet0"}, "vnet1": {Name: "vnet1"}, "vnet2": {Name: "vnet2"}}
+	w.ovs.ByName = map[string]ovs.Port{"vnet0": {Name: "vnet0"}, "vnet1": {Name: "vnet1"}, "vnet2": {Name: "vnet2"}}
 	integration := regexp.MustCompile("ovsbr0").ReplaceAllString(onSwitch(mac3, "<target dev='vnet2'/>"), "br-int")
 	doc := "<domain><name>g</name><uuid>" + uuidA + "</uuid>" + block("xml") + "<devices>" +
 		onSwitch(mac1, "<target dev='vnet0'/>") + onSwitch(mac2, "<target dev='vnet1'/>") + integration + "</devices></domain>"
@@ -36,11 +36,11 @@ func TestOVSPageIsTrue(t *testing.T) {
 	require.Empty(t, d.Stray)
 	w.must(Prepare, doc)
 	w.must(Start, doc)
-	require.True(t, w.ovs.ports["vnet0"].Protected)
-	require.Equal(t, 200_000_000, w.ovs.ports["vnet0"].QoS.MaxRate)
-	require.Equal(t, "native-untagged", w.ovs.ports["vnet1"].VLAN.Mode)
-	require.Equal(t, "web-1-eth0", w.ovs.ports["vnet2"].IDs["iface-id"])
-	require.Equal(t, []string{"vnet2"}, w.ovs.installed)
+	require.True(t, w.ovs.ByName["vnet0"].Protected)
+	require.Equal(t, 200_000_000, w.ovs.ByName["vnet0"].QoS.MaxRate)
+	require.Equal(t, "native-untagged", w.ovs.ByName["vnet1"].VLAN.Mode)
+	require.Equal(t, "web-1-eth0", w.ovs.ByName["vnet2"].IDs["iface-id"])
+	require.Equal(t, []string{"vnet2"}, w.ovs.Waited)
 
 	said := ""
 	for _, err := range []error{ovs.ErrUnreachable, ovs.ErrSwitch, ovs.ErrInterface, ovs.ErrNoBridge, ovs.ErrTaken, ovs.ErrNotInstalled} {

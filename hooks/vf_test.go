@@ -36,7 +36,7 @@ linkstate = "enable"
 
 func newVFWorld(t *testing.T) *world {
 	w := newWorld(t, vfConfig, "ens1f0", "ens1f1")
-	w.kernel.addVFs("ens1f0", 4)
+	w.kernel.AddVFs("ens1f0", 4)
 	return w
 }
 
@@ -47,12 +47,12 @@ func hostdev(mac, function string, more string) string {
 
 func vfWords(mac, words string) string { return "<ld:nic mac='" + mac + "' " + words + "/>" }
 
-func (w *world) all() string { return w.kernel.dump() + "\n" + w.kernel.dumpVFs() }
+func (w *world) all() string { return w.kernel.Dump() + "\n" + w.kernel.DumpVFs() }
 
 // A hostdev guest's life, with what libvirt does to the VF in between.
 func TestHostdevLife(t *testing.T) {
 	w := newVFWorld(t)
-	vf := w.kernel.vf(1)
+	vf := w.kernel.Function(1)
 	own := *vf.MAC
 	vf.VLAN = &link.VFVLAN{ID: 7, QoS: 5, Proto: link.Dot1Q} // the administrator's
 	admin := "02:aa:00:00:00:01"
@@ -61,13 +61,13 @@ func TestHostdevLife(t *testing.T) {
 	doc := domain(uuidA, vfWords(mac1, "qos='3' trust='yes' spoofchk='no'"), hostdev(mac1, "1", "<vlan><tag id='42'/></vlan>"))
 	w.must(Prepare, doc)
 	require.Equal(t, before, w.all(), "before libvirt has the VF it is only looked at")
-	vf.libvirtTakes(mac1, 42)
-	w.kernel.sriov.vfs[1].Netdev = "" // VFIO has it
+	vf.Give(mac1, 42)
+	w.kernel.VFs[1].Netdev = "" // VFIO has it
 	w.must(Start, doc)
 	require.Equal(t, "trust on, spoofchk off, mac "+mac1+", vlan 42 qos 3, minrate 0, maxrate 0, linkstate auto", vf.String())
 	w.must(Stopped, doc)
 	vf.Netdev = "renamed0"
-	vf.libvirtGives(own, 7) // it forgets the priority, and the MAC that the PF gave
+	vf.Give(own, 7) // it forgets the priority, and the MAC that the PF gave
 	w.must(Release, domain(uuidA, "", ""))
 	vf.Netdev = "vf1"
 	require.Equal(t, before, w.all())
@@ -84,30 +84,29 @@ func TestVFComesBackUnderAnotherName(t *testing.T) {
 	}{{"free", false, "vf1"}, {"taken", true, "eth9"}} {
 		t.Run(test.name, func(t *testing.T) {
 			w := newVFWorld(t)
-			ctx, k, vf := context.Background(), w.kernel, w.kernel.vf(1)
+			ctx, k, vf := context.Background(), w.kernel, w.kernel.Function(1)
 			old, err := k.ByName(ctx, "vf1")
 			require.NoError(t, err)
 			before := vf.String()
-			dump := k.dump()
+			dump := k.Dump()
 			doc := domain(uuidA, vfWords(mac1, "trust='yes'"), hostdev(mac1, "1", "<vlan><tag id='42'/></vlan>"))
 			w.must(Prepare, doc)
-			delete(k.links, old.Index)
+			delete(k.Links, old.Index)
 			vf.Netdev = "" // VFIO has it
-			vf.libvirtTakes(mac1, 42)
+			vf.Give(mac1, 42)
 			w.must(Start, doc)
 			require.NotEqual(t, before, vf.String())
 
-			pf, err := k.ByName(ctx, vf.pf)
+			pf, err := k.ByName(ctx, vf.PFNetdev)
 			require.NoError(t, err)
 			require.NoError(t, k.SetName(ctx, pf.Index, "pf9"))
-			for _, v := range k.sriov.vfs {
-				v.pf = "pf9"
+			for _, v := range k.VFs {
+				v.PFNetdev = "pf9"
 			}
-			k.next++
-			k.links[k.next] = &link.Link{Index: k.next, Name: "eth9", MAC: mac1, MTU: 1500}
+			k.Add(link.Link{Name: "eth9", MAC: mac1, MTU: 1500})
 			vf.Netdev = "eth9"
 			if test.taken {
-				k.links[old.Index] = &link.Link{Index: old.Index, Name: "vf1", MAC: "02:00:00:00:00:99"}
+				k.Links[old.Index] = &link.Link{Index: old.Index, Name: "vf1", MAC: "02:00:00:00:00:99"}
 			}
 			w.must(Stopped, doc)
 			w.must(Release, doc)
@@ -118,7 +117,7 @@ func TestVFComesBackUnderAnotherName(t *testing.T) {
 			require.Equal(t, old.MAC, dev.MAC, "its own MAC as well")
 			require.NoError(t, k.SetName(ctx, pf.Index, pf.Name))
 			if !test.taken {
-				require.Equal(t, dump, k.dump())
+				require.Equal(t, dump, k.Dump())
 			}
 			require.Empty(t, w.journals())
 		})
@@ -135,22 +134,22 @@ func TestRenamedVFStaysRenamed(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, w.kernel.SetName(context.Background(), dev.Index, "mine"))
 	w.must(Release, doc)
-	require.Equal(t, "mine", w.kernel.vf(2).Netdev)
+	require.Equal(t, "mine", w.kernel.Function(2).Netdev)
 	require.Empty(t, w.journals())
 }
 
 func TestPassthroughLife(t *testing.T) {
 	w := newVFWorld(t)
-	vf := w.kernel.vf(2)
+	vf := w.kernel.Function(2)
 	before, own := w.all(), *vf.MAC
 	doc := domain(uuidA, vfWords(mac1, "profile='gold' proto='802.1ad'"), direct(mac1, "vf2", "passthrough"))
 	w.must(Prepare, doc)
-	vf.libvirtTakes(mac1, 0)
+	vf.Give(mac1, 0)
 	w.must(Start, doc)
 	require.Equal(t, "vlan 42 qos 3 802.1ad", "vlan "+vf.VLAN.String())
 	require.Equal(t, 100, *vf.MaxRate)
 	require.Equal(t, link.LinkEnable, *vf.LinkState)
-	vf.libvirtGives(own, 0)
+	vf.Give(own, 0)
 	w.must(Release, doc)
 	require.Equal(t, before, w.all())
 }
@@ -158,13 +157,13 @@ func TestPassthroughLife(t *testing.T) {
 func TestRefusedAttributeIsAnErrorOrAWarning(t *testing.T) {
 	w := newVFWorld(t)
 	doc := domain(uuidA, vfWords(mac1, "profile='gold'"), direct(mac1, "vf2", "passthrough"))
-	w.kernel.sriov.refuse = link.AttrLinkState
+	w.kernel.Driver.Refuse = []string{link.AttrLinkState}
 	w.must(Prepare, doc)
 	w.must(Start, doc)
 	require.Contains(t, w.log.String(), "warning: ")
 	w.must(Release, doc)
 	before := w.all()
-	w.kernel.sriov.refuse = link.AttrTrust
+	w.kernel.Driver.Refuse = []string{link.AttrTrust}
 	w.must(Prepare, doc)
 	_, err := w.run(Start, doc)
 	require.ErrorIs(t, err, link.ErrVFRefused)
@@ -179,21 +178,21 @@ func TestRefusedAttributeIsAnErrorOrAWarning(t *testing.T) {
 func TestLateTeardownLeavesTheNextOwnerAlone(t *testing.T) {
 	w := newVFWorld(t)
 	before := w.all()
-	vf := w.kernel.vf(0)
+	vf := w.kernel.Function(0)
 	a := domain(uuidA, vfWords(mac1, "trust='yes' vlan='41'"), direct(mac1, "vf0", "passthrough"))
 	b := domain(uuidB, vfWords(mac2, "trust='yes' vlan='42'"), direct(mac2, "vf0", "passthrough"))
 	w.must(Prepare, a)
-	vf.libvirtTakes(mac1, 0)
+	vf.Give(mac1, 0)
 	w.must(Start, a)
 	own := "02:00:00:00:ff:00"
 	w.must(Prepare, b)
-	vf.libvirtTakes(mac2, 0)
+	vf.Give(mac2, 0)
 	w.must(Start, b)
 	running := w.all()
 	w.must(Release, a)
 	require.Equal(t, running, w.all())
 	require.Contains(t, w.log.String(), "left VF 0 of ens1f0 alone: it is another guest's now")
-	vf.libvirtGives(own, 0)
+	vf.Give(own, 0)
 	w.must(Release, b)
 	require.Equal(t, before, w.all())
 }
@@ -201,11 +200,11 @@ func TestLateTeardownLeavesTheNextOwnerAlone(t *testing.T) {
 // The second guest never gets the VF: its failed start must not reset the first's.
 func TestTwoGuestsFightForOneVF(t *testing.T) {
 	w := newVFWorld(t)
-	vf := w.kernel.vf(0)
+	vf := w.kernel.Function(0)
 	a := domain(uuidA, vfWords(mac1, "trust='yes'"), direct(mac1, "vf0", "passthrough"))
 	b := domain(uuidB, vfWords(mac2, "trust='no'"), direct(mac2, "vf0", "passthrough"))
 	w.must(Prepare, a)
-	vf.libvirtTakes(mac1, 0)
+	vf.Give(mac1, 0)
 	w.must(Start, a)
 	running := w.all()
 	w.must(Prepare, b) // the macvtap is not there yet
@@ -225,10 +224,10 @@ func TestTwoGuestsFightForOneVF(t *testing.T) {
 		w.must(Stopped, b)
 	}
 	// libvirt before 11 now puts back what it saved when the owner started.
-	vf.libvirtGives("02:00:00:00:ff:00", 0)
+	vf.Give("02:00:00:00:ff:00", 0)
 	require.NoError(t, w.kernel.SetMAC(context.Background(), 90, "02:00:00:00:ff:00"))
 	w.must(Release, b)
-	w.kernel.vf(0).libvirtTakes(mac1, 0) // what a MAC given by the PF would be; a macvtap needs none
+	w.kernel.Function(0).Give(mac1, 0) // what a MAC given by the PF would be; a macvtap needs none
 	require.Equal(t, running, w.all())
 	require.Equal(t, []string{uuidA}, w.journals())
 	require.Contains(t, w.log.String(), "its owner has its settings again")
@@ -238,12 +237,12 @@ func TestTwoGuestsFightForOneVF(t *testing.T) {
 // give it.
 func TestDriverThatTakesNoZeroMAC(t *testing.T) {
 	w := newVFWorld(t)
-	vf, zero := w.kernel.vf(2), noMAC
+	vf, zero := w.kernel.Function(2), noMAC
 	own := *vf.MAC
-	vf.MAC, w.kernel.sriov.noZero = &zero, true
+	vf.MAC, w.kernel.Driver.NoZeroMAC = &zero, true
 	doc := domain(uuidA, vfWords(mac1, "trust='yes' vlan='42'"), direct(mac1, "vf2", "passthrough"))
 	w.must(Prepare, doc)
-	vf.libvirtTakes(mac1, 0)
+	vf.Give(mac1, 0)
 	w.must(Start, doc)
 	w.must(Release, doc)
 	require.Equal(t, own, *vf.MAC)
@@ -256,8 +255,8 @@ func TestDriverThatTakesNoZeroMAC(t *testing.T) {
 // it is taken away while the guest runs.
 func TestHookOwnedOnVFWithFixedMAC(t *testing.T) {
 	w := newVFWorld(t)
-	vf, admin := w.kernel.vf(2), "02:aa:00:00:00:01"
-	vf.MAC, vf.fixed = &admin, true
+	vf, admin := w.kernel.Function(2), "02:aa:00:00:00:01"
+	vf.MAC, vf.Fixed = &admin, true
 	before := w.all()
 	nic := "<interface type='ethernet'><mac address='" + mac1 + "'/><target dev='ldt1' managed='no'/></interface>"
 	doc := domain(uuidA, vfWords(mac1, "own='hook' mode='passthrough' dev='vf2' vlan='42'"), nic)
@@ -270,7 +269,7 @@ func TestHookOwnedOnVFWithFixedMAC(t *testing.T) {
 	w.must(Stopped, doc)
 	w.must(Release, doc)
 	require.Equal(t, before, w.all())
-	require.True(t, vf.fixed)
+	require.True(t, vf.Fixed)
 	require.Empty(t, w.journals())
 }
 
@@ -279,12 +278,12 @@ func TestHookOwnedOnVFThatTakesNoMACWhileUp(t *testing.T) {
 	dev, err := w.kernel.ByName(context.Background(), "vf2")
 	require.NoError(t, err)
 	require.NoError(t, w.kernel.SetUp(context.Background(), dev.Index, true))
-	w.kernel.sriov.notWhileUp = true
+	w.kernel.Driver.NotWhileUp = true
 	before := w.all()
 	nic := "<interface type='ethernet'><mac address='" + mac1 + "'/><target dev='ldt1' managed='no'/></interface>"
 	doc := domain(uuidA, vfWords(mac1, "own='hook' mode='passthrough' dev='vf2' vlan='42'"), nic)
 	w.must(Prepare, doc)
-	require.Equal(t, mac1, *w.kernel.vf(2).MAC)
+	require.Equal(t, mac1, *w.kernel.Function(2).MAC)
 	dev, err = w.kernel.ByName(context.Background(), "vf2")
 	require.NoError(t, err)
 	require.True(t, dev.Up)
@@ -298,7 +297,7 @@ func TestVFsThatAreGone(t *testing.T) {
 	doc := domain(uuidA, vfWords(mac1, "trust='yes'"), direct(mac1, "vf3", "passthrough"))
 	w.must(Prepare, doc)
 	w.must(Start, doc)
-	w.kernel.sriov.vfs = w.kernel.sriov.vfs[:1] // echo 1 >sriov_numvfs
+	w.kernel.VFs = w.kernel.VFs[:1] // echo 1 >sriov_numvfs
 	w.must(Release, doc)
 	require.Empty(t, w.journals())
 	require.Contains(t, w.log.String(), "VF 3 of ens1f0 is gone")
@@ -309,7 +308,7 @@ func TestWhatSomebodyElseHasSetStays(t *testing.T) {
 	doc := domain(uuidA, vfWords(mac1, "trust='yes' maxrate='100' vlan='42'"), direct(mac1, "vf3", "passthrough"))
 	w.must(Prepare, doc)
 	w.must(Start, doc)
-	fifty, vf := 50, w.kernel.vf(3)
+	fifty, vf := 50, w.kernel.Function(3)
 	vf.VLAN, vf.SpoofChk = &link.VFVLAN{ID: 9, Proto: link.Dot1Q}, new(bool)
 	vf.MaxRate = &fifty
 	w.must(Release, doc)
@@ -326,7 +325,7 @@ func TestWhatLibvirtSavedIsPutBack(t *testing.T) {
 	require.NoError(t, os.MkdirAll(filepath.Join(w.libvirt, "qemu"), 0o700))
 	require.NoError(t, os.WriteFile(filepath.Join(w.libvirt, "qemu/ens1f0_vf1"),
 		[]byte(`{"adminMac": "02:aa:00:00:00:01", "vlanTag": 7, "mac": "02:00:00:00:ff:01"}`), 0o600))
-	vf := w.kernel.vf(1)
+	vf := w.kernel.Function(1)
 	admin := "02:aa:00:00:00:01"
 	vf.MAC, vf.VLAN = &admin, &link.VFVLAN{ID: 7, Proto: link.Dot1Q}
 	before := w.all()
@@ -334,7 +333,7 @@ func TestWhatLibvirtSavedIsPutBack(t *testing.T) {
 	words := vfWords(mac1, "trust='yes'")
 	w.must(Prepare, domain(uuidA, words, pool))
 	require.Empty(t, w.journals())
-	vf.libvirtTakes(mac1, 0)
+	vf.Give(mac1, 0)
 	w.must(Start, domain(uuidA, words, "<interface type='direct'><mac address='"+mac1+"'/><source network='pool' dev='vf1' mode='passthrough'/></interface>"))
 	require.True(t, *vf.Trust)
 	w.must(Release, domain(uuidA, words, pool))
@@ -370,8 +369,8 @@ func TestVFHookKilledAnywhereIsUndone(t *testing.T) {
 						}
 						w.must(earlier, everyVF())
 						if earlier == Prepare {
-							w.kernel.vf(0).libvirtTakes(mac1, 0)
-							w.kernel.vf(1).libvirtTakes(mac2, 0)
+							w.kernel.Function(0).Give(mac1, 0)
+							w.kernel.Function(1).Give(mac2, 0)
 						}
 					}
 					if died = w.kill(op, everyVF(), n, after); !died {
@@ -401,10 +400,10 @@ func TestVFHookFailingAnywhereIsUndone(t *testing.T) {
 			before := w.all()
 			if op == Start {
 				w.must(Prepare, everyVF())
-				w.kernel.calls = 0
+				w.calls = 0
 			}
 			boom := errors.New("EIO")
-			w.kernel.fail = func(call int, _ string) error {
+			w.fail = func(call int, _ string) error {
 				if call == n {
 					return boom
 				}
@@ -444,9 +443,9 @@ func TestVFPools(t *testing.T) {
 	require.Contains(t, w.must(Migrate, near(one)), "dev='vf3'")
 	lower, _ := w.kernel.ByName(context.Background(), "vf3")
 	require.NoError(t, w.kernel.AddMacvtap(context.Background(), link.Macvtap{Name: "x", Index: 91, Lower: lower.Index, Mode: "passthrough", MAC: mac3}))
-	w.kernel.vf(0).Netdev = ""
+	w.kernel.Function(0).Netdev = ""
 	require.Contains(t, w.must(Migrate, near(one)), "dev='vf2'")
-	w.kernel.vf(2).Netdev = ""
+	w.kernel.Function(2).Netdev = ""
 	_, err := w.run(Migrate, one)
 	require.ErrorIs(t, err, ErrNoDevice)
 	require.Contains(t, err.Error(), `no virtual function of uplink "fast" (ens1f0) is free`)
@@ -464,14 +463,14 @@ func TestHookOwnedVFWithPortProfile(t *testing.T) {
 	require.NoError(t, err)
 	vf0, _ := w.kernel.ByName(context.Background(), "vf0")
 	require.Equal(t, vf0.Index, l.Parent)
-	require.Equal(t, map[string]string{"ens1f0/0": "gold"}, w.kernel.sriov.ports)
-	require.Equal(t, 42, w.kernel.vf(0).VLAN.ID)
+	require.Equal(t, map[string]string{"ens1f0/0": "gold"}, w.kernel.Profiles)
+	require.Equal(t, 42, w.kernel.Function(0).VLAN.ID)
 	w.must(Start, doc)
 	running := w.all()
 	w.must(Reconnect, doc)
 	require.Equal(t, running, w.all(), "a running guest keeps its VF")
 	w.must(Stopped, doc)
-	require.Empty(t, w.kernel.sriov.ports)
+	require.Empty(t, w.kernel.Profiles)
 	w.must(Release, doc)
 	require.Equal(t, before, w.all())
 }
@@ -481,7 +480,7 @@ func TestWholeDeviceWithPortProfile(t *testing.T) {
 	before := w.all()
 	doc := domain(uuidA, vfWords(mac1, "own='hook' mode='passthrough' dev='ens1f1' portprofile='gold'"), owned(mac1, "ldt1"))
 	w.must(Prepare, doc)
-	require.Equal(t, map[string]string{"ens1f1/-1": "gold"}, w.kernel.sriov.ports)
+	require.Equal(t, map[string]string{"ens1f1/-1": "gold"}, w.kernel.Profiles)
 	w.must(Release, doc) // without stopped
 	require.Equal(t, before, w.all())
 }
@@ -489,8 +488,8 @@ func TestWholeDeviceWithPortProfile(t *testing.T) {
 // libvirt's 802.1Qbh becomes ours where the configuration says so.
 func TestRewriteTakesVirtualPortOver(t *testing.T) {
 	w := newVFWorld(t)
-	for _, v := range w.kernel.sriov.vfs {
-		v.pf = "ens1f1"
+	for _, v := range w.kernel.VFs {
+		v.PFNetdev = "ens1f1"
 	}
 	port := "<virtualport type='802.1Qbh'><parameters profileid='gold'/></virtualport>"
 	doc := domain(uuidA, "", direct(mac1, "ucs", "passthrough", port)+direct(mac2, "vf2", "passthrough", port)+hostdev(mac3, "1", port))
@@ -511,10 +510,10 @@ func TestRewriteTakesVirtualPortOver(t *testing.T) {
 	require.NoError(t, err)
 	w.must(Prepare, string(out))
 	w.must(Start, string(out))
-	require.Equal(t, map[string]string{"ens1f1/0": "gold", "ens1f1/1": "gold", "ens1f1/2": "gold"}, w.kernel.sriov.ports)
+	require.Equal(t, map[string]string{"ens1f1/0": "gold", "ens1f1/1": "gold", "ens1f1/2": "gold"}, w.kernel.Profiles)
 	w.must(Stopped, string(out))
 	w.must(Release, string(out))
-	require.Empty(t, w.kernel.sriov.ports)
+	require.Empty(t, w.kernel.Profiles)
 	again, err := xmlfilter.Parse(out)
 	require.NoError(t, err)
 	back, err := again.Undo()
@@ -566,7 +565,7 @@ func TestExplainVFsGolden(t *testing.T) {
 	want, err := os.ReadFile(path)
 	require.NoError(t, err)
 	require.Equal(t, string(want), out.String())
-	require.Zero(t, w.kernel.calls)
+	require.Zero(t, w.calls)
 }
 
 func TestConfigOfVFs(t *testing.T) {
