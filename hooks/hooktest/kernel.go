@@ -40,8 +40,10 @@ type Devices struct {
 	// NodeTaken makes that many macvtaps find their node taken.
 	NodeTaken int
 
-	next    int
-	ownMACs map[int]string // of devices below a macvtap in passthrough mode, by its index
+	// Next is the index that was last given without being asked for.
+	Next int
+	// OwnMACs are those of devices below a macvtap in passthrough mode, by its index.
+	OwnMACs map[int]string
 }
 
 // Kernel is a connection to Devices, as link.Conn is one to the kernel.
@@ -54,7 +56,7 @@ type Kernel struct {
 func NewKernel(names ...string) *Kernel {
 	d := &Devices{
 		Links: map[int]*link.Link{}, PCI: map[string]string{}, PortVLANs: map[int][]link.PortVLAN{}, PortMACs: map[int]string{},
-		Profiles: map[string]string{}, ownMACs: map[int]string{}, next: 1,
+		Profiles: map[string]string{}, OwnMACs: map[int]string{}, Next: 1,
 	}
 	for _, n := range names {
 		l := d.Add(link.Link{Name: n, MTU: 1500, Up: true})
@@ -66,8 +68,8 @@ func NewKernel(names ...string) *Kernel {
 // Add adds a device as it is, with the next index if it has none.
 func (d *Devices) Add(l link.Link) *link.Link {
 	if l.Index == 0 {
-		d.next++
-		l.Index = d.next
+		d.Next++
+		l.Index = d.Next
 	}
 	d.Links[l.Index] = &l
 	return &l

@@ -29,7 +29,8 @@ type VF struct {
 	Fixed bool
 	link.VFSettings
 
-	was *string // the MAC before that of a macvtap in passthrough mode
+	// Was is the MAC before that of a macvtap in passthrough mode, nil without one.
+	Was *string
 }
 
 // PFAddress is the PF of AddVFs on the bus.
@@ -87,12 +88,12 @@ func (d *Devices) under(index int) *VF {
 
 // letGo gives the device below a macvtap in passthrough mode its own MAC back.
 func (d *Devices) letGo(index int) {
-	if own, changed := d.ownMACs[index]; changed && d.Links[d.Links[index].Parent] != nil {
+	if own, changed := d.OwnMACs[index]; changed && d.Links[d.Links[index].Parent] != nil {
 		d.Links[d.Links[index].Parent].MAC = own
 	}
-	delete(d.ownMACs, index)
-	if v := d.under(index); v != nil && v.was != nil {
-		v.MAC, v.was = v.was, nil
+	delete(d.OwnMACs, index)
+	if v := d.under(index); v != nil && v.Was != nil {
+		v.MAC, v.Was = v.Was, nil
 	}
 }
 
@@ -123,8 +124,8 @@ func (k *Kernel) SetMAC(_ context.Context, index int, mac string) error {
 		lower, vf := l, k.vfOf(l.Name)
 		if l.Mode == "passthrough" {
 			lower, vf = k.Links[l.Parent], k.under(index)
-			if _, noted := k.ownMACs[index]; !noted {
-				k.ownMACs[index] = lower.MAC
+			if _, noted := k.OwnMACs[index]; !noted {
+				k.OwnMACs[index] = lower.MAC
 			}
 		}
 		switch {
@@ -133,8 +134,8 @@ func (k *Kernel) SetMAC(_ context.Context, index int, mac string) error {
 			return &link.OpError{Op: "set MAC of", Link: lower.Name, Err: link.ErrBusy}
 		case vf.Fixed && !*vf.Trust && *vf.MAC != mac:
 			return &link.OpError{Op: "set MAC of", Link: lower.Name, Err: link.ErrMACFixed}
-		case l != lower && vf.was == nil:
-			vf.was = vf.MAC
+		case l != lower && vf.Was == nil:
+			vf.Was = vf.MAC
 			fallthrough
 		default:
 			vf.MAC = &mac
