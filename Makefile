@@ -33,7 +33,6 @@ build: ## build the programs, statically linked, into bin/ (the default)
 	@mkdir -p bin
 	@set -e; for p in $(programs); do \
 		dir=$${p#*:}; name=$${p%%:*}; \
-		ls $$dir/*.go >/dev/null 2>&1 || continue; \
 		echo "$(GO) build -o bin/$$name ./$$dir"; \
 		CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o bin/$$name ./$$dir; \
 	done
@@ -99,6 +98,7 @@ lint: ## gofmt, go vet and staticcheck, with every build tag
 bench: ## run the benchmarks (BENCH=regexp)
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem ./...
 	$(GO) test -tags integration -run '^$$' -bench '$(BENCH)' -benchtime 20x ./internal/ovs
+	$(GO) test -tags integration -run '^$$' -bench '$(BENCH)' -benchtime 1x ./helper
 
 # go test fuzzes one target of one package at a time.
 fuzz: ## run each fuzz target for FUZZTIME

@@ -321,12 +321,21 @@ func TestKilledAtEverySystemCall(t *testing.T) {
 	wire(t, "v0", "v1")
 	profiles(t, lanProfile+"max-per-user = 1\n")
 	addUser(t)
-	killed := 0
-	for _, call := range []string{"openat", "fcntl", "pwrite64", "unshare", "capset", "sendto", "read", "ioctl", "socket", "connect", "setresuid", "sendmsg"} {
-		for when := 1; when <= 3; when++ {
+	killed := killAtCalls(t, "lan", 3, "openat", "fcntl", "pwrite64", "unshare", "capset", "sendto", "read", "ioctl", "socket", "connect", "setresuid", "sendmsg")
+	require.GreaterOrEqual(t, killed, 20, "strace did not kill what it was told to")
+	requireNothingLeft(t)
+	requireGranted(t, ask(t, "lan"))
+}
+
+// killAtCalls has strace kill the helper, called by alice for name, at each of the system calls for the first to the
+// times-th time that it is made, and returns how often that happened.
+func killAtCalls(t *testing.T, name string, times int, calls ...string) (killed int) {
+	t.Helper()
+	for _, call := range calls {
+		for when := 1; when <= times; when++ {
 			ours, theirs := socketpairAs(t, alice)
 			cmd := strace(t, "-f", "-o", "/dev/null", "-u", "helperalice", "-e", "trace="+call,
-				"-e", fmt.Sprintf("inject=%s:signal=SIGKILL:when=%d", call, when), helper, "--use-vnet", "--fd=3", "--br=lan")
+				"-e", fmt.Sprintf("inject=%s:signal=SIGKILL:when=%d", call, when), helper, "--use-vnet", "--fd=3", "--br="+name)
 			cmd.ExtraFiles = []*os.File{theirs}
 			_ = cmd.Run()
 			theirs.Close()
@@ -336,9 +345,7 @@ func TestKilledAtEverySystemCall(t *testing.T) {
 			}
 		}
 	}
-	require.GreaterOrEqual(t, killed, 20, "strace did not kill what it was told to")
-	requireNothingLeft(t)
-	requireGranted(t, ask(t, "lan"))
+	return killed
 }
 
 func TestQuotaHoldsAgainstParallelCallers(t *testing.T) {

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -12,7 +11,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
 	"libvirt-direct/helper/client"
 )
@@ -141,21 +139,7 @@ func TestOVSKilledAtEverySystemCall(t *testing.T) {
 	openvswitch(t)
 	profiles(t, ovsProfile)
 	addUser(t)
-	killed := 0
-	for _, call := range []string{"connect", "sendmsg", "read", "ioctl", "pwrite64", "sendto", "setresuid"} {
-		for when := 1; when <= 4; when++ {
-			ours, theirs := socketpairAs(t, alice)
-			cmd := strace(t, "-f", "-o", "/dev/null", "-u", "helperalice", "-e", "trace="+call,
-				"-e", fmt.Sprintf("inject=%s:signal=SIGKILL:when=%d", call, when), helper, "--use-vnet", "--fd=3", "--br=fabric/52:54:00:00:00:01")
-			cmd.ExtraFiles = []*os.File{theirs}
-			_ = cmd.Run()
-			theirs.Close()
-			unix.Close(ours)
-			if ws := cmd.ProcessState.Sys().(syscall.WaitStatus); ws.Signaled() && ws.Signal() == syscall.SIGKILL {
-				killed++
-			}
-		}
-	}
+	killed := killAtCalls(t, "fabric/52:54:00:00:00:01", 4, "connect", "sendmsg", "read", "ioctl", "pwrite64", "sendto", "setresuid")
 	require.GreaterOrEqual(t, killed, 12, "strace did not kill what it was told to")
 	t.Logf("killed %d times, %d rows left", killed, len(ovsPorts(t)))
 	requireNothingLeft(t)

@@ -558,13 +558,8 @@ func (a *applier) quiet(ctx context.Context) error {
 		if s.VSI != nil {
 			errs = append(errs, a.leave(ctx, s))
 		}
-		index := 0
-		switch {
-		case s.Macvtap != nil:
-			index = s.Macvtap.Index
-		case s.Tap != nil:
-			index = s.Tap.Index
-		default:
+		kind, _, index := s.device()
+		if kind == "" {
 			continue
 		}
 		if err := a.kernel.SetUp(ctx, index, false); err != nil && !errors.Is(err, link.ErrNotFound) {

@@ -179,11 +179,10 @@ func explainUndo(op Op, steps []Step) []string {
 	var lines []string
 	for i := len(steps) - 1; i >= 0; i-- {
 		s := steps[i]
+		kind, name, _ := s.device()
 		switch {
-		case op == Stopped && s.Macvtap != nil:
-			lines = append(lines, fmt.Sprintf("NIC %s: take %s down", s.NIC, s.Macvtap.Name))
-		case op == Stopped && s.Tap != nil:
-			lines = append(lines, fmt.Sprintf("NIC %s: take %s down", s.NIC, s.Tap.Name))
+		case op == Stopped && kind != "":
+			lines = append(lines, fmt.Sprintf("NIC %s: take %s down", s.NIC, name))
 		case op == Stopped && s.VSI != nil:
 			lines = append(lines, fmt.Sprintf("NIC %s: %s", s.NIC, s.undoString()))
 		case op == Stopped && s.Port != nil:

@@ -159,8 +159,8 @@ func (c *Collector) stray(ctx context.Context, l link.Link, uuid string) (gone b
 	}
 	defer unlock()
 	named, err := a.others(func(s Step) (bool, bool) {
-		return s.VLAN != nil && s.VLAN.Index == l.Index || s.Macvtap != nil && s.Macvtap.Index == l.Index ||
-			s.Tap != nil && s.Tap.Index == l.Index, false
+		kind, _, index := s.device()
+		return s.VLAN != nil && s.VLAN.Index == l.Index || kind != "" && index == l.Index, false
 	})
 	if err != nil || named != unheld {
 		return false, err

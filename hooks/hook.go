@@ -27,8 +27,20 @@ type Call struct {
 	Stdout io.Writer
 }
 
-// maxXML bounds the domain document.
+// maxXML bounds what libvirt gives a hook to read.
 const maxXML = 16 << 20
+
+// readXML reads what libvirt says of a domain or a network.
+func readXML(r io.Reader, of string) ([]byte, error) {
+	doc, err := io.ReadAll(io.LimitReader(r, maxXML+1))
+	if err != nil {
+		return nil, fmt.Errorf("read the %s XML: %w", of, err)
+	}
+	if len(doc) > maxXML {
+		return nil, fmt.Errorf("%w: more than %d MiB", xmlfilter.ErrSyntax, maxXML>>20)
+	}
+	return doc, nil
+}
 
 // Hook is the hook program without its process: all that it touches is given to it.
 type Hook struct {
@@ -71,12 +83,9 @@ func (h *Hook) Run(ctx context.Context, c Call) error {
 }
 
 func (h *Hook) run(ctx context.Context, c Call) error {
-	doc, err := io.ReadAll(io.LimitReader(c.Stdin, maxXML+1))
+	doc, err := readXML(c.Stdin, "domain")
 	if err != nil {
-		return fmt.Errorf("read the domain XML: %w", err)
-	}
-	if len(doc) > maxXML {
-		return fmt.Errorf("%w: more than %d MiB", xmlfilter.ErrSyntax, maxXML>>20)
+		return err
 	}
 	d, err := xmlfilter.Parse(doc)
 	if c.Op == Stopped || c.Op == Release {
@@ -135,14 +144,10 @@ func (h *Hook) filter(ctx context.Context, c Call, d *xmlfilter.Domain, doc []by
 		return err
 	}
 	defer closeKernel()
-	host, err := Survey(ctx, k, cfg, d)
+	host, err := h.survey(ctx, k, cfg, d, h.Journal)
 	if err != nil {
 		return err
 	}
-	if err := host.readJournals(h.Journal, d.UUID); err != nil {
-		return err
-	}
-	host.LeavePools(h.Libvirt)
 	changes, err := Rewrite(d, cfg, host, false)
 	if err != nil {
 		return err
@@ -156,6 +161,19 @@ func (h *Hook) filter(ctx context.Context, c Call, d *xmlfilter.Domain, doc []by
 	}
 	h.log(c, changed(d, changes))
 	return nil
+}
+
+// survey is Survey without the VFs that other domains or libvirt's networks have.
+func (h *Hook) survey(ctx context.Context, k Kernel, cfg *config.Config, d *xmlfilter.Domain, dir *state.Dir) (Host, error) {
+	host, err := Survey(ctx, k, cfg, d)
+	if err != nil {
+		return host, err
+	}
+	if err := host.readJournals(dir, d.UUID); err != nil {
+		return host, err
+	}
+	host.LeavePools(h.Libvirt)
+	return host, nil
 }
 
 func changed(d *xmlfilter.Domain, changes []xmlfilter.Change) []string {
@@ -218,14 +236,10 @@ func (h *Hook) operate(ctx context.Context, c Call, d *xmlfilter.Domain) error {
 		return cfgErr
 	}
 	a.op = c.Op
-	host, err := Survey(ctx, k, cfg, d)
+	host, err := h.survey(ctx, k, cfg, d, dir)
 	if err != nil {
 		return err
 	}
-	if err := host.readJournals(dir, d.UUID); err != nil {
-		return err
-	}
-	host.LeavePools(h.Libvirt)
 	steps, err := Plan(c.Op, d, cfg, host)
 	if err != nil {
 		return err
@@ -246,11 +260,8 @@ func (a *applier) repair(ctx context.Context, d *xmlfilter.Domain, cfg *config.C
 	var errs []error
 	for _, s := range append(steps, again...) {
 		switch {
-		case s.Macvtap != nil:
+		case s.Macvtap != nil, s.Tap != nil:
 			errs = append(errs, a.adopt(ctx, s))
-			continue
-		case s.Tap != nil:
-			errs = append(errs, a.adoptTap(ctx, s))
 			continue
 		case s.EVB != nil: // libvirt's own association is long over
 			continue
@@ -264,18 +275,16 @@ func (a *applier) repair(ctx context.Context, d *xmlfilter.Domain, cfg *config.C
 // adopt notes a hook-owned device that is there. One that is gone cannot be made
 // again: QEMU holds the old one's descriptor.
 func (a *applier) adopt(ctx context.Context, s Step) error {
-	have, err := a.kernel.ByName(ctx, s.Macvtap.Name)
+	kind, name, _ := s.device()
+	have, err := a.kernel.ByName(ctx, name)
 	if err != nil {
 		return fmt.Errorf("the guest's device is lost, restart the guest: %w", err)
 	}
 	if a.holds(s.key()) {
 		return nil
 	}
-	m := *s.Macvtap
-	m.Index = have.Index
-	s.Macvtap = &m
-	a.note("adopted macvtap %s", m.Name)
-	return a.put(s, state.Done)
+	a.note("adopted %s %s", kind, name)
+	return a.put(s.at(have.Index), state.Done)
 }
 
 func (h *Hook) log(c Call, notes []string) {

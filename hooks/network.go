@@ -45,12 +45,9 @@ func (h *Hook) RunNetwork(ctx context.Context, c NetworkCall) error {
 	if !h.Privileged || c.Op != PortCreated && c.Op != PortDeleted {
 		return nil
 	}
-	doc, err := io.ReadAll(io.LimitReader(c.Stdin, maxXML+1))
+	doc, err := readXML(c.Stdin, "network's")
 	if err != nil {
-		return fmt.Errorf("read the network's XML: %w", err)
-	}
-	if len(doc) > maxXML {
-		return fmt.Errorf("%w: more than %d MiB", xmlfilter.ErrSyntax, maxXML>>20)
+		return err
 	}
 	n, p, err := xmlfilter.ParseHook(doc)
 	if c.Op == PortDeleted {

@@ -210,25 +210,8 @@ func (a *applier) undoTap(ctx context.Context, s Step) error {
 	return a.drop(s.key())
 }
 
-// adoptTap notes a tap that is there; see adopt.
-func (a *applier) adoptTap(ctx context.Context, s Step) error {
-	have, err := a.kernel.ByName(ctx, s.Tap.Name)
-	if err != nil {
-		return fmt.Errorf("the guest's device is lost, restart the guest: %w", err)
-	}
-	if a.holds(s.key()) {
-		return nil
-	}
-	t := *s.Tap
-	t.Index = have.Index
-	s.Tap = &t
-	a.note("adopted tap %s", t.Name)
-	return a.put(s, state.Done)
-}
-
-// compareOVS says how a port is not as the journal has it.
-func (h *Held) compareOVS(ctx context.Context, sw Switch) {
-	owned, err := sw.List(ctx)
+// compareOVS says how a port is not as the journal has it, by the ports that there are.
+func (h *Held) compareOVS(owned []ovs.Owned, err error) {
 	mine := ovs.Owned{Name: h.OVSPort.Name, Owner: h.OVSPort.Owner}
 	switch {
 	case err != nil:

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"libvirt-direct/internal/link"
+	"libvirt-direct/internal/ovs"
 	"libvirt-direct/internal/state"
 )
 
@@ -38,6 +40,7 @@ func Status(ctx context.Context, k Kernel, sw Switch, dir *state.Dir) ([]DomainS
 		return nil, err
 	}
 	all := []DomainStatus{}
+	ports := sync.OnceValues(func() ([]ovs.Owned, error) { return sw.List(ctx) })
 	for _, uuid := range uuids {
 		j, steps, err := readSteps(dir, uuid)
 		if errors.Is(err, state.ErrCorrupt) || errors.Is(err, state.ErrNewer) {
@@ -54,7 +57,7 @@ func Status(ctx context.Context, k Kernel, sw Switch, dir *state.Dir) ([]DomainS
 		for i, step := range steps {
 			h := Held{Step: step, Phase: j.Entries[i].Phase}
 			if step.OVSPort != nil && sw != nil {
-				h.compareOVS(ctx, sw)
+				h.compareOVS(ports())
 			} else if err := h.compare(ctx, k); err != nil {
 				return nil, err
 			}

@@ -261,6 +261,31 @@ func (s Step) check() error {
 	return nil
 }
 
+// device is the network device of a hook-owned NIC, which the step makes: what it is, its
+// name and index; "" where the step makes none.
+func (s Step) device() (kind, name string, index int) {
+	switch {
+	case s.Macvtap != nil:
+		return "macvtap", s.Macvtap.Name, s.Macvtap.Index
+	case s.Tap != nil:
+		return "tap", s.Tap.Name, s.Tap.Index
+	}
+	return "", "", 0
+}
+
+// at is the step with that device at another index.
+func (s Step) at(index int) Step {
+	switch {
+	case s.Macvtap != nil:
+		m := *s.Macvtap
+		m.Index, s.Macvtap = index, &m
+	case s.Tap != nil:
+		t := *s.Tap
+		t.Index, s.Tap = index, &t
+	}
+	return s
+}
+
 // readSteps loads a domain's journal and reads its steps; without one both are nil.
 func readSteps(dir *state.Dir, uuid string) (*state.Journal, []Step, error) {
 	j, err := dir.Load(uuid)

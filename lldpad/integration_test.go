@@ -120,15 +120,11 @@ func (s *site) responder(c vdptest.Config) *vdptest.Server {
 		return err
 	})
 	server := vdptest.NewServer(vdptest.NewBridge(c), conn, &packet.Addr{HardwareAddr: net.HardwareAddr{1, 0x80, 0xc2, 0, 0, 0}})
-	ctx, cancel := context.WithCancel(s.ctx)
-	done := make(chan error)
-	go func() { done <- server.Serve(ctx) }()
+	stop := server.Start()
 	s.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
+		if err := stop(); err != nil {
 			s.Errorf("responder: %v", err)
 		}
-		conn.Close()
 	})
 	return server
 }

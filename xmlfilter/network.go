@@ -1,6 +1,7 @@
 package xmlfilter
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -57,7 +58,7 @@ func (n *Network) Words(p *NetworkPort) *NetworkWords {
 	case all == nil || p.Portgroup == "":
 		return group
 	}
-	return &NetworkWords{Profile: sayWord(group.Profile, all.Profile), VFWords: group.VFWords.Over(all.VFWords)}
+	return &NetworkWords{Profile: cmp.Or(group.Profile, all.Profile), VFWords: group.VFWords.Over(all.VFWords)}
 }
 
 // Pool reports whether it hands out devices of the host, rather than ports of a bridge.
@@ -68,13 +69,9 @@ func (n *Network) Pool() bool { return len(n.Devices)+len(n.PFs)+len(n.PCI) > 0 
 // ErrNotNetwork, ErrWords or ErrNIC. With ErrWords network and port are returned all
 // the same.
 func ParseHook(doc []byte) (*Network, *NetworkPort, error) {
-	root, err := scan(doc)
+	root, e, err := scanNetwork(doc, "hookData")
 	if err != nil {
 		return nil, nil, err
-	}
-	e := root.child("network")
-	if root.name.Local != "hookData" || e == nil {
-		return nil, nil, fmt.Errorf("%w: the root element is <%s>", ErrNotNetwork, root.name.Local)
 	}
 	n, wordsErr := readNetwork(e)
 	p, err := readPort(root.child("networkport"))
@@ -87,16 +84,24 @@ func ParseHook(doc []byte) (*Network, *NetworkPort, error) {
 // ParseNetworkState reads libvirt's state of a running network,
 // /run/libvirt/network/NAME.xml. Errors match ErrSyntax or ErrNotNetwork.
 func ParseNetworkState(doc []byte) (*Network, error) {
-	root, err := scan(doc)
+	_, e, err := scanNetwork(doc, "networkstatus")
 	if err != nil {
 		return nil, err
 	}
-	e := root.child("network")
-	if root.name.Local != "networkstatus" || e == nil {
-		return nil, fmt.Errorf("%w: the root element is <%s>", ErrNotNetwork, root.name.Local)
-	}
 	n, _ := readNetwork(e) // its words are for the hook
 	return n, nil
+}
+
+// scanNetwork returns a document's root, which must be a <rootName>, and the <network> in it.
+func scanNetwork(doc []byte, rootName string) (root, network *element, err error) {
+	if root, err = scan(doc); err != nil {
+		return nil, nil, err
+	}
+	network = root.child("network")
+	if root.name.Local != rootName || network == nil {
+		return nil, nil, fmt.Errorf("%w: the root element is <%s>", ErrNotNetwork, root.name.Local)
+	}
+	return root, network, nil
 }
 
 func readNetwork(e *element) (*Network, error) {

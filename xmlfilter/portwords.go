@@ -1,6 +1,7 @@
 package xmlfilter
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -58,9 +59,9 @@ func (w PortWords) Set() bool { return w != PortWords{} }
 // Over returns the words that hold when w's go before others'.
 func (w PortWords) Over(others PortWords) PortWords {
 	return PortWords{
-		Isolated: say(w.Isolated, others.Isolated), Learning: say(w.Learning, others.Learning),
-		Hairpin: say(w.Hairpin, others.Hairpin), BPDUGuard: say(w.BPDUGuard, others.BPDUGuard),
-		Trunk: sayWord(w.Trunk, others.Trunk), Native: sayWord(w.Native, others.Native),
+		Isolated: cmp.Or(w.Isolated, others.Isolated), Learning: cmp.Or(w.Learning, others.Learning),
+		Hairpin: cmp.Or(w.Hairpin, others.Hairpin), BPDUGuard: cmp.Or(w.BPDUGuard, others.BPDUGuard),
+		Trunk: cmp.Or(w.Trunk, others.Trunk), Native: cmp.Or(w.Native, others.Native),
 	}
 }
 

@@ -1,6 +1,7 @@
 package xmlfilter
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -88,26 +89,12 @@ func (w VFWords) Set() bool { return w != VFWords{} }
 // Over returns the words that hold when w's go before others'.
 func (w VFWords) Over(others VFWords) VFWords {
 	return VFWords{
-		QoS: say(w.QoS, others.QoS), Proto: sayWord(w.Proto, others.Proto),
-		Trust: say(w.Trust, others.Trust), SpoofChk: say(w.SpoofChk, others.SpoofChk),
-		MinRate: say(w.MinRate, others.MinRate), MaxRate: say(w.MaxRate, others.MaxRate),
-		LinkState: sayWord(w.LinkState, others.LinkState), QueryRSS: say(w.QueryRSS, others.QueryRSS),
-		PortProfile: sayWord(w.PortProfile, others.PortProfile),
+		QoS: cmp.Or(w.QoS, others.QoS), Proto: cmp.Or(w.Proto, others.Proto),
+		Trust: cmp.Or(w.Trust, others.Trust), SpoofChk: cmp.Or(w.SpoofChk, others.SpoofChk),
+		MinRate: cmp.Or(w.MinRate, others.MinRate), MaxRate: cmp.Or(w.MaxRate, others.MaxRate),
+		LinkState: cmp.Or(w.LinkState, others.LinkState), QueryRSS: cmp.Or(w.QueryRSS, others.QueryRSS),
+		PortProfile: cmp.Or(w.PortProfile, others.PortProfile),
 	}
-}
-
-func say[T any](one, other *T) *T {
-	if one != nil {
-		return one
-	}
-	return other
-}
-
-func sayWord(one, other string) string {
-	if one != "" {
-		return one
-	}
-	return other
 }
 
 // read takes one attribute of a <nic>; known is false when it is none of ours.

@@ -48,14 +48,8 @@ func switchOn(t *testing.T, p *host.Peer, nic string) {
 	require.NoError(t, <-opened)
 	b := vdptest.NewBridge(vdptest.Config{MAC: vdp.MAC{2, 0xbb, 5: 1}, Edition: vdp.Edition2012})
 	s := vdptest.NewServer(b, conn, &packet.Addr{HardwareAddr: net.HardwareAddr(vdp.NearestCustomerBridge[:])})
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error)
-	go func() { done <- s.Serve(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		<-done // whatever it is: the NIC may have gone first
-		conn.Close()
-	})
+	stop := s.Start()
+	t.Cleanup(func() { stop() }) // whatever it returns: the NIC may have gone first
 }
 
 // startVDPD builds vdpd and runs it for the time of the test.

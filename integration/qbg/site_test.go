@@ -242,15 +242,11 @@ var bridgeMAC = vdp.MAC{2, 0xbb, 5: 1}
 func serve(t *testing.T, conn net.PacketConn, to net.Addr) *bridge {
 	b := vdptest.NewBridge(vdptest.Config{MAC: bridgeMAC, Edition: vdp.EditionDraft})
 	s := vdptest.NewServer(b, conn, to)
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error)
-	go func() { done <- s.Serve(ctx) }()
+	stop := s.Start()
 	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil && !errors.Is(err, os.ErrClosed) {
+		if err := stop(); err != nil && !errors.Is(err, os.ErrClosed) {
 			t.Errorf("bridge: %v", err)
 		}
-		conn.Close()
 	})
 	return &bridge{s, t}
 }

@@ -83,13 +83,17 @@ func (m manager) mainPID(unit string) string {
 	return m.systemctl("show", "--property=MainPID", "--value", unit)
 }
 
+// requireSystemd wants the test machine, whose host has systemd by integration/deps.
+func requireSystemd(t *testing.T) {
+	t.Helper()
+	requireMachine(t)
+	require.FileExists(t, "/lib/systemd/systemd")
+}
+
 // vdpd's unit, unchanged, under systemd: in lldpad's place, in its sandbox, and without
 // losing a VSI when it is restarted, killed, or stopped and started.
 func TestSystemdUnit(t *testing.T) {
-	requireMachine(t)
-	if _, err := os.Stat("/lib/systemd/systemd"); err != nil {
-		t.Skip(err)
-	}
+	requireSystemd(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
 	shell(t, "modprobe tun")

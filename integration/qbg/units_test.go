@@ -14,10 +14,7 @@ import (
 // undoes what a dead guest has left, and the watch on libvirt's hooks moves ours beside
 // an administrator's.
 func TestUnitsOfTheHook(t *testing.T) {
-	requireMachine(t)
-	if _, err := os.Stat("/lib/systemd/systemd"); err != nil {
-		t.Skip(err)
-	}
+	requireSystemd(t)
 	// libvirtd's profile is not loaded in the machine, and would take seconds to be.
 	shell(t, `rm -f /etc/apparmor.d/usr.sbin.libvirtd
 		install -D `+program(t, "libvirt-direct")+` /usr/bin/libvirt-direct

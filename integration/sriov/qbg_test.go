@@ -90,13 +90,7 @@ func serveBridge(t *testing.T, name string) *vdptest.Server {
 	require.NoError(t, conn.SetPromiscuous(true))
 	b := vdptest.NewBridge(vdptest.Config{MAC: vdp.MAC{2, 0xbb, 5: 1}, Edition: vdp.Edition2012})
 	s := vdptest.NewServer(b, conn, &packet.Addr{HardwareAddr: net.HardwareAddr(vdp.NearestCustomerBridge[:])})
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error)
-	go func() { done <- s.Serve(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		require.NoError(t, <-done)
-		conn.Close()
-	})
+	stop := s.Start()
+	t.Cleanup(func() { require.NoError(t, stop()) })
 	return s
 }

@@ -98,6 +98,15 @@ func clean(s string) string {
 	}, strings.ToValidUTF8(s, string(unicode.ReplacementChar)))
 }
 
+// label is all of a node's text.
+func (n Node) label(quote *strings.Replacer, lineBreak string) string {
+	text := quote.Replace(clean(n.Title))
+	for _, l := range n.Lines {
+		text += lineBreak + quote.Replace(clean(l))
+	}
+	return text
+}
+
 // DOT returns the graph in the language of Graphviz.
 func DOT(g Graph) string {
 	// In a label "\" begins an escape (\N, \l …) and "&" an HTML entity.
@@ -106,10 +115,7 @@ func DOT(g Graph) string {
 	var b strings.Builder
 	b.WriteString("digraph \"libvirt-direct\" {\n\trankdir=LR\n\tnode [shape=box, style=\"filled,rounded\", fontname=monospace, fontsize=10]\n\tedge [color=\"#555555\"]\n")
 	for i, n := range g.Nodes {
-		text := quote.Replace(clean(n.Title))
-		for _, l := range n.Lines {
-			text += `\n` + quote.Replace(clean(l))
-		}
+		text := n.label(quote, `\n`)
 		fmt.Fprintf(&b, "\tn%d [label=\"%s\", fillcolor=\"%s\"", i, text, fill(n.Class))
 		if n.Fault {
 			fmt.Fprintf(&b, ", color=\"%s\", penwidth=2", faultColour)
@@ -136,10 +142,7 @@ func Mermaid(g Graph) string {
 	var b strings.Builder
 	b.WriteString("flowchart LR\n")
 	for i, n := range g.Nodes {
-		text := quote.Replace(clean(n.Title))
-		for _, l := range n.Lines {
-			text += `<br/>` + quote.Replace(clean(l))
-		}
+		text := n.label(quote, `<br/>`)
 		fmt.Fprintf(&b, "  n%d[\"%s\"]\n", i, text)
 		fmt.Fprintf(&b, "  style n%d fill:%s,color:#000", i, fill(n.Class))
 		if n.Fault {

@@ -1,6 +1,7 @@
 package link
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -170,17 +171,10 @@ func (s VFSettings) Only(keep func(attr string) bool) VFSettings {
 // Over returns the settings that hold when s's go before others'.
 func (s VFSettings) Over(others VFSettings) VFSettings {
 	return VFSettings{
-		MAC: either(s.MAC, others.MAC), VLAN: either(s.VLAN, others.VLAN), Trust: either(s.Trust, others.Trust),
-		SpoofChk: either(s.SpoofChk, others.SpoofChk), MinRate: either(s.MinRate, others.MinRate), MaxRate: either(s.MaxRate, others.MaxRate),
-		LinkState: either(s.LinkState, others.LinkState), QueryRSS: either(s.QueryRSS, others.QueryRSS),
+		MAC: cmp.Or(s.MAC, others.MAC), VLAN: cmp.Or(s.VLAN, others.VLAN), Trust: cmp.Or(s.Trust, others.Trust),
+		SpoofChk: cmp.Or(s.SpoofChk, others.SpoofChk), MinRate: cmp.Or(s.MinRate, others.MinRate), MaxRate: cmp.Or(s.MaxRate, others.MaxRate),
+		LinkState: cmp.Or(s.LinkState, others.LinkState), QueryRSS: cmp.Or(s.QueryRSS, others.QueryRSS),
 	}
-}
-
-func either[T any](one, other *T) *T {
-	if one != nil {
-		return one
-	}
-	return other
 }
 
 // Differ lists the attributes that want sets and s does not have, those that s does

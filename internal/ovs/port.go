@@ -1,6 +1,7 @@
 package ovs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -90,20 +91,18 @@ func (s *session) find(ctx context.Context, p *Port) (f found, err error) {
 	if err != nil {
 		return f, err
 	}
-	id := func(r result) string {
-		if err != nil || len(r.Rows) == 0 {
-			return ""
-		}
-		var one string
-		one, err = r.Rows[0].id()
-		return one
-	}
-	ids := func(r result) []string {
-		var all []string
-		for i := range r.Rows {
-			all = append(all, id(result{Rows: r.Rows[i : i+1]}))
+	ids := func(r result) (all []string) {
+		for _, row := range r.Rows {
+			one, bad := row.id()
+			all, err = append(all, one), cmp.Or(err, bad)
 		}
 		return all
+	}
+	id := func(r result) string {
+		if all := ids(r); len(all) > 0 {
+			return all[0]
+		}
+		return ""
 	}
 	f.port, f.iface, f.output = id(res[0]), id(res[1]), id(res[4])
 	f.qos, f.mirrors = ids(res[2]), ids(res[3])

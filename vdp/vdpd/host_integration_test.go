@@ -4,7 +4,6 @@ package main_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"fmt"
 	"net"
@@ -221,15 +220,11 @@ func (h *host) responder(c vdptest.Config) *vdptest.Server {
 	})
 	require.NoError(h, err)
 	s := vdptest.NewServer(vdptest.NewBridge(c), conn, &packet.Addr{HardwareAddr: net.HardwareAddr{1, 0x80, 0xc2, 0, 0, 0}})
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error)
-	go func() { done <- s.Serve(ctx) }()
+	stop := s.Start()
 	h.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
+		if err := stop(); err != nil {
 			h.Errorf("responder: %v", err)
 		}
-		conn.Close()
 	})
 	return s
 }

@@ -39,6 +39,20 @@ func (s *Server) Do(f func(b *Bridge) [][]byte) error {
 	return nil
 }
 
+// Start runs the bridge in the background. stop ends that, closes the connection and
+// returns what Serve did.
+func (s *Server) Start() (stop func() error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- s.Serve(ctx) }()
+	return func() error {
+		cancel()
+		err := <-done
+		s.conn.Close()
+		return err
+	}
+}
+
 // Serve runs the bridge until ctx is done, which is not an error.
 func (s *Server) Serve(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { s.conn.SetReadDeadline(time.Now()) })
