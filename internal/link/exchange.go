@@ -66,15 +66,15 @@ func receive(fd int, at time.Time) ([]byte, error) {
 		if wait <= 0 {
 			return nil, fmt.Errorf("the kernel did not answer: %w", context.DeadlineExceeded)
 		}
-		ready := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		n, err := unix.Poll(ready, int(wait.Milliseconds())+1)
-		if n == 0 || errors.Is(err, unix.EINTR) {
+		// Most answers are there when the request has been sent.
+		size, _, err := unix.Recvfrom(fd, nil, unix.MSG_PEEK|unix.MSG_TRUNC|unix.MSG_DONTWAIT)
+		if errors.Is(err, unix.EAGAIN) {
+			ready := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+			if _, err := unix.Poll(ready, int(wait.Milliseconds())+1); err != nil && !errors.Is(err, unix.EINTR) {
+				return nil, err
+			}
 			continue
 		}
-		if err != nil {
-			return nil, err
-		}
-		size, _, err := unix.Recvfrom(fd, nil, unix.MSG_PEEK|unix.MSG_TRUNC|unix.MSG_DONTWAIT)
 		if err == nil {
 			b := make([]byte, size)
 			var from unix.Sockaddr
