@@ -81,17 +81,12 @@ func (c *Conn) TapNode(ctx context.Context, l Link) (string, error) {
 	}
 }
 
-// Uppers lists the devices that stand on a link: macvtaps, VLANs, a bridge or bond.
+// Uppers lists the devices of this network namespace that stand on a link: macvtaps,
+// VLANs, a bridge or bond. UppersEverywhere knows of other namespaces too.
 func (c *Conn) Uppers(_ context.Context, name string) ([]string, error) {
-	entries, err := os.ReadDir("/sys/class/net/" + name)
+	uppers, err := sys.uppers(name)
 	if err != nil {
 		return nil, &OpError{Op: "list what stands on", Link: name, Err: err}
-	}
-	var uppers []string
-	for _, e := range entries {
-		if u, ok := strings.CutPrefix(e.Name(), "upper_"); ok {
-			uppers = append(uppers, u)
-		}
 	}
 	return uppers, nil
 }
