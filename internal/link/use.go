@@ -48,6 +48,9 @@ const (
 	UseUnbound UseKind = "unbound"
 	// UseAway: a VF's network device is in another network namespace.
 	UseAway UseKind = "away"
+
+	// UseUnfit: no use, but a device on which no macvtap can stand; from Lower alone.
+	UseUnfit UseKind = "unfit"
 )
 
 // Use is one way in which a network device is used.

@@ -228,6 +228,10 @@ func TestNotKnownIsAUseOfItsOwnKind(t *testing.T) {
 	require.NotEmpty(t, c.Elsewhere(ctx).Unknown)
 	_, err = c.UppersEverywhere(t.Context(), "no-such-device")
 	require.ErrorIs(t, err, ErrNotFound)
+	_, err = c.Lower(t.Context(), "no-such-device", "bridge", nil)
+	require.ErrorIs(t, err, ErrNotFound)
+	_, err = c.Lower(t.Context(), "lo", "nat", nil)
+	require.ErrorContains(t, err, `unknown mode "nat"`)
 }
 
 func TestMountedNamespaces(t *testing.T) {
