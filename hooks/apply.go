@@ -349,12 +349,14 @@ func (a *applier) undoVLAN(ctx context.Context, s Step) error {
 		a.note("left %s: it is %s", have.Name, have.Alias)
 		return a.drop(s.key())
 	}
-	uppers, err := a.kernel.Uppers(ctx, have.Name)
+	// With it the kernel would remove what stands on it in a container, too. What cannot
+	// be told is left to gc.
+	uses, err := a.kernel.UppersEverywhere(ctx, have.Name)
 	if err != nil {
 		return err
 	}
-	if len(uppers) > 0 {
-		a.note("left %s: %s stands on it", have.Name, uppers[0])
+	if len(uses) > 0 {
+		a.note("left %s: %s", have.Name, uses[0])
 		return a.drop(s.key())
 	}
 	if err := a.kernel.Delete(ctx, v.Index); err != nil && !errors.Is(err, link.ErrNotFound) {

@@ -171,7 +171,7 @@ func (c *Collector) stray(ctx context.Context, l link.Link, uuid string) (gone b
 			return false, ignore(err, errBusy)
 		}
 	case l.Kind == "vlan" && uuid == "":
-		if uppers, err := c.Kernel.Uppers(ctx, l.Name); err != nil || len(uppers) > 0 {
+		if uses, err := c.Kernel.UppersEverywhere(ctx, l.Name); err != nil || len(uses) > 0 {
 			return false, err
 		}
 	default:

@@ -201,6 +201,29 @@ func TestVLANOfOursWithSomebodyOnItStays(t *testing.T) {
 	require.Contains(t, w.log.String(), "left nica.100: foreign stands on it")
 }
 
+// The kernel would remove a container's macvlan with the VLAN below it. gc takes the VLAN
+// when nothing stands on it, and leaves it while that cannot be told.
+func TestVLANUnderAContainerStays(t *testing.T) {
+	for _, use := range []link.Use{
+		{Kind: link.UseElsewhere, Evidence: "macvlan eth0 (bridge) stands on it in the network namespace of process 7 (nginx)"},
+		{Kind: link.UseUnknown, Evidence: "whether something stands on it there cannot be told", Err: errors.New("no permission")},
+	} {
+		w := newWorld(t, "", "nica")
+		before := w.dump()
+		doc := domain(uuidA, "", direct(mac1, "nica.100", "vepa"))
+		w.must(Prepare, doc)
+		w.kernel.Elsewhere = map[string][]link.Use{"nica.100": {use}}
+		w.must(Release, doc)
+		require.True(t, w.has("nica.100"))
+		require.Contains(t, w.log.String(), "left nica.100: "+use.Evidence)
+		require.Empty(t, w.gc(false))
+		require.True(t, w.has("nica.100"))
+		w.kernel.Elsewhere = nil
+		require.Len(t, w.gc(false), 1)
+		require.Equal(t, before, w.dump())
+	}
+}
+
 // The helper's macvtaps are in namespaces of their own and do not show: it puts its
 // alias in place of ours.
 func TestVLANOfOursThatTheHelperTookOverStays(t *testing.T) {

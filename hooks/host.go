@@ -18,6 +18,7 @@ type Kernel interface {
 	ByPermanentMAC(ctx context.Context, mac string) (link.Link, error)
 	All(ctx context.Context) ([]link.Link, error)
 	Uppers(ctx context.Context, name string) ([]string, error)
+	UppersEverywhere(ctx context.Context, name string) ([]link.Use, error)
 	IsVF(ctx context.Context, name string) bool
 	TapNode(ctx context.Context, l link.Link) (string, error)
 

@@ -49,9 +49,10 @@ func TestAppArmor(t *testing.T) {
 		modprobe tun # there is no udev, which makes its node
 		dmesg --clear
 		ip link add aa0 type veth peer name aa1; ip link set aa0 up; ip link set aa1 up
-		ip link add aabr type bridge; ip link set aabr up`, filepath.Dir(program(t, "qemu-hook")))
+		ip link add aabr type bridge; ip link set aabr up
+		ip netns add aans`, filepath.Dir(program(t, "qemu-hook")))
 	defer func() {
-		sh(`ip link del aa0; ip link del aabr; apparmor_parser --remove ../packaging/apparmor/*
+		sh(`ip link del aa0; ip link del aabr; ip netns del aans; apparmor_parser --remove ../packaging/apparmor/*
 			rm -r /etc/libvirt/hooks/qemu /usr/libexec/qemu-direct-helper /usr/sbin/vdpd /etc/libvirt-direct`)
 	}()
 	refused := func() {

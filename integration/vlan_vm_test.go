@@ -135,6 +135,24 @@ func TestVLAN(t *testing.T) {
 		s.unchanged(before)
 	})
 
+	t.Run("one under a container stays", func(t *testing.T) {
+		s := s.in(t)
+		d := tiny("g", direct(1, "nica.170", "bridge"))
+		d.UUID = uuid
+		s.hook(d.XML(), "prepare")
+		ip := func(args ...string) {
+			_, err := s.Run(ctx, "ip", args...)
+			require.NoError(t, err)
+		}
+		ip("netns", "add", "container")
+		ip("link", "add", "link", "nica.170", "name", "mv0", "netns", "container", "type", "macvlan")
+		s.hook(d.XML(), "release")
+		ip("-n", "container", "link", "del", "mv0") // it is still there
+		ip("netns", "del", "container")
+		ip("link", "del", "nica.170")
+		s.unchanged(before)
+	})
+
 	t.Run("not allowed", func(t *testing.T) {
 		s := s.in(t)
 		s.define(tiny("g", direct(1, "nica.200", "bridge")))

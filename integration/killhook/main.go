@@ -137,6 +137,11 @@ func (k *mortal) Uppers(ctx context.Context, name string) ([]string, error) {
 	return k.Kernel.Uppers(ctx, name)
 }
 
+func (k *mortal) UppersEverywhere(ctx context.Context, name string) ([]link.Use, error) {
+	k.look()
+	return k.Kernel.UppersEverywhere(ctx, name)
+}
+
 func (k *mortal) TapNode(ctx context.Context, l link.Link) (string, error) {
 	k.look()
 	return k.Kernel.TapNode(ctx, l)
