@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 	"strconv"
 	"time"
@@ -30,8 +29,9 @@ type applier struct {
 	journal *state.Journal
 	steps   []Step // the journal's entries, decoded
 	op      Op     // the operation whose plan is applied; "" while only undoing
-	libvirt fs.FS  // where libvirt keeps its state
+	libvirt LibvirtState
 	notes   []string
+	claimed []string // keys of what claim has claimed
 
 	// openStation connects to the 802.1Qbg station, when a step first needs it.
 	openStation func(context.Context) (Station, error)
@@ -63,7 +63,7 @@ func look(dir *state.Dir, uuid, name string) (*applier, error) {
 		return nil, err
 	}
 	if a.journal == nil {
-		a.journal = &state.Journal{UUID: uuid, Name: name, Since: time.Now().UTC().Truncate(time.Second)}
+		a.journal = dir.New(uuid, name)
 	}
 	return a, nil
 }
@@ -72,8 +72,15 @@ func (a *applier) note(format string, args ...any) {
 	a.notes = append(a.notes, fmt.Sprintf(format, args...))
 }
 
-func (a *applier) holds(key string) bool {
-	return slices.ContainsFunc(a.steps, func(s Step) bool { return s.key() == key })
+// index is where the journal has the entry of a key, -1 where it has none.
+func (a *applier) index(key string) int {
+	return slices.IndexFunc(a.steps, func(s Step) bool { return s.key() == key })
+}
+
+// acted reports whether the journal has more of a key than its claim.
+func (a *applier) acted(key string) bool {
+	i := a.index(key)
+	return i >= 0 && a.journal.Entries[i].Phase != state.Planned
 }
 
 // intend writes a step to the journal before it acts; the returned function marks it
@@ -85,54 +92,117 @@ func (a *applier) intend(s Step) (done func() error, err error) {
 	return func() error { return a.put(s, state.Done) }, nil
 }
 
-// put writes a step, in place of the one with its key.
+// put writes how far a step has come that is claimed.
 func (a *applier) put(s Step, phase state.Phase) error {
 	data, err := json.Marshal(s)
 	if err != nil {
 		return err
 	}
-	e := state.Entry{Phase: phase, Step: data}
-	if i := slices.IndexFunc(a.steps, func(o Step) bool { return o.key() == s.key() }); i >= 0 {
-		a.steps[i], a.journal.Entries[i] = s, e
-	} else {
-		a.steps, a.journal.Entries = append(a.steps, s), append(a.journal.Entries, e)
+	i := a.index(s.key())
+	if i < 0 {
+		return fmt.Errorf("%s is not claimed", s.key()) // a mistake of ours: nothing acts without a claim
+	}
+	e := &a.journal.Entries[i]
+	e.Phase, e.Step, e.Error, e.Expires = phase, data, "", 0
+	a.steps[i] = s
+	return a.dir.Save(a.journal)
+}
+
+// rewrite saves the journal if there is one.
+func (a *applier) rewrite() error {
+	if len(a.journal.Entries) == 0 {
+		return nil
 	}
 	return a.dir.Save(a.journal)
 }
 
+// forget takes an entry out of the journal, without writing it.
+func (a *applier) forget(key string) {
+	if i := a.index(key); i >= 0 {
+		a.steps = slices.Delete(a.steps, i, i+1)
+		a.journal.Entries = slices.Delete(a.journal.Entries, i, i+1)
+	}
+}
+
 // drop takes a step out of the journal.
 func (a *applier) drop(key string) error {
-	i := slices.IndexFunc(a.steps, func(o Step) bool { return o.key() == key })
-	a.steps = slices.Delete(a.steps, i, i+1)
-	a.journal.Entries = slices.Delete(a.journal.Entries, i, i+1)
+	a.forget(key)
 	return a.dir.Save(a.journal)
 }
 
-// apply runs steps in order. When one fails, those that it ran are undone, last
-// first, and the failing step's error is returned.
+// apply runs steps in order, all of them claimed. When one fails, what this call has
+// claimed is undone, last first, and the failing step's error is returned.
 func (a *applier) apply(ctx context.Context, domain string, steps []Step) error {
-	from := len(a.steps)
 	for _, s := range steps {
 		if err := a.do(ctx, s); err != nil {
 			undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
 			defer cancel()
 			err = &NICError{Domain: domain, NIC: "NIC " + s.NIC, Err: err}
-			return errors.Join(err, a.undoFrom(undo, from))
+			return errors.Join(err, a.undoAll(undo, func(key string, _ Step) bool { return slices.Contains(a.claimed, key) }))
 		}
 	}
 	return nil
 }
 
-// undoFrom undoes the journal's entries behind the first n, last first. What cannot
-// be undone stays in the journal, and the others are undone all the same.
-func (a *applier) undoFrom(ctx context.Context, n int) error {
+// undoAll undoes entries of the journal, last first. What cannot be undone stays in the
+// journal with the reason, and the others are undone all the same.
+func (a *applier) undoAll(ctx context.Context, which func(key string, s Step) bool) error {
 	var errs []error
-	for i := len(a.steps) - 1; i >= n; i-- {
-		if err := a.undo(ctx, a.steps[i]); err != nil {
-			errs = append(errs, err)
+	for _, s := range slices.Backward(slices.Clone(a.steps)) {
+		if which(s.key(), s) {
+			errs = append(errs, a.undo(ctx, s.key()))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// everything is for undoAll.
+func everything(string, Step) bool { return true }
+
+// undo undoes one entry, if it is still the domain's to undo.
+func (a *applier) undo(ctx context.Context, key string) error {
+	i := a.index(key)
+	if i < 0 {
+		return nil
+	}
+	e, s := a.journal.Entries[i], a.steps[i]
+	if s.VF != nil {
+		if err := a.settleSaved(ctx, s.VF); err != nil {
+			a.note("%s: %v", s.VF.name(), err)
+		}
+	}
+	if e.Phase == state.Planned { // nothing was done
+		return a.drop(key)
+	}
+	err := a.undoClaim(ctx, e, s)
+	if i = a.index(key); err != nil && i >= 0 {
+		a.journal.Entries[i].Error = OneLine(err)
+		if errors.Is(err, errLater) {
+			a.note("%v", err)
+			err = nil
+		}
+		return errors.Join(err, a.dir.Save(a.journal))
+	}
+	return err
+}
+
+func (a *applier) undoClaim(ctx context.Context, e state.Entry, s Step) error {
+	if !e.Shared {
+		unlock, err := a.dir.Lock(ctx, e.Resource)
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		beaten, err := a.beaten(e)
+		if err != nil {
+			return err
+		}
+		if beaten {
+			a.note("left %s alone: it is another guest's now", s.subject())
+			return a.drop(s.key())
+		}
+	}
+	return a.undoStep(ctx, s)
 }
 
 func (a *applier) do(ctx context.Context, s Step) error {
@@ -163,7 +233,7 @@ func (a *applier) do(ctx context.Context, s Step) error {
 	return nil
 }
 
-func (a *applier) undo(ctx context.Context, s Step) error {
+func (a *applier) undoStep(ctx context.Context, s Step) error {
 	switch {
 	case s.VLAN != nil:
 		return a.undoVLAN(ctx, s)
@@ -181,6 +251,8 @@ func (a *applier) undo(ctx context.Context, s Step) error {
 		return a.undoTap(ctx, s)
 	case s.OVSPort != nil:
 		return a.undoOVSPort(ctx, s)
+	case s.SavedVF != nil:
+		return a.undoSavedVF(ctx, s)
 	}
 	return nil
 }
@@ -202,34 +274,9 @@ const (
 	heldMade // and one of us made it
 )
 
-// others reads the other domains' journals for a step of which same says that it is
-// about the same thing. A journal that cannot be read counts as holding it: it is
-// better to leave a device than to take it from under a guest.
-func (a *applier) others(same func(Step) (is, made bool)) (held, error) {
-	uuids, err := a.dir.Domains()
-	if err != nil {
-		return unheld, err
-	}
-	h := unheld
-	for _, u := range uuids {
-		if u == a.journal.UUID {
-			continue
-		}
-		_, steps, err := readSteps(a.dir, u)
-		if err != nil {
-			a.note("%v; taken as a user", err)
-			h = max(h, heldForeign)
-			continue
-		}
-		for _, s := range steps {
-			if is, made := same(s); is && made {
-				return heldMade, nil
-			} else if is {
-				h = max(h, heldForeign)
-			}
-		}
-	}
-	return h, nil
+func (v *VLAN) resource() string {
+	r, _ := Step{VLAN: v}.resource()
+	return r
 }
 
 func (v *VLAN) same(s Step) (is, made bool) {
@@ -243,7 +290,9 @@ func (a *applier) doVLAN(ctx context.Context, s Step) error {
 	if err != nil {
 		return err
 	}
-	v.ParentIndex = parent.Index
+	if v.ParentIndex != parent.Index {
+		return fmt.Errorf("%w: %s has changed since this moment; try again", ErrWrongDevice, v.Parent)
+	}
 	unlock, err := a.lockLink(ctx, parent.Index)
 	if err != nil {
 		return err
@@ -261,7 +310,7 @@ func (a *applier) doVLAN(ctx context.Context, s Step) error {
 	v.Index = have.Index
 	v.Made = have.Alias == Mark
 	if have.Alias == "" { // whoever made it may have been killed before he marked it
-		h, err := a.others(v.same)
+		h, err := a.others(v.resource(), v.same)
 		if err != nil {
 			return err
 		}
@@ -338,7 +387,7 @@ func (a *applier) undoVLAN(ctx context.Context, s Step) error {
 	if err != nil {
 		return err
 	}
-	h, err := a.others(v.same)
+	h, err := a.others(v.resource(), v.same)
 	if err != nil {
 		return err
 	}
@@ -366,6 +415,11 @@ func (a *applier) undoVLAN(ctx context.Context, s Step) error {
 	return a.drop(s.key())
 }
 
+func (n *AltName) resource() string {
+	r, _ := Step{AltName: n}.resource()
+	return r
+}
+
 func (n *AltName) same(s Step) (is, made bool) {
 	return s.AltName != nil && s.AltName.Index == n.Index && s.AltName.Name == n.Name, s.AltName != nil && s.AltName.Made
 }
@@ -388,7 +442,7 @@ func (a *applier) doAltName(ctx context.Context, s Step) error {
 		return fmt.Errorf("%w: %s is %s, not %s", ErrWrongDevice, n.Name, have.Name, n.Device)
 	}
 	if err == nil {
-		h, err := a.others(n.same)
+		h, err := a.others(n.resource(), n.same)
 		if err != nil {
 			return err
 		}
@@ -420,7 +474,7 @@ func (a *applier) undoAltName(ctx context.Context, s Step) error {
 	if !n.Made {
 		return a.drop(s.key())
 	}
-	h, err := a.others(n.same)
+	h, err := a.others(n.resource(), n.same)
 	if err != nil {
 		return err
 	}
@@ -499,7 +553,7 @@ func (a *applier) makeMacvtap(ctx context.Context, m Macvtap, lower link.Link, a
 	})
 	if err != nil {
 		if uppers, uerr := k.Uppers(ctx, m.Lower); uerr == nil && len(uppers) > 0 {
-			return fmt.Errorf("%w (on %s stands %s already)", err, m.Lower, uppers[0])
+			return fmt.Errorf("%w: %w (on %s stands %s already)", ErrNotFree, err, m.Lower, uppers[0])
 		}
 		return err
 	}

@@ -193,7 +193,7 @@ func (p *planner) startBridge(n *xmlfilter.NIC, s settings) (handled bool, err e
 		if err != nil || b == nil {
 			return true, err
 		}
-		p.add(Step{NIC: n.MAC, BridgePort: b})
+		p.add(Step{NIC: p.id(n), BridgePort: b})
 		return true, nil
 	}
 	if _, vf := p.onVF(n); n.Type == "direct" && n.Source.Network != "" && s.vlan != 0 && !vf {

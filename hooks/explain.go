@@ -187,7 +187,7 @@ func explainUndo(op Op, steps []Step) []string {
 			lines = append(lines, fmt.Sprintf("NIC %s: %s", s.NIC, s.undoString()))
 		case op == Stopped && s.Port != nil:
 			lines = append(lines, "NIC "+s.NIC+": "+s.undoString())
-		case op == Release && (s.Port != nil || s.VF != nil && s.VF.Program): // given up at stopped; put back with what was remembered
+		case op == Release && (s.Port != nil || s.VF != nil && s.VF.Program || s.VF != nil && !s.VF.Managed): // given up at stopped; put back with what was remembered
 		case op == Release && s.undoString() != "":
 			lines = append(lines, "NIC "+s.NIC+": "+s.undoString())
 		}

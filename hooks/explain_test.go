@@ -66,7 +66,7 @@ func TestExplainGolden(t *testing.T) {
 			w.kernel.AddVFs("lanport", 1)
 			d, err := xmlfilter.Parse([]byte(domain(uuidA, c.words, c.nics)))
 			require.NoError(t, err)
-			host, err := Survey(context.Background(), w.kernel, w.cfg, d)
+			host, err := Survey(context.Background(), w.kernel, w.cfg, w.hook.records(), d)
 			require.NoError(t, err)
 			var out bytes.Buffer
 			require.NoError(t, Explain(&out, "", d, w.cfg, host))

@@ -22,6 +22,8 @@ type Collector struct {
 	// a journal with a port is left as it is.
 	OVS func() Switch
 	Dir *state.Dir
+	// Libvirt is where the daemon keeps its state.
+	Libvirt LibvirtState
 	// Alive reports whether libvirt has the domain running or starting. An error
 	// leaves that domain's things alone.
 	Alive func(ctx context.Context, uuid, name string) (bool, error)
@@ -46,6 +48,9 @@ func (c *Collector) Run(ctx context.Context) (done []string, err error) {
 		done = append(done, lines...)
 		errs = append(errs, err)
 	}
+	if !c.DryRun {
+		errs = append(errs, c.staleHints(ctx))
+	}
 	lines, err := c.strayPorts(ctx)
 	done, errs = append(done, lines...), append(errs, err)
 	lines, err = c.strays(ctx)
@@ -53,8 +58,25 @@ func (c *Collector) Run(ctx context.Context) (done []string, err error) {
 }
 
 func (c *Collector) domain(ctx context.Context, uuid string) ([]string, error) {
-	// A hook at work on the domain has the lock.
-	unlock, err := c.lock(ctx, "domain-"+uuid)
+	j, err := c.Dir.Load(uuid)
+	if ignore(err, state.ErrCorrupt) != nil || err == nil && (j == nil || len(j.Entries) == 0) {
+		return nil, err
+	}
+	name := ""
+	if j != nil {
+		name = j.Name
+	}
+	// libvirt is asked without a lock: it does not answer for a domain whose hook it runs,
+	// and that hook can be waiting for the lock.
+	alive, err := c.alive(ctx, uuid, name)
+	who := fmt.Sprintf("domain %q (%s): ", name, uuid)
+	if errors.Is(err, errBusy) && !c.DryRun {
+		return []string{who + "left alone, libvirt is starting or stopping it"}, nil
+	}
+	if err != nil || alive {
+		return nil, ignore(err, errBusy)
+	}
+	unlock, err := c.lock(ctx, domainLock(uuid))
 	if err != nil {
 		return nil, err
 	}
@@ -63,38 +85,48 @@ func (c *Collector) domain(ctx context.Context, uuid string) ([]string, error) {
 	if c.DryRun {
 		read = look
 	}
-	a, err := read(c.Dir, uuid, "")
+	a, err := read(c.Dir, uuid, name)
 	if err != nil {
 		return nil, err
 	}
-	if len(a.steps) == 0 {
+	if j == nil || a.journal.Serial != j.Serial { // a hook was at work since libvirt was asked
 		return nil, nil
 	}
-	who := fmt.Sprintf("domain %q (%s): ", a.journal.Name, uuid)
-	alive, err := c.alive(ctx, uuid, a.journal.Name)
-	if errors.Is(err, errBusy) && !c.DryRun {
-		return []string{who + "left alone, libvirt is starting or stopping it"}, nil
-	}
-	if err != nil || alive {
-		return nil, ignore(err, errBusy)
-	}
-	a.kernel = c.Kernel
+	a.kernel, a.libvirt = c.Kernel, c.Libvirt
 	defer a.withStation(c.Station)()
 	defer a.withSwitch(c.OVS)()
+	reserved := func(e state.Entry) bool { return e.Expires != 0 && !c.Dir.Expired(e) }
 	if c.DryRun {
 		for i := len(a.steps) - 1; i >= 0; i-- {
-			a.note("would %s", a.steps[i].undoString())
+			if text := a.steps[i].undoString(); text != "" && !reserved(a.journal.Entries[i]) {
+				a.note("would %s", text)
+			}
 		}
 	} else {
-		err = a.undoFrom(ctx, 0)
+		err = a.undoAll(ctx, func(key string, _ Step) bool { return !reserved(a.journal.Entries[a.index(key)]) })
 	}
 	for i := range a.notes {
 		a.notes[i] = who + a.notes[i]
 	}
-	if !c.DryRun && err == nil && len(a.notes) == 0 {
+	if !c.DryRun && err == nil && len(a.notes) == 0 && len(a.steps) == 0 {
 		a.notes = []string{who + "nothing was left but the journal"}
 	}
 	return a.notes, err
+}
+
+// staleHints removes what says that a domain may claim something, and it does not.
+func (c *Collector) staleHints(ctx context.Context) error {
+	stale, err := c.Dir.StaleHints()
+	errs := []error{err}
+	for _, h := range stale {
+		unlock, err := c.Dir.Lock(ctx, domainLock(h.UUID))
+		if err == nil {
+			err = c.Dir.RemoveHint(h)
+			unlock()
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // lock takes a lock. Looking needs none: a start at work can be seen half-way.
@@ -105,9 +137,8 @@ func (c *Collector) lock(ctx context.Context, name string) (func(), error) {
 	return c.Dir.Lock(ctx, name)
 }
 
-// answerTime bounds a question to libvirt while a lock is held. libvirt does not
-// answer for a domain whose hook it is running, and that hook can be waiting for the
-// very lock.
+// answerTime bounds a question to libvirt, which does not answer for a domain whose hook
+// it is running.
 const answerTime = time.Second
 
 var errBusy = errors.New("libvirt is busy with the domain")
@@ -151,18 +182,12 @@ func (c *Collector) strays(ctx context.Context) ([]string, error) {
 }
 
 func (c *Collector) stray(ctx context.Context, l link.Link, uuid string) (gone bool, err error) {
-	// The journals are read as if by a domain that nobody has.
-	a := &applier{kernel: c.Kernel, dir: c.Dir, journal: &state.Journal{}}
 	unlock, err := c.lock(ctx, linkLock(l.Parent))
 	if err != nil {
 		return false, err
 	}
 	defer unlock()
-	named, err := a.others(func(s Step) (bool, bool) {
-		kind, _, index := s.device()
-		return s.VLAN != nil && s.VLAN.Index == l.Index || kind != "" && index == l.Index, false
-	})
-	if err != nil || named != unheld {
+	if named, err := c.named(l.Index); err != nil || named {
 		return false, err
 	}
 	switch {
@@ -181,4 +206,25 @@ func (c *Collector) stray(ctx context.Context, l link.Link, uuid string) (gone b
 		return true, nil
 	}
 	return true, c.Kernel.Delete(ctx, l.Index)
+}
+
+// named reports whether a journal names a device. One that cannot be read could.
+func (c *Collector) named(index int) (bool, error) {
+	uuids, err := c.Dir.Domains()
+	if err != nil {
+		return false, err
+	}
+	for _, u := range uuids {
+		_, steps, err := readSteps(c.Dir, u)
+		if err != nil {
+			return true, nil
+		}
+		for _, s := range steps {
+			kind, _, have := s.device()
+			if s.VLAN != nil && s.VLAN.Index == index || kind != "" && have == index {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
 }

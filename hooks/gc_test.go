@@ -64,7 +64,7 @@ func TestExplainOfOneOperation(t *testing.T) {
 		var out bytes.Buffer
 		d, err := xmlfilter.Parse([]byte(doc))
 		require.NoError(t, err)
-		host, err := Survey(t.Context(), w.kernel, w.cfg, d)
+		host, err := Survey(t.Context(), w.kernel, w.cfg, w.hook.records(), d)
 		require.NoError(t, err)
 		err = Explain(&out, op, d, w.cfg, host)
 		return out.String(), err

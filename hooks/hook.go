@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -14,6 +13,7 @@ import (
 	"time"
 
 	"libvirt-direct/internal/config"
+	"libvirt-direct/internal/link"
 	"libvirt-direct/internal/state"
 	"libvirt-direct/xmlfilter"
 )
@@ -55,8 +55,8 @@ type Hook struct {
 	OVS func() Switch
 	// Journal is the journal directory. It is made when there is something to hold.
 	Journal *state.Dir
-	// Libvirt is the folder in which the daemon keeps its state, /run/libvirt.
-	Libvirt fs.FS
+	// Libvirt is where the daemon keeps its state.
+	Libvirt LibvirtState
 	Log     *slog.Logger
 	// Privileged is false in a session daemon's hook, which only filters.
 	Privileged bool
@@ -100,7 +100,10 @@ func (h *Hook) run(ctx context.Context, c Call) error {
 		return h.filter(ctx, c, d, doc)
 	}
 	concerned := concerns(d)
-	if !concerned || c.Op == Stopped || c.Op == Release {
+	switch {
+	case c.Op == Stopped && slices.ContainsFunc(d.NICs, func(n xmlfilter.NIC) bool { return mayBeUndone(&n) }):
+		// What libvirt is about to undo can be another guest's, whoever this one is.
+	case !concerned || c.Op == Stopped || c.Op == Release:
 		// The journal decides, not the XML: the domain may have been edited since.
 		if held, err := h.holds(d.UUID); err != nil || !held && (c.Op != Reconnect || !concerned) {
 			return err
@@ -144,11 +147,7 @@ func (h *Hook) filter(ctx context.Context, c Call, d *xmlfilter.Domain, doc []by
 		return err
 	}
 	defer closeKernel()
-	host, err := h.survey(ctx, k, cfg, d, h.Journal)
-	if err != nil {
-		return err
-	}
-	changes, err := Rewrite(d, cfg, host, false)
+	changes, err := h.remap(ctx, k, cfg, d)
 	if err != nil {
 		return err
 	}
@@ -163,18 +162,55 @@ func (h *Hook) filter(ctx context.Context, c Call, d *xmlfilter.Domain, doc []by
 	return nil
 }
 
-// survey is Survey without the VFs that other domains or libvirt's networks have.
-func (h *Hook) survey(ctx context.Context, k Kernel, cfg *config.Config, d *xmlfilter.Domain, dir *state.Dir) (Host, error) {
-	host, err := Survey(ctx, k, cfg, d)
+// remap finds out what a domain that comes from elsewhere is to say here, and keeps the
+// virtual functions that it chooses for the start that follows.
+func (h *Hook) remap(ctx context.Context, k Kernel, cfg *config.Config, d *xmlfilter.Domain) (changes []xmlfilter.Change, err error) {
+	host, err := Survey(ctx, k, cfg, h.records(), d)
 	if err != nil {
-		return host, err
+		return nil, err
 	}
-	if err := host.readJournals(dir, d.UUID); err != nil {
-		return host, err
+	changes, reserve, err := remap(d, cfg, host, false)
+	if err != nil || len(reserve) == 0 || !h.Privileged || d.UUID == "" {
+		return changes, err
 	}
-	host.LeavePools(h.Libvirt)
-	return host, nil
+	// Again, with nobody else choosing at the same time.
+	a, unlock, err := h.open(ctx, d.UUID, d.Name)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	return changes, a.withClaims(ctx, func() error {
+		if host, err = Survey(ctx, k, cfg, h.records(), d); err != nil {
+			return err
+		}
+		if changes, reserve, err = remap(d, cfg, host, false); err != nil {
+			return err
+		}
+		a.dropReservations(reserve)
+		return a.claim(reserve, a.dir.Clock()+reservationTime)
+	})
 }
+
+func (h *Hook) records() Records { return Records{Journal: h.Journal, Libvirt: h.Libvirt} }
+
+// open locks a domain and reads its journal.
+func (h *Hook) open(ctx context.Context, uuid, name string) (a *applier, unlock func(), err error) {
+	if err := h.Journal.Make(); err != nil {
+		return nil, nil, err
+	}
+	unlock, err = h.Journal.Lock(ctx, domainLock(uuid))
+	if err != nil {
+		return nil, nil, err
+	}
+	if a, err = load(h.Journal, uuid, name); err != nil {
+		unlock()
+		return nil, nil, err
+	}
+	a.libvirt = h.Libvirt
+	return a, unlock, nil
+}
+
+func domainLock(uuid string) string { return "domain-" + uuid }
 
 func changed(d *xmlfilter.Domain, changes []xmlfilter.Change) []string {
 	var notes []string
@@ -197,68 +233,106 @@ func (h *Hook) operate(ctx context.Context, c Call, d *xmlfilter.Domain) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, deadline)
 	defer cancel()
-	dir := h.Journal
-	if err := dir.Make(); err != nil {
-		return err
-	}
-	unlock, err := dir.Lock(ctx, "domain-"+d.UUID)
+	a, unlock, err := h.open(ctx, d.UUID, d.Name)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	a, err := load(dir, d.UUID, d.Name)
-	if err != nil {
-		return err
-	}
 	k, closeKernel, err := h.Kernel()
 	if err != nil {
 		return err
 	}
 	defer closeKernel()
-	a.kernel, a.libvirt = k, h.Libvirt
+	a.kernel = k
 	defer a.withStation(h.Station)()
 	defer a.withSwitch(h.OVS)()
 	defer func() { h.log(c, a.notes) }()
 
 	switch c.Op {
 	case Stopped:
-		return a.quiet(ctx)
+		// Until libvirt has put back what it has changed, nobody takes it for free.
+		a.journal.Started = false
+		return errors.Join(a.rewrite(), a.quiet(ctx), a.hideSaved(ctx, d))
 	case Release:
-		return a.undoFrom(ctx, 0)
-	}
-	if c.Op == Prepare && len(a.steps) > 0 {
-		// Left by a run that was killed. The domain is not running now.
-		if err := a.undoFrom(ctx, 0); err != nil {
-			return err
-		}
+		a.journal.Started = true // it is over: what stays keeps nobody waiting
+		return a.undoAll(ctx, everything)
+	case Prepare:
+		a.finish(ctx)
 	}
 	if cfgErr != nil {
 		return cfgErr
 	}
 	a.op = c.Op
-	host, err := h.survey(ctx, k, cfg, d, dir)
-	if err != nil {
-		return err
+	for attempt := 1; ; attempt++ {
+		steps, err := a.plan(ctx, d, cfg, h.records())
+		if err != nil {
+			return err
+		}
+		if c.Op == Reconnect {
+			return a.repair(ctx, steps)
+		}
+		err = a.apply(ctx, d.Name, steps)
+		// Who knows nothing of our claims can take what was chosen: another will do.
+		if !errors.Is(err, ErrNotFree) && !errors.Is(err, ErrInUse) && !errors.Is(err, link.ErrNotFound) || attempt == attempts || !slices.ContainsFunc(steps, chosen) {
+			return err
+		}
+		a.note("chose again: %s", OneLine(err))
 	}
-	steps, err := Plan(c.Op, d, cfg, host)
-	if err != nil {
-		return err
+}
+
+// attempts is how often a free choice is made for one start.
+const attempts = 3
+
+func chosen(s Step) bool { return s.VF != nil && s.VF.chosen }
+
+// plan decides what the operation does, and claims it, with nobody else deciding at the
+// same time.
+func (a *applier) plan(ctx context.Context, d *xmlfilter.Domain, cfg *config.Config, rec Records) (steps []Step, err error) {
+	a.claimed = nil
+	return steps, a.withClaims(ctx, func() error {
+		host, err := Survey(ctx, a.kernel, cfg, rec, d)
+		if err != nil {
+			return err
+		}
+		if steps, err = Plan(a.op, d, cfg, host); err != nil {
+			return err
+		}
+		switch a.op {
+		case Prepare:
+			a.dropReservations(steps)
+		case Reconnect:
+			again, err := Plan(Start, d, cfg, host)
+			if err != nil {
+				return err
+			}
+			steps = append(steps, again...)
+			fallthrough
+		case Start:
+			a.journal.Started = true
+		}
+		return a.claim(steps, 0)
+	})
+}
+
+// finishTime bounds how long a start waits for what an earlier life has left.
+const finishTime = 2 * time.Second
+
+// finish undoes what a run has left that was killed, or could not be undone. The domain is
+// not running now. What still cannot be is no reason not to start: it stays in the journal.
+func (a *applier) finish(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, finishTime)
+	defer cancel()
+	reserved := func(key string) bool { return a.journal.Entries[a.index(key)].Expires != 0 }
+	if err := a.undoAll(ctx, func(key string, _ Step) bool { return !reserved(key) }); err != nil {
+		a.note("left by an earlier start: %s", OneLine(err))
 	}
-	if c.Op == Reconnect {
-		return a.repair(ctx, d, cfg, host, steps)
-	}
-	return a.apply(ctx, d.Name, steps)
 }
 
 // repair takes up what a running guest has and the journal does not know, and sets
 // again what can be set again.
-func (a *applier) repair(ctx context.Context, d *xmlfilter.Domain, cfg *config.Config, host Host, steps []Step) error {
-	again, err := Plan(Start, d, cfg, host)
-	if err != nil {
-		return err
-	}
+func (a *applier) repair(ctx context.Context, steps []Step) error {
 	var errs []error
-	for _, s := range append(steps, again...) {
+	for _, s := range steps {
 		switch {
 		case s.Macvtap != nil, s.Tap != nil:
 			errs = append(errs, a.adopt(ctx, s))
@@ -280,7 +354,7 @@ func (a *applier) adopt(ctx context.Context, s Step) error {
 	if err != nil {
 		return fmt.Errorf("the guest's device is lost, restart the guest: %w", err)
 	}
-	if a.holds(s.key()) {
+	if a.acted(s.key()) {
 		return nil
 	}
 	a.note("adopted %s %s", kind, name)

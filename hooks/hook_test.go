@@ -85,7 +85,7 @@ func newWorld(t *testing.T, cfg string, devices ...string) *world {
 		Kernel:     func() (Kernel, func(), error) { return w.kernel, func() {}, nil },
 		Station:    w.openStation,
 		Journal:    state.Existing(w.journal),
-		Libvirt:    os.DirFS(w.libvirt),
+		Libvirt:    LibvirtFolder(w.libvirt),
 		Log:        slog.New(slog.NewTextHandler(w.log, nil)),
 		Privileged: true,
 	}
@@ -492,7 +492,7 @@ func TestJournalOfANewerReleaseIsLeftAlone(t *testing.T) {
 	_, err := state.Open(w.journal)
 	require.NoError(t, err)
 	file := filepath.Join(w.journal, "domains", uuidA+".json")
-	const text = `{"version":2,"held":["who knows"]}`
+	const text = `{"version":99,"held":["who knows"]}`
 	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
 	doc := domain(uuidA, "", direct(mac1, "nica.100", "vepa"))
 	for _, op := range []Op{Prepare, Stopped, Release} {
@@ -597,7 +597,7 @@ func TestRewriteDefinesWhatPrepareAccepts(t *testing.T) {
 	require.Contains(t, err.Error(), "run: libvirt-direct rewrite --domain 'vm a'")
 	d, err := xmlfilter.Parse([]byte(doc))
 	require.NoError(t, err)
-	host, err := Survey(context.Background(), w.kernel, w.cfg, d)
+	host, err := Survey(context.Background(), w.kernel, w.cfg, w.hook.records(), d)
 	require.NoError(t, err)
 	changes, err := Rewrite(d, w.cfg, host, true)
 	require.NoError(t, err)
@@ -609,7 +609,7 @@ func TestRewriteDefinesWhatPrepareAccepts(t *testing.T) {
 	// Rewriting again finds nothing to do, and undoing gives back the bytes.
 	again, err := xmlfilter.Parse(out)
 	require.NoError(t, err)
-	host, err = Survey(context.Background(), w.kernel, w.cfg, again)
+	host, err = Survey(context.Background(), w.kernel, w.cfg, w.hook.records(), again)
 	require.NoError(t, err)
 	more, err := Rewrite(again, w.cfg, host, true)
 	require.NoError(t, err)

@@ -1,17 +1,16 @@
 package hooks
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"path/filepath"
-	"slices"
 
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/link"
-	"libvirt-direct/internal/state"
 	"libvirt-direct/xmlfilter"
 )
 
@@ -89,15 +88,9 @@ func (h *Hook) portCreated(ctx context.Context, n *xmlfilter.Network, p *xmlfilt
 	if err := ignore(ignore(err, link.ErrNoVF), link.ErrNotFound); err != nil {
 		return err
 	}
-	if owner, err := holder(h.Journal, p, place); err != nil || owner != "" {
-		if err != nil {
-			return err
-		}
-		return remedy(ErrInUse, "it hands out %s, which domain %q has; take it out of the network, or stop that domain (libvirt-direct gc if it is gone)", first(p.Dev, p.PCI), owner)
-	}
 	words := n.Words(p)
 	if words == nil || p.OwnerUUID == "" {
-		return nil
+		return h.handedOut(ctx, k, p, place, isVF)
 	}
 	step, err := h.networkVF(ctx, k, words, p, place, isVF)
 	if err != nil {
@@ -105,8 +98,72 @@ func (h *Hook) portCreated(ctx context.Context, n *xmlfilter.Network, p *xmlfilt
 	}
 	return h.ofOwner(ctx, p, k, func(a *applier) error {
 		a.op = PortCreated
-		return a.apply(ctx, p.Owner, []Step{step})
+		steps := []Step{step}
+		err := a.withClaims(ctx, func() error {
+			if err := h.handedOut(ctx, k, p, place, isVF); err != nil {
+				return err
+			}
+			return a.claim(steps, 0)
+		})
+		if err != nil {
+			return err
+		}
+		return a.apply(ctx, p.Owner, steps)
 	})
+}
+
+// handedOut refuses a device that a pool hands out and another domain has: a virtual
+// function, or a whole device under a hook-owned macvtap in passthrough mode. libvirt also
+// calls for the port of a guest that it finds running, which has the device already.
+func (h *Hook) handedOut(ctx context.Context, k Kernel, p *xmlfilter.NetworkPort, place link.VFPlace, isVF bool) error {
+	refuse := func(owner string) error {
+		return remedy(ErrInUse, "it hands out %s, which domain %q has; take it out of the network, or stop that domain (libvirt-direct gc if it is gone)", cmp.Or(p.Dev, p.PCI), owner)
+	}
+	if !isVF {
+		owner, err := h.passedThrough(ctx, k, p)
+		if err != nil || owner == "" {
+			return err
+		}
+		return refuse(owner)
+	}
+	s := surveyor{Records: h.records(), kernel: k}
+	use, err := k.VFUseAt(ctx, place)
+	if err != nil {
+		return ignore(err, link.ErrNotFound)
+	}
+	vf := VFDevice{VFPlace: place, Netdev: use.Netdev}
+	if err := s.lookVF(ctx, &vf, use); err != nil {
+		return err
+	}
+	host := Host{Owner: p.OwnerUUID}
+	var taken *TakenError
+	if err := host.Available(vf, true); errors.As(err, &taken) && taken.By != "" && vf.GuestMAC != p.MAC {
+		return refuse(taken.By)
+	}
+	return nil
+}
+
+// passedThrough names the domain whose hook-owned macvtap has the whole of a port's device.
+func (h *Hook) passedThrough(ctx context.Context, k Kernel, p *xmlfilter.NetworkPort) (domain string, err error) {
+	if p.Dev == "" {
+		return "", nil
+	}
+	uppers, err := k.Uppers(ctx, p.Dev)
+	if err != nil {
+		return "", ignore(err, link.ErrNotFound)
+	}
+	for _, u := range uppers {
+		claims, err := h.Journal.Claims("link/" + u)
+		if err != nil {
+			return "", err
+		}
+		for _, c := range claims.Others(p.OwnerUUID) {
+			if s, err := decodeStep(c.Step); err == nil && s.Macvtap != nil && s.Macvtap.Mode == "passthrough" {
+				return c.Name, nil
+			}
+		}
+	}
+	return "", nil
 }
 
 // networkVF is the step for a VF that a network's words concern.
@@ -140,7 +197,10 @@ func (h *Hook) networkVF(ctx context.Context, k Kernel, words *xmlfilter.Network
 	if err != nil {
 		return Step{}, err
 	}
-	return Step{NIC: p.MAC, VF: &VF{VFPlace: place, PFName: pf.Name, MAC: p.MAC, LibvirtVLAN: p.VLAN, Want: want, Optional: optional, Program: true}}, nil
+	return Step{NIC: p.MAC, VF: &VF{
+		VFPlace: place, PFName: pf.Name, MAC: p.MAC, LibvirtVLAN: p.VLAN, Want: want, Optional: optional,
+		Program: true, Managed: true, Hostdev: p.PCI != "",
+	}}, nil
 }
 
 // portDeleted undoes what was done for a NIC whose device libvirt takes back: it can be
@@ -160,60 +220,21 @@ func (h *Hook) portDeleted(ctx context.Context, p *xmlfilter.NetworkPort) error 
 	}
 	defer closeKernel()
 	return h.ofOwner(ctx, p, k, func(a *applier) error {
-		var errs []error
-		for _, s := range slices.Backward(slices.Clone(a.steps)) {
-			if s.NIC == p.MAC {
-				errs = append(errs, a.undo(ctx, s))
-			}
-		}
-		return errors.Join(errs...)
+		return a.undoAll(ctx, func(_ string, s Step) bool { return s.NIC == p.MAC })
 	})
 }
 
 // ofOwner does something in the journal of the domain that a port belongs to.
 func (h *Hook) ofOwner(ctx context.Context, p *xmlfilter.NetworkPort, k Kernel, do func(*applier) error) error {
-	dir := h.Journal
-	if err := dir.Make(); err != nil {
-		return err
-	}
-	unlock, err := dir.Lock(ctx, "domain-"+p.OwnerUUID)
+	a, unlock, err := h.open(ctx, p.OwnerUUID, p.Owner)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	a, err := load(dir, p.OwnerUUID, p.Owner)
-	if err != nil {
-		return err
-	}
-	a.kernel, a.libvirt = k, h.Libvirt
+	a.kernel = k
 	defer a.withStation(h.Station)()
 	defer func() { h.log(Call{Domain: p.Owner, Op: a.op}, a.notes) }()
 	return do(a)
-}
-
-// holder returns another domain whose journal holds the device of a port: as a VF, or
-// whole, under a hook-owned macvtap in passthrough mode.
-func holder(dir *state.Dir, p *xmlfilter.NetworkPort, place link.VFPlace) (domain string, err error) {
-	uuids, err := dir.Domains()
-	if err != nil {
-		return "", err
-	}
-	for _, u := range uuids {
-		if u == p.OwnerUUID {
-			continue
-		}
-		j, steps, err := readSteps(dir, u)
-		if err != nil || j == nil {
-			continue // nothing is known to be held by it
-		}
-		for _, s := range steps {
-			if s.VF != nil && !s.VF.Contested && place.PF == s.VF.PF && place.Number == s.VF.Number && place.PF != "" ||
-				s.Macvtap != nil && p.Dev != "" && s.Macvtap.Lower == p.Dev && s.Macvtap.Mode == "passthrough" {
-				return j.Name, nil
-			}
-		}
-	}
-	return "", nil
 }
 
 // Pools reads libvirt's running networks that hand out devices of the host, from the
@@ -232,23 +253,4 @@ func Pools(libvirt fs.FS) []*xmlfilter.Network {
 		}
 	}
 	return pools
-}
-
-// LeavePools takes the VFs that libvirt's networks hand out from the free ones: which
-// one libvirt takes next nobody but libvirt knows.
-func (h *Host) LeavePools(libvirt fs.FS) {
-	if h.Free == nil {
-		return
-	}
-	for _, n := range Pools(libvirt) {
-		for name, free := range h.Free {
-			left := slices.DeleteFunc(free, func(f VFDevice) bool {
-				return slices.Contains(n.Devices, f.Netdev) || slices.Contains(n.PFs, f.PFName) || slices.Contains(n.PCI, f.Device)
-			})
-			if len(left) < len(free) {
-				h.Pooled[name] = append(h.Pooled[name], n.Name)
-			}
-			h.Free[name] = left
-		}
-	}
 }

@@ -258,7 +258,7 @@ func (c *Collector) strayPort(ctx context.Context, db Switch, o ovs.Owned) (gone
 			return false, err
 		}
 	} else {
-		unlock, err := c.lock(ctx, "domain-"+o.Owner)
+		unlock, err := c.lock(ctx, domainLock(o.Owner))
 		if err != nil {
 			return false, err
 		}

@@ -108,7 +108,7 @@ func TestHookOwnedOVSPort(t *testing.T) {
 	_, err = w.run(Prepare, domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook'/>", onSwitch(mac1)))
 	require.ErrorIs(t, err, ErrNotRewritten)
 	// The filter for migration keeps what the hook reads, as rewriting does.
-	host, err := Survey(t.Context(), w.kernel, w.cfg, d)
+	host, err := Survey(t.Context(), w.kernel, w.cfg, w.hook.records(), d)
 	require.NoError(t, err)
 	changes, err := Rewrite(d, w.cfg, host, false)
 	require.NoError(t, err)

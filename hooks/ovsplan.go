@@ -72,7 +72,7 @@ func (p *planner) startOVS(n *xmlfilter.NIC, s settings) (handled bool, err erro
 		return true, remedy(ErrWrongDevice, "libvirt has named no device for it: %q", n.Target)
 	}
 	port, err := p.ovsPort(n, s)
-	if err != nil {
+	if err != nil || n.Words == nil { // a plain guest's is libvirt's alone
 		return true, err
 	}
 	port.Name, port.Bridge = n.Target, ""
@@ -82,7 +82,7 @@ func (p *planner) startOVS(n *xmlfilter.NIC, s settings) (handled bool, err erro
 	if n.VLAN != nil && port.VLAN != nil && port.VLAN.Mode != "dot1q-tunnel" {
 		port.VLAN = nil // libvirt has set it
 	}
-	p.add(Step{NIC: n.MAC, OVSPort: &OVSPort{Port: port, Assisted: true, AwaitOVN: s.ovs != nil && s.ovs.OVN}})
+	p.add(Step{NIC: p.id(n), OVSPort: &OVSPort{Port: port, Assisted: true, AwaitOVN: s.ovs != nil && s.ovs.OVN}})
 	return true, nil
 }
 
@@ -119,8 +119,8 @@ func (p *planner) hookOwnedOVS(n, was *xmlfilter.NIC, s settings) error {
 	if port.IDs["iface-id"] == "" {
 		return remedy(ErrUnsuitable, "its <virtualport> has no interfaceid; define the domain first, libvirt gives it one")
 	}
-	p.add(Step{NIC: n.MAC, Tap: &Tap{Name: n.Target, MTU: n.MTU, Queues: n.Queues}})
-	p.add(Step{NIC: n.MAC, OVSPort: &OVSPort{Port: port, AwaitOVN: s.ovs != nil && s.ovs.OVN}})
+	p.add(Step{NIC: p.id(n), Tap: &Tap{Name: n.Target, MTU: n.MTU, Queues: n.Queues}})
+	p.add(Step{NIC: p.id(n), OVSPort: &OVSPort{Port: port, AwaitOVN: s.ovs != nil && s.ovs.OVN}})
 	return nil
 }
 

@@ -10,6 +10,7 @@ package hooks
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/link"
@@ -38,7 +39,7 @@ const (
 //
 // An error is a *NICError: which NIC, what is wrong, what to do.
 func Plan(op Op, d *xmlfilter.Domain, cfg *config.Config, host Host) ([]Step, error) {
-	p := newPlanner(d, cfg, host)
+	p := newPlanner(op, d, cfg, host)
 	for i := range d.NICs {
 		n := &d.NICs[i]
 		if !ours(n) {
@@ -61,6 +62,7 @@ func Plan(op Op, d *xmlfilter.Domain, cfg *config.Config, host Host) ([]Step, er
 }
 
 type planner struct {
+	op     Op
 	domain *xmlfilter.Domain
 	cfg    *config.Config
 	host   Host
@@ -73,6 +75,26 @@ func (p *planner) add(s Step) {
 	if !slices.ContainsFunc(p.steps, func(o Step) bool { return o.key() == s.key() }) {
 		p.steps = append(p.steps, s)
 	}
+}
+
+// id is what tells a NIC from the domain's others: its MAC, where the domain has it once;
+// else also its user's alias, or its position.
+func (p *planner) id(n *xmlfilter.NIC) string { return nicID(p.domain, n) }
+
+func nicID(d *xmlfilter.Domain, n *xmlfilter.NIC) string {
+	same := 0
+	for i := range d.NICs {
+		if d.NICs[i].MAC == n.MAC {
+			same++
+		}
+	}
+	switch {
+	case same < 2:
+		return n.MAC
+	case strings.HasPrefix(n.Alias, "ua-"): // libvirt's own come only after prepare
+		return n.MAC + " " + n.Alias
+	}
+	return fmt.Sprintf("%s #%d", n.MAC, n.Index)
 }
 
 func (p *planner) prepare(n *xmlfilter.NIC) error {
@@ -139,7 +161,7 @@ func (p *planner) assisted(n *xmlfilter.NIC, s settings) error {
 			}
 		}
 		if source.Name != n.Source.Dev {
-			p.add(Step{NIC: n.MAC, AltName: &AltName{Device: source.Name, Name: n.Source.Dev}})
+			p.add(Step{NIC: p.id(n), AltName: &AltName{Device: source.Name, Name: n.Source.Dev}})
 		}
 		return nil
 	}
@@ -180,7 +202,7 @@ func (p *planner) altName(n *xmlfilter.NIC, u *config.Uplink) error {
 		// libvirt tells a VF by its name in sysfs, where altnames do not exist.
 		return p.notRewritten(fmt.Sprintf("%q is the VF %s here", n.Source.Dev, dev.Name))
 	}
-	p.add(Step{NIC: n.MAC, AltName: &AltName{Device: dev.Name, Name: n.Source.Dev}})
+	p.add(Step{NIC: p.id(n), AltName: &AltName{Device: dev.Name, Name: n.Source.Dev}})
 	return nil
 }
 
@@ -211,7 +233,7 @@ func (p *planner) namedVLAN(n *xmlfilter.NIC, parent string, vid int, u *config.
 	if err := p.vlan(n, name, dev, vid); err != nil {
 		return err
 	}
-	p.add(Step{NIC: n.MAC, AltName: &AltName{Device: name, Name: n.Source.Dev}})
+	p.add(Step{NIC: p.id(n), AltName: &AltName{Device: name, Name: n.Source.Dev}})
 	return nil
 }
 
@@ -259,7 +281,7 @@ func (p *planner) vlan(n *xmlfilter.NIC, name string, parent Device, vid int) er
 	case create == "uplinks" && u == nil:
 		return remedy(ErrNotAllowed, "%s is not there, %s is no uplink, and vlan.create = \"uplinks\" in %s", name, parent.Name, config.Path)
 	}
-	p.add(Step{NIC: n.MAC, VLAN: &VLAN{Name: name, Parent: parent.Name, ID: vid}})
+	p.add(Step{NIC: p.id(n), VLAN: &VLAN{Name: name, Parent: parent.Name, ID: vid, ParentIndex: parent.Index}})
 	return nil
 }
 
@@ -299,7 +321,7 @@ func (p *planner) hookOwned(n *xmlfilter.NIC, s settings) error {
 			return err
 		}
 	}
-	p.add(Step{NIC: n.MAC, Macvtap: &Macvtap{
+	p.add(Step{NIC: p.id(n), Macvtap: &Macvtap{
 		Name: n.Target, Lower: lower, Mode: first(s.mode, "vepa"), MAC: n.MAC,
 		MTU: n.MTU, Queues: n.Queues, AllMulti: s.allMulti,
 	}})
@@ -310,7 +332,7 @@ func (p *planner) hookOwned(n *xmlfilter.NIC, s settings) error {
 	if err != nil {
 		return err
 	}
-	p.add(Step{NIC: n.MAC, VSI: v})
+	p.add(Step{NIC: p.id(n), VSI: v})
 	return nil
 }
 
@@ -327,7 +349,7 @@ func (p *planner) start(n *xmlfilter.NIC) error {
 		return err
 	}
 	if n.Type == "direct" && s.allMulti && config.ValidIfname(n.Target) {
-		p.add(Step{NIC: n.MAC, AllMulti: &AllMulti{Device: n.Target}})
+		p.add(Step{NIC: p.id(n), AllMulti: &AllMulti{Device: n.Target}})
 	}
 	if handled, err := p.startBridge(n, s); handled || err != nil {
 		return err

@@ -63,7 +63,7 @@ func (a *applier) portLink(ctx context.Context, p *Port) (link.Link, error) {
 func (a *applier) doPort(ctx context.Context, s Step) error {
 	p := *s.Port
 	s.Port = &p
-	if a.holds(s.key()) {
+	if a.acted(s.key()) {
 		return nil // a running guest's
 	}
 	dev, err := a.portLink(ctx, &p)

@@ -16,7 +16,13 @@ import (
 // names: they are mapped by uplink. With keep, at define time, what is changed is
 // kept in the metadata for undoing.
 func Rewrite(d *xmlfilter.Domain, cfg *config.Config, host Host, keep bool) ([]xmlfilter.Change, error) {
-	r := rewriter{planner: newPlanner(d, cfg, host), keep: keep}
+	changes, _, err := remap(d, cfg, host, keep)
+	return changes, err
+}
+
+// remap is Rewrite with what is to be reserved for the start that follows.
+func remap(d *xmlfilter.Domain, cfg *config.Config, host Host, keep bool) ([]xmlfilter.Change, []Step, error) {
+	r := rewriter{planner: newPlanner(Migrate, d, cfg, host), keep: keep}
 	var changes []xmlfilter.Change
 	for i := range d.NICs {
 		n := &d.NICs[i]
@@ -25,14 +31,14 @@ func Rewrite(d *xmlfilter.Domain, cfg *config.Config, host Host, keep bool) ([]x
 		}
 		c, err := r.nic(n)
 		if err != nil {
-			return nil, &NICError{Domain: d.Name, NIC: n.String(), Err: err}
+			return nil, nil, &NICError{Domain: d.Name, NIC: n.String(), Err: err}
 		}
 		if c.SourceDev != "" || c.SourceBridge != "" || c.SourceMode != "" || c.DropVLAN || c.DropVirtualPort || c.Ethernet != "" || c.WasDev != "" || len(c.Words) > 0 {
 			c.NIC, c.Keep = i, c.Keep || keep
 			changes = append(changes, c)
 		}
 	}
-	return changes, nil
+	return changes, r.steps, nil
 }
 
 type rewriter struct {

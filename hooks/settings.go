@@ -47,9 +47,9 @@ func remedy(kind error, format string, args ...any) error {
 }
 
 // ours reports whether a NIC concerns us at all: libvirt makes a macvtap or a port of
-// Open vSwitch for it, the metadata speaks of it, or libvirt might refuse its <vlan>.
+// Open vSwitch for it, or gives the guest a virtual function, the metadata speaks of it, or libvirt might refuse its <vlan>.
 func ours(n *xmlfilter.NIC) bool {
-	return n.Type == "direct" || n.Words != nil || n.Type == "hostdev" && isQbg(n.VirtualPort) || onOVS(n) ||
+	return n.Type == "direct" || n.Words != nil || n.Type == "hostdev" || onOVS(n) ||
 		n.Type == "bridge" && n.VLAN != nil && n.VirtualPort == nil
 }
 
@@ -151,6 +151,6 @@ func vlanName(parent string, vid int) string {
 // targetName is the name of a hook-owned NIC's device, the same at every start and
 // different for every NIC of every domain.
 func targetName(d *xmlfilter.Domain, n *xmlfilter.NIC) string {
-	sum := sha256.Sum256([]byte(first(d.UUID, d.Name) + " " + n.MAC))
+	sum := sha256.Sum256([]byte(first(d.UUID, d.Name) + " " + nicID(d, n)))
 	return "ldt" + hex.EncodeToString(sum[:5])
 }

@@ -28,6 +28,7 @@ type Step struct {
 	Tap        *Tap        `json:"tap,omitempty"`
 	OVSPort    *OVSPort    `json:"ovs_port,omitempty"`
 	BridgePort *BridgePort `json:"bridge_port,omitempty"`
+	SavedVF    *SavedVF    `json:"saved_vf,omitempty"`
 }
 
 // VLAN makes a VLAN sub-interface, or shares the one that is there. It is held as
@@ -73,6 +74,34 @@ type AllMulti struct {
 	Device string `json:"device"`
 }
 
+// resource is what the step claims on this host, and whether others may as well; "" for
+// a step of which nothing is left to undo.
+func (s Step) resource() (name string, shared bool) {
+	switch {
+	case s.VLAN != nil:
+		return fmt.Sprintf("vlan/%d/%d", s.VLAN.ParentIndex, s.VLAN.ID), true
+	case s.AltName != nil:
+		return "altname/" + s.AltName.Name, true
+	case s.Macvtap != nil:
+		return "link/" + s.Macvtap.Name, false
+	case s.Tap != nil:
+		return "link/" + s.Tap.Name, false
+	case s.VF != nil:
+		return vfResource(s.VF.VFPlace), false
+	case s.Port != nil && s.Port.PF != "":
+		return fmt.Sprintf("port/%s/%d", s.Port.PF, s.Port.Number), false
+	case s.Port != nil:
+		return "port/" + s.Port.Device, false
+	case s.VSI != nil:
+		return fmt.Sprintf("vsi/%s/%s", s.VSI.Port, s.VSI.Instance), false
+	case s.OVSPort != nil:
+		return "ovs/" + s.OVSPort.Name, false
+	case s.SavedVF != nil:
+		return "libvirt/" + s.SavedVF.File, true
+	}
+	return "", false
+}
+
 // key names what the step is about, the same in a plan and in a journal.
 func (s Step) key() string {
 	switch {
@@ -98,6 +127,8 @@ func (s Step) key() string {
 		return "tap " + s.Tap.Name
 	case s.OVSPort != nil:
 		return s.OVSPort.key()
+	case s.SavedVF != nil:
+		return "saved " + s.SavedVF.File
 	}
 	return ""
 }
@@ -146,6 +177,8 @@ func (s Step) String() string {
 		return text
 	case s.OVSPort != nil:
 		return s.OVSPort.String()
+	case s.SavedVF != nil:
+		return s.SavedVF.String()
 	}
 	return "nothing"
 }
@@ -163,6 +196,8 @@ func (s Step) Thing() string {
 		return fmt.Sprintf("macvtap %s on %s (%s, hook-owned)", s.Macvtap.Name, s.Macvtap.Lower, s.Macvtap.Mode)
 	case s.VF != nil && s.VF.Program:
 		return fmt.Sprintf("%s (%s): %s", s.VF.name(), s.VF.Device, s.VF.Want)
+	case s.VF != nil && !s.VF.Managed:
+		return fmt.Sprintf("%s (%s), libvirt's to set and to put back", s.VF.name(), s.VF.Device)
 	case s.VF != nil:
 		return fmt.Sprintf("%s (%s)", s.VF.name(), s.VF.Device)
 	case s.Port != nil:
@@ -179,6 +214,14 @@ func (s Step) Thing() string {
 	return s.String()
 }
 
+// subject is what the step is about, without what it has become.
+func (s Step) subject() string {
+	if s.VF != nil {
+		return s.VF.name()
+	}
+	return s.Thing()
+}
+
 // undoString says what undoing the step does.
 func (s Step) undoString() string {
 	switch {
@@ -188,7 +231,7 @@ func (s Step) undoString() string {
 		return fmt.Sprintf("take the name %s from %s when no other guest uses it", s.AltName.Name, s.AltName.Device)
 	case s.Macvtap != nil:
 		return fmt.Sprintf("remove macvtap %s", s.Macvtap.Name)
-	case s.VF != nil:
+	case s.VF != nil && s.VF.Managed:
 		return fmt.Sprintf("put %s back to what it was", s.VF.name())
 	case s.Port != nil:
 		return fmt.Sprintf("disassociate the port of %s", s.Port.name())
@@ -198,6 +241,8 @@ func (s Step) undoString() string {
 		return fmt.Sprintf("remove tap %s", s.Tap.Name)
 	case s.OVSPort != nil:
 		return fmt.Sprintf("remove port %s from Open vSwitch if it is there", s.OVSPort.Name)
+	case s.SavedVF != nil:
+		return fmt.Sprintf("give libvirt %s back", s.SavedVF.File)
 	}
 	return ""
 }
@@ -247,6 +292,12 @@ func (s Step) check() error {
 	if s.OVSPort != nil {
 		set++
 		if err := s.OVSPort.check(); err != nil {
+			return err
+		}
+	}
+	if s.SavedVF != nil {
+		set++
+		if err := s.SavedVF.check(); err != nil {
 			return err
 		}
 	}
@@ -301,19 +352,22 @@ func readSteps(dir *state.Dir, uuid string) (*state.Journal, []Step, error) {
 func decodeSteps(j *state.Journal) ([]Step, error) {
 	steps := make([]Step, len(j.Entries))
 	for i, e := range j.Entries {
-		dec := json.NewDecoder(bytes.NewReader(e.Step))
-		dec.DisallowUnknownFields()
-		err := dec.Decode(&steps[i])
-		if err == nil {
-			if _, extra := dec.Token(); extra != io.EOF {
-				err = fmt.Errorf("text behind the step")
-			} else {
-				err = steps[i].check()
-			}
-		}
-		if err != nil {
+		var err error
+		if steps[i], err = decodeStep(e.Step); err != nil {
 			return nil, fmt.Errorf("%w: domain %s, step %d: %w", state.ErrCorrupt, j.UUID, i, err)
 		}
 	}
 	return steps, nil
+}
+
+func decodeStep(text []byte) (s Step, err error) {
+	dec := json.NewDecoder(bytes.NewReader(text))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&s); err != nil {
+		return s, err
+	}
+	if _, extra := dec.Token(); extra != io.EOF {
+		return s, fmt.Errorf("text behind the step")
+	}
+	return s, s.check()
 }

@@ -1,11 +1,11 @@
 package hooks
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
+	"iter"
 	"regexp"
 	"slices"
 	"time"
@@ -21,22 +21,22 @@ type vfKernel interface {
 	VFAt(ctx context.Context, address string) (link.VFPlace, error)
 	PF(ctx context.Context, p link.VFPlace) (link.Link, error)
 	VFUses(ctx context.Context, pf string) ([]link.VFUse, error)
+	VFUseAt(ctx context.Context, p link.VFPlace) (link.VFUse, error)
+	VFUsed(ctx context.Context, vf link.VFUse, elsewhere *link.Elsewhere) iter.Seq[link.Use]
 	VF(ctx context.Context, pf link.Link, number int) (link.VF, error)
 	SetVF(ctx context.Context, pf link.Link, number int, want link.VFSettings, optional ...string) ([]error, error)
+	RestoreVF(ctx context.Context, pf link.Link, number int, choose func(now link.VFSettings) link.VFSettings) error
 	AssociatePort(ctx context.Context, dev link.Link, request link.PortRequest, p link.Port) error
 	DisassociatePort(ctx context.Context, dev link.Link, vf int) error
 }
 
-// ErrInUse: another guest has the device.
-var ErrInUse = errors.New("in use by another guest")
-
-// VF is one virtual function in a guest's hands. At prepare its settings are only
-// remembered, before libvirt changes them; at start, when libvirt has given the VF to
-// the guest and to no other, the wanted ones are set.
+// VF is one virtual function in a guest's hands. At prepare it is claimed, and where the
+// guest is managed it is noted what it is before libvirt changes it; at start, when libvirt
+// has given the VF to the guest and to no other, the wanted settings are set.
 //
 // Undoing puts each setting back that is as we or libvirt have left it; what somebody
-// else has changed since stays. Who came last owns a VF: the undoing of an earlier
-// claim does not touch it.
+// else has changed since stays. Without a baseline nothing is put back: libvirt does so
+// with what is its own.
 type VF struct {
 	link.VFPlace
 	PFName string `json:"pf_name"` // for messages
@@ -46,26 +46,37 @@ type VF struct {
 	LibvirtVLAN int             `json:"libvirt_vlan,omitempty"`
 	Want        link.VFSettings `json:"want"`
 	Optional    []string        `json:"optional,omitempty"`
-	// Program is false for remembering alone.
+	// Program is false for what is not to be set, only claimed.
 	Program bool `json:"program,omitempty"`
+	// Managed: it is put back at the end. The VF of a plain guest is claimed, and that is
+	// all.
+	Managed bool `json:"managed,omitempty"`
+	// Hostdev: the guest has it by VFIO, without a network device here.
+	Hostdev bool `json:"hostdev,omitempty"`
 
 	// What Apply notes before it acts.
-	Before link.VFSettings `json:"before"`
-	// Own is the MAC of the VF's network device as it was: libvirt leaves it as the
-	// one that the PF gives.
+
+	// Baseline is nil where the VF was in a guest's hands already when it was first seen.
+	Baseline *Baseline `json:"baseline,omitempty"`
+	// Freed: the MAC that the PF had given was taken away, for the guest's.
+	Freed bool `json:"freed,omitempty"`
+	// Set: the wanted settings were set.
+	Set bool `json:"set,omitempty"`
+
+	seen   string // its network device when it was planned
+	chosen bool   // freely: another would do
+}
+
+// Baseline is what a VF was before a guest had it.
+type Baseline struct {
+	Settings link.VFSettings `json:"settings"`
+	// Own is the MAC of the VF's network device: libvirt leaves it as the one that the PF
+	// gives.
 	Own string `json:"own,omitempty"`
 	// Up says whether that network device was up, Netdev and Index what it was.
 	Up     bool   `json:"up,omitempty"`
 	Netdev string `json:"netdev,omitempty"`
 	Index  int    `json:"index,omitempty"`
-	// Freed: the MAC that the PF had given was taken away, for the guest's.
-	Freed bool `json:"freed,omitempty"`
-	// Contested: another guest had the VF when this one was to get it, and was not
-	// started.
-	Contested bool `json:"contested,omitempty"`
-	// Claim is the owner's token: one more than any other domain's for this VF. 0:
-	// the VF was never programmed.
-	Claim int `json:"claim,omitempty"`
 }
 
 func (v *VF) name() string { return fmt.Sprintf("VF %d of %s", v.Number, v.PFName) }
@@ -73,8 +84,11 @@ func (v *VF) name() string { return fmt.Sprintf("VF %d of %s", v.Number, v.PFNam
 func (v *VF) key() string { return fmt.Sprintf("vf %s/%d", v.PF, v.Number) }
 
 func (v *VF) String() string {
-	if !v.Program {
-		return fmt.Sprintf("remember the settings of %s (%s), for the end", v.name(), v.Device)
+	switch {
+	case !v.Managed:
+		return fmt.Sprintf("claim %s (%s), and leave it to libvirt", v.name(), v.Device)
+	case !v.Program:
+		return fmt.Sprintf("claim %s (%s), and remember its settings for the end", v.name(), v.Device)
 	}
 	return fmt.Sprintf("set %s: %s", v.name(), v.Want)
 }
@@ -91,86 +105,85 @@ func (v *VF) check() error {
 	if v.Number < 0 || v.Number > 1<<16 {
 		return fmt.Errorf("VF %d", v.Number)
 	}
-	if v.Netdev != "" && !config.ValidIfname(v.Netdev) {
-		return fmt.Errorf("network device %q", v.Netdev)
+	if v.Baseline == nil {
+		return v.Want.Check()
 	}
-	return errors.Join(v.Want.Check(), v.Before.Check())
-}
-
-// lockVF takes the lock of a VF, under which domains take it over from each other.
-func (a *applier) lockVF(ctx context.Context, v *VF) (func(), error) {
-	return a.dir.Lock(ctx, fmt.Sprintf("vf-%s-%d", v.PF, v.Number))
-}
-
-// rivals returns the other domains' steps for the same VF.
-func (a *applier) rivals(v *VF) (steps []*VF, owners []string, err error) {
-	uuids, err := a.dir.Domains()
-	if err != nil {
-		return nil, nil, err
+	if n := v.Baseline.Netdev; n != "" && !config.ValidIfname(n) {
+		return fmt.Errorf("network device %q", n)
 	}
-	for _, u := range uuids {
-		if u == a.journal.UUID {
-			continue
-		}
-		j, decoded, err := readSteps(a.dir, u)
-		if err != nil {
-			a.note("%v; it can hold no claim", err)
-			continue
-		}
-		for _, s := range decoded {
-			if s.VF != nil && s.VF.key() == v.key() {
-				steps, owners = append(steps, s.VF), append(owners, j.Name)
-			}
-		}
-	}
-	return steps, owners, nil
+	return errors.Join(v.Want.Check(), v.Baseline.Settings.Check())
 }
 
 func (a *applier) doVF(ctx context.Context, s Step) error {
 	v := *s.VF
 	s.VF = &v
-	pf, err := a.kernel.PF(ctx, v.VFPlace)
-	if err != nil {
-		return err
+	i := a.index(s.key())
+	if i < 0 {
+		return fmt.Errorf("%s is not claimed", v.name())
 	}
-	unlock, err := a.lockVF(ctx, &v)
+	noted, phase := *a.steps[i].VF, a.journal.Entries[i].Phase
+	owes := a.op == Prepare && !v.Program && phase != state.Planned
+	if !owes && (!v.Managed || !v.Program && phase != state.Planned) {
+		return nil // a plain guest's, or noted when it started
+	}
+	unlock, err := a.dir.Lock(ctx, vfResource(v.VFPlace))
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	i := slices.IndexFunc(a.steps, func(o Step) bool { return o.key() == s.key() })
-	if i >= 0 && !v.Program {
-		return nil // a running guest's, remembered when it started
-	}
-	rivals, owners, err := a.rivals(&v)
+	pf, err := a.kernel.PF(ctx, v.VFPlace)
 	if err != nil {
 		return err
 	}
-	if i >= 0 {
-		noted := a.steps[i].VF
-		v.found(noted)
-		if noted.Program { // by the network's words, behind the domain's own
-			v.Want, v.Optional = v.Want.Over(noted.Want), append(v.Optional, noted.Optional...)
+	v.Baseline, v.Freed, v.Set = noted.Baseline, noted.Freed, noted.Set
+	switch {
+	case owes:
+		if err := a.pay(ctx, pf, &noted); err != nil {
+			return err
 		}
-	} else if err := a.remember(ctx, &v, pf, rivals); err != nil {
+		v.Freed, v.Set = false, false
+		if !v.Managed {
+			v.Baseline = nil
+			return a.put(s, state.Planned)
+		}
+	case phase == state.Planned && v.Baseline == nil:
+		if err := a.remember(ctx, pf, &v); err != nil {
+			return err
+		}
+	}
+	if v.Program {
+		return a.program(ctx, pf, s, noted)
+	}
+	if a.op == Prepare && !pf.Up { // libvirt and most drivers ask for that
+		if err := a.kernel.SetUp(ctx, pf.Index, true); err != nil {
+			return err
+		}
+	}
+	return a.put(s, state.Done)
+}
+
+// pay puts a VF back for another guest's life that could not do so itself, or for an
+// earlier one of this domain.
+func (a *applier) pay(ctx context.Context, pf link.Link, owed *VF) error {
+	if owed.Baseline == nil {
+		return nil
+	}
+	dev, there, err := a.netdev(ctx, owed.VFPlace)
+	if err != nil {
 		return err
 	}
-	if !v.Program {
-		if err := a.unused(ctx, pf, &v, owners); err != nil {
-			v.Contested = len(rivals) > 0
-			return errors.Join(err, a.put(s, state.Intended))
-		}
-		if !pf.Up { // libvirt and most drivers ask for that
-			if err := a.kernel.SetUp(ctx, pf.Index, true); err != nil {
-				return err
-			}
-		}
-		return a.put(s, state.Done)
+	if who, err := a.hands(ctx, owed, dev, there); err != nil || who != "" {
+		return errors.Join(err, remedy(ErrInUse, "%s: %s", owed.name(), who))
 	}
-	for _, r := range rivals {
-		v.Claim = max(v.Claim, r.Claim)
+	return a.putBack(ctx, pf, owed, dev, there)
+}
+
+func (a *applier) program(ctx context.Context, pf link.Link, s Step, noted VF) error {
+	v := s.VF
+	if noted.Program { // by the network's words, behind the domain's own
+		v.Want, v.Optional = v.Want.Over(noted.Want), append(v.Optional, noted.Optional...)
 	}
-	v.Claim++
+	v.Set = true
 	done, err := a.intend(s)
 	if err != nil {
 		return err
@@ -186,67 +199,59 @@ func (a *applier) doVF(ctx context.Context, s Step) error {
 	return done()
 }
 
-// remember notes a VF as it was before any guest of ours had it: as a rival found
-// it, who has not put it back; or as libvirt saved it, where libvirt came first.
-func (a *applier) remember(ctx context.Context, v *VF, pf link.Link, rivals []*VF) error {
-	for _, r := range rivals {
-		v.found(r)
+// remember notes a VF as it is before a guest has it. At start libvirt has changed its MAC
+// and its VLAN by then, and saved both. Of a guest that runs nothing is to be learnt: what
+// it has would be taken for the VF's own.
+func (a *applier) remember(ctx context.Context, pf link.Link, v *VF) error {
+	if a.op == Reconnect {
 		return nil
+	}
+	dev, there, err := a.netdev(ctx, v.VFPlace)
+	if err != nil {
+		return err
+	}
+	if a.op == PortCreated {
+		// libvirt also calls for the port of a guest that it finds running.
+		if !there {
+			return nil
+		}
+		if uppers, err := a.kernel.Uppers(ctx, dev.Name); err != nil || len(uppers) > 0 {
+			return err
+		}
 	}
 	now, err := a.kernel.VF(ctx, pf, v.Number)
 	if err != nil {
 		return err
 	}
-	v.Before = now.VFSettings
-	dev, err := a.netdev(ctx, pf, v)
-	if ignore(err, link.ErrNotFound) != nil {
-		return err
+	if a.op == Prepare { // who knows nothing of our claims can have taken it meanwhile
+		after, there, err := a.netdev(ctx, v.VFPlace)
+		if err != nil {
+			return err
+		}
+		who, err := a.hands(ctx, v, after, there)
+		if err != nil {
+			return err
+		}
+		if who != "" || after.Name != v.seen || after.Index != dev.Index {
+			return remedy(ErrNotFree, "%s is being given to somebody else at this moment", v.name())
+		}
 	}
-	v.Own, v.Up, v.Netdev, v.Index = dev.MAC, dev.Up, dev.Name, dev.Index
-	if v.Program {
-		savedByLibvirt(a.libvirt, pf.Name, v)
+	v.Baseline = &Baseline{Settings: now.VFSettings, Own: dev.MAC, Up: dev.Up, Netdev: dev.Name, Index: dev.Index}
+	if a.op == Start {
+		v.Baseline.Settings.MAC, v.Baseline.Settings.VLAN = nil, nil
+		a.savedByLibvirt(pf.Name, v)
 	}
 	return nil
 }
 
-// found takes over what another claim has found.
-func (v *VF) found(o *VF) {
-	v.Before, v.Own, v.Up, v.Netdev, v.Index, v.Freed = o.Before, o.Own, o.Up, o.Netdev, o.Index, o.Freed
-}
-
-// netdev returns a VF's network device, whatever it is called now, or an error matching
-// link.ErrNotFound where it has none.
-func (a *applier) netdev(ctx context.Context, pf link.Link, v *VF) (link.Link, error) {
-	uses, err := a.kernel.VFUses(ctx, pf.Name)
-	if err != nil {
-		return link.Link{}, err
-	}
-	for _, u := range uses {
-		if u.Number == v.Number && u.Netdev != "" {
-			return a.kernel.ByName(ctx, u.Netdev)
-		}
-	}
-	return link.Link{}, fmt.Errorf("%s: %w", v.name(), link.ErrNotFound)
-}
-
-// savedByLibvirt takes what libvirt has saved of a VF before it changed it: a file of
-// at most a few lines, written at the guest's start (src/util/virnetdev.c,
-// virNetDevSaveNetConfig). A file that is not there or not understood says nothing.
-func savedByLibvirt(dir fs.FS, pf string, v *VF) {
+// savedByLibvirt takes what libvirt has saved of a VF before it changed it.
+func (a *applier) savedByLibvirt(pf string, v *VF) {
 	for _, part := range []string{"qemu", "hostdevmgr"} {
-		text, err := fs.ReadFile(dir, fmt.Sprintf("%s/%s_vf%d", part, pf, v.Number))
-		if err != nil {
+		saved, _, ok := readSaved(a.libvirt, fmt.Sprintf("%s/%s_vf%d", part, pf, v.Number))
+		if !ok {
 			continue
 		}
-		var saved struct {
-			AdminMAC string `json:"adminMac"`
-			MAC      string `json:"mac"`
-			VLAN     *int   `json:"vlanTag"`
-		}
-		if json.Unmarshal(text, &saved) != nil {
-			continue
-		}
-		found := v.Before
+		found := v.Baseline.Settings
 		if saved.AdminMAC != "" {
 			found.MAC = &saved.AdminMAC
 		}
@@ -254,136 +259,106 @@ func savedByLibvirt(dir fs.FS, pf string, v *VF) {
 			found.VLAN = &link.VFVLAN{ID: *saved.VLAN, Proto: link.Dot1Q}
 		}
 		if found.Check() == nil {
-			v.Before, v.Own = found, first(saved.MAC, v.Own)
+			v.Baseline.Settings, v.Baseline.Own = found, cmp.Or(saved.MAC, v.Baseline.Own)
 		}
 	}
 }
 
-// unused refuses a VF on which another guest's macvtap stands. libvirt would refuse it
-// too, a moment later, with an errno.
-func (a *applier) unused(ctx context.Context, pf link.Link, v *VF, owners []string) error {
-	dev, err := a.netdev(ctx, pf, v)
-	if err != nil {
-		return ignore(err, link.ErrNotFound)
-	}
-	uppers, err := a.kernel.Uppers(ctx, dev.Name)
-	if err != nil || len(uppers) == 0 {
-		return ignore(err, link.ErrNotFound)
-	}
-	who := uppers[0] + " stands on " + dev.Name
-	if len(owners) > 0 {
-		who += fmt.Sprintf(", domain %q has it", owners[0])
-	}
-	return remedy(ErrInUse, "%s: %s; stop that, or give this guest another", v.name(), who)
-}
+// errLater: what is to be put back is in the hands of somebody who made no claim. It is
+// left alone, and stays owed until it is free.
+var errLater = errors.New("left alone until it is free")
 
+// undoVF puts a VF back, one setting for itself, unless it is in other hands by now.
 func (a *applier) undoVF(ctx context.Context, s Step) error {
 	v := s.VF
-	unlock, err := a.lockVF(ctx, v)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	rivals, _, err := a.rivals(v)
-	if err != nil {
-		return err
-	}
-	pf, err := a.kernel.PF(ctx, v.VFPlace)
-	for _, r := range rivals {
-		if r.Claim <= v.Claim {
-			continue
-		}
-		if v.Contested && a.op == Prepare {
-			return nil // release comes after what libvirt does
-		}
-		if v.Contested && err == nil {
-			if err := a.reassert(ctx, pf, r); err != nil {
-				return err
-			}
-		} else {
-			a.note("left %s alone: it is another guest's now", v.name())
+	if v.Baseline == nil {
+		if v.Set {
+			a.note("%s keeps %s: what it was before is not known", v.name(), v.Want)
 		}
 		return a.drop(s.key())
 	}
+	var dev link.Link
+	there := false
+	pf, err := a.kernel.PF(ctx, v.VFPlace)
 	if err == nil {
-		_, err = a.kernel.VF(ctx, pf, v.Number)
+		dev, there, err = a.netdev(ctx, v.VFPlace)
 	}
-	if errors.Is(err, link.ErrNotFound) || errors.Is(err, link.ErrNoVF) {
+	if errors.Is(err, link.ErrNotFound) {
 		a.note("%s is gone, and its settings with it", v.name())
 		return a.drop(s.key())
 	}
 	if err != nil {
 		return err
 	}
-	// First, since a VF's driver announces its own MAC when it goes down.
-	if dev, err := a.netdev(ctx, pf, v); err == nil && v.Own != "" {
-		if err := a.putBackNetdev(ctx, dev, v); err != nil {
-			return err
+	if there { // our own, which could not be removed and holds the MAC
+		for _, o := range a.steps {
+			if o.Macvtap != nil && o.Macvtap.Lower == dev.Name && a.acted(o.key()) {
+				return fmt.Errorf("%s: %s stands on it still", v.name(), o.Macvtap.Name)
+			}
 		}
 	}
-	if v.Freed { // the VF's own is the same by now, and would be taken for it
-		none := noMAC
-		if _, err := a.kernel.SetVF(ctx, pf, v.Number, link.VFSettings{MAC: &none}); err != nil {
-			return err
-		}
-	}
-	now, err := a.kernel.VF(ctx, pf, v.Number)
+	who, err := a.hands(ctx, v, dev, there)
 	if err != nil {
 		return err
 	}
-	back, left := v.toPutBack(now.VFSettings)
-	for _, attr := range left {
-		value, _ := now.Value(attr)
-		a.note("left %s of %s at %s: somebody else has set it", attr, v.name(), value)
+	if who != "" {
+		return fmt.Errorf("%w: %s: %s", errLater, v.name(), who)
 	}
-	if err := a.putBack(ctx, pf, v, back); err != nil {
+	err = a.putBack(ctx, pf, v, dev, there)
+	if errors.Is(err, link.ErrNoVF) {
+		a.note("%s is gone, and its settings with it", v.name())
+		return a.drop(s.key())
+	}
+	if err != nil {
 		return err
-	}
-	if text := back.String(); text != "" {
-		a.note("%s is back at %s", v.name(), text)
 	}
 	return a.drop(s.key())
 }
 
-// reassert gives a VF's owner its settings again. libvirt before 11 restores the VF of
-// every NIC of a start that failed from the file that it saved for the VF, which is the
-// owner's (qemuProcessStop, virNetDevMacVLanDeleteWithVPortProfile).
-func (a *applier) reassert(ctx context.Context, pf link.Link, owner *VF) error {
-	want := owner.Want
-	if want.VLAN == nil {
-		want.VLAN = &link.VFVLAN{ID: owner.LibvirtVLAN, Proto: link.Dot1Q}
+// putBack gives a VF and its network device their baseline.
+func (a *applier) putBack(ctx context.Context, pf link.Link, v *VF, dev link.Link, there bool) error {
+	var errs []error
+	// First, since a VF's driver announces its own MAC when it goes down.
+	if there && v.Baseline.Own != "" {
+		errs = append(errs, a.putBackNetdev(ctx, dev, v))
 	}
-	now, err := a.kernel.VF(ctx, pf, owner.Number)
-	if err != nil {
-		return err
+	if v.Freed { // the VF's own is the same by now, and would be taken for it
+		none := noMAC
+		errs = append(errs, a.kernel.RestoreVF(ctx, pf, v.Number, func(link.VFSettings) link.VFSettings { return link.VFSettings{MAC: &none} }))
 	}
-	dev, err := a.netdev(ctx, pf, owner)
-	if ignore(err, link.ErrNotFound) != nil {
-		return err
-	}
-	if err == nil && now.MAC != nil && *now.MAC != owner.MAC {
-		want.MAC = owner.Before.MAC // the macvtap sets the VF's own, which a MAC given by the PF would forbid
-	}
-	if _, err := a.kernel.SetVF(ctx, pf, owner.Number, want, owner.Optional...); err != nil {
-		return err
-	}
-	if dev.Name != "" && owner.MAC != "" {
-		uppers, err := a.kernel.Uppers(ctx, dev.Name)
-		if err != nil {
-			return err
+	var back link.VFSettings
+	err := a.kernel.RestoreVF(ctx, pf, v.Number, func(now link.VFSettings) link.VFSettings {
+		var kept []string
+		back, kept = v.toPutBack(now)
+		for _, attr := range kept {
+			value, _ := now.Value(attr)
+			a.note("left %s of %s at %s: somebody else has set it", attr, v.name(), value)
 		}
-		for _, u := range uppers {
-			upper, err := a.kernel.ByName(ctx, u)
-			if err == nil && upper.Kind == "macvtap" && upper.MAC != owner.MAC {
-				err = a.kernel.SetMAC(ctx, upper.Index, owner.MAC)
-			}
-			if err != nil {
-				return err
-			}
-		}
+		return back
+	})
+	if refuses(err, link.AttrMAC) && *back.MAC == noMAC && v.Baseline.Own != "" {
+		// Some drivers refuse the zero MAC that they report where none was given; then the
+		// VF's own is the next best.
+		a.note("%s: the driver takes no MAC back, it gets %s", v.name(), v.Baseline.Own)
+		back.MAC = &v.Baseline.Own
+		err = a.kernel.RestoreVF(ctx, pf, v.Number, func(link.VFSettings) link.VFSettings { return back })
 	}
-	a.note("%s: its owner has its settings again", owner.name())
-	return nil
+	if text := back.String(); text != "" && err == nil {
+		a.note("%s is back at %s", v.name(), text)
+	}
+	return errors.Join(append(errs, err)...)
+}
+
+// refuses reports whether one of the errors that RestoreVF joins is about an attribute.
+func refuses(err error, attr string) bool {
+	all := []error{err}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		all = joined.Unwrap()
+	}
+	return slices.ContainsFunc(all, func(err error) bool {
+		var refused *link.VFError
+		return errors.As(err, &refused) && refused.Attr == attr
+	})
 }
 
 // guestMAC gives a macvtap in passthrough mode, and so its lower device, the guest's MAC.
@@ -486,18 +461,19 @@ func (a *applier) freeMAC(ctx context.Context, pf link.Link, place link.VFPlace)
 // putBackNetdev puts a VF's network device back. Where a macvtap has gone from it the
 // kernel has given it its MAC again, unless its driver takes none while it is up.
 func (a *applier) putBackNetdev(ctx context.Context, dev link.Link, v *VF) error {
+	was := v.Baseline
 	a.putBackName(ctx, dev, v)
-	if dev.Up && !v.Up {
+	if dev.Up && !was.Up {
 		if err := a.kernel.SetUp(ctx, dev.Index, false); err != nil {
 			return err
 		}
 	}
-	if dev.MAC == v.MAC && dev.MAC != v.Own {
-		if err := a.kernel.SetMAC(ctx, dev.Index, v.Own); err != nil {
+	if dev.MAC == v.MAC && dev.MAC != was.Own {
+		if err := a.kernel.SetMAC(ctx, dev.Index, was.Own); err != nil {
 			a.note("%s keeps the guest's MAC: %v", dev.Name, err)
 		}
 	}
-	if !dev.Up && v.Up {
+	if !dev.Up && was.Up {
 		return a.kernel.SetUp(ctx, dev.Index, true)
 	}
 	return nil
@@ -507,32 +483,33 @@ func (a *applier) putBackNetdev(ctx context.Context, dev link.Link, v *VF) error
 // bound again: without udev it has the first name that was free. One that somebody has
 // renamed is let be, and one whose name is another's by now: nothing here goes by it.
 func (a *applier) putBackName(ctx context.Context, dev link.Link, v *VF) {
-	if v.Netdev == "" || dev.Name == v.Netdev || dev.Index == v.Index {
+	was := v.Baseline
+	if was.Netdev == "" || dev.Name == was.Netdev || dev.Index == was.Index {
 		return
 	}
-	if err := a.kernel.SetName(ctx, dev.Index, v.Netdev); err != nil {
-		a.note("the network device of %s was %s and is now %s: %v", v.name(), v.Netdev, dev.Name, err)
+	if err := a.kernel.SetName(ctx, dev.Index, was.Netdev); err != nil {
+		a.note("the network device of %s was %s and is now %s: %v", v.name(), was.Netdev, dev.Name, err)
 		return
 	}
-	a.note("%s is %s again", dev.Name, v.Netdev)
+	a.note("%s is %s again", dev.Name, was.Netdev)
 }
 
 // toPutBack returns the settings to put back, and the attributes that somebody else
 // has changed.
 func (v *VF) toPutBack(now link.VFSettings) (back link.VFSettings, left []string) {
-	changed := now.Differ(v.Before)
+	changed := now.Differ(v.Baseline.Settings)
 	mine := func(attr string) bool {
 		have, said := now.Value(attr)
-		if want, set := v.Want.Value(attr); v.Claim > 0 && set && (!said || want == have) {
+		if want, set := v.Want.Value(attr); v.Set && set && (!said || want == have) {
 			return true
 		}
 		switch attr { // libvirt's: the guest's MAC, or the VF's own; no VLAN, or the old one without its priority
 		case link.AttrMAC:
-			return v.MAC == have || v.Own == have || v.Freed && have == noMAC
+			return v.MAC == have || v.Baseline.Own == have || v.Freed && have == noMAC
 		case link.AttrVLAN:
 			return now.VLAN != nil && v.libvirtVLAN(*now.VLAN)
 		case link.AttrMinRate, link.AttrMaxRate:
-			return v.Claim > 0 && (v.Want.MinRate != nil || v.Want.MaxRate != nil) // one setting to the kernel
+			return v.Set && (v.Want.MinRate != nil || v.Want.MaxRate != nil) // one setting to the kernel
 		}
 		return false
 	}
@@ -541,7 +518,7 @@ func (v *VF) toPutBack(now link.VFSettings) (back link.VFSettings, left []string
 			left = append(left, attr)
 		}
 	}
-	return v.Before.Only(func(attr string) bool {
+	return v.Baseline.Settings.Only(func(attr string) bool {
 		return slices.Contains(changed, attr) && !slices.Contains(left, attr)
 	}), left
 }
@@ -551,26 +528,12 @@ func (v *VF) libvirtVLAN(now link.VFVLAN) bool {
 		return false
 	}
 	ids := []int{0}
-	for _, s := range []*link.VFVLAN{v.Before.VLAN, v.Want.VLAN} {
+	for _, s := range []*link.VFVLAN{v.Baseline.Settings.VLAN, v.Want.VLAN} {
 		if s != nil {
 			ids = append(ids, s.ID)
 		}
 	}
 	return slices.Contains(append(ids, v.LibvirtVLAN), now.ID)
-}
-
-// putBack sets a VF back. Some drivers refuse the zero MAC that they report where none
-// was given; then the VF's own is the next best.
-func (a *applier) putBack(ctx context.Context, pf link.Link, v *VF, back link.VFSettings) error {
-	_, err := a.kernel.SetVF(ctx, pf, v.Number, back)
-	var failed *link.VFError
-	if !errors.As(err, &failed) || failed.Attr != link.AttrMAC || *back.MAC != noMAC || v.Own == "" {
-		return err
-	}
-	a.note("%s: the driver takes no MAC back, it gets %s", v.name(), v.Own)
-	back.MAC = &v.Own
-	_, err = a.kernel.SetVF(ctx, pf, v.Number, back)
-	return err
 }
 
 const noMAC = "00:00:00:00:00:00"

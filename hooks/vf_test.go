@@ -3,7 +3,9 @@ package hooks
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -197,40 +199,165 @@ func TestLateTeardownLeavesTheNextOwnerAlone(t *testing.T) {
 	require.Equal(t, before, w.all())
 }
 
-// The second guest never gets the VF: its failed start must not reset the first's.
-func TestTwoGuestsFightForOneVF(t *testing.T) {
-	w := newVFWorld(t)
-	vf := w.kernel.Function(0)
-	a := domain(uuidA, vfWords(mac1, "trust='yes'"), direct(mac1, "vf0", "passthrough"))
-	b := domain(uuidB, vfWords(mac2, "trust='no'"), direct(mac2, "vf0", "passthrough"))
-	w.must(Prepare, a)
-	vf.Give(mac1, 0)
-	w.must(Start, a)
-	running := w.all()
-	w.must(Prepare, b) // the macvtap is not there yet
-	w.must(Release, b)
-	require.Equal(t, running, w.all())
+// vfRuns plays libvirt between prepare and start of a guest in passthrough mode: it saves
+// the VF, sets MAC and VLAN, and makes the macvtap.
+func (w *world) vfRuns(number, index int, mac string, vlan int) {
+	w.t.Helper()
+	vf := w.kernel.Function(number)
+	lower, err := w.kernel.ByName(context.Background(), vf.Netdev)
+	require.NoError(w.t, err)
+	file := filepath.Join(w.libvirt, "qemu", fmt.Sprintf("%s_vf%d", vf.PFNetdev, number))
+	require.NoError(w.t, os.MkdirAll(filepath.Dir(file), 0o700))
+	require.NoError(w.t, os.WriteFile(file, fmt.Appendf(nil, `{"adminMac":%q,"vlanTag":%d,"mac":%q}`, *vf.MAC, vf.VLAN.ID, lower.MAC), 0o600))
+	vf.VLAN = &link.VFVLAN{ID: vlan, Proto: link.Dot1Q}
+	require.NoError(w.t, w.kernel.AddMacvtap(context.Background(), link.Macvtap{Name: fmt.Sprintf("macvtap%d", index), Index: index, Lower: lower.Index, Mode: "passthrough", MAC: mac}))
+	require.NoError(w.t, w.kernel.SetMAC(context.Background(), index, mac))
+	require.NoError(w.t, w.kernel.SetUp(context.Background(), lower.Index, true))
+	require.NoError(w.t, w.kernel.SetUp(context.Background(), index, true))
+}
 
-	lower, err := w.kernel.ByName(context.Background(), "vf0")
-	require.NoError(t, err)
-	require.NoError(t, w.kernel.AddMacvtap(context.Background(), link.Macvtap{Name: "macvtap0", Index: 90, Lower: lower.Index, Mode: "passthrough", MAC: mac1}))
-	require.NoError(t, w.kernel.SetMAC(context.Background(), 90, mac1))
-	running = w.all()
-	for range 2 { // and it tries again
-		_, err = w.run(Prepare, b)
-		require.ErrorIs(t, err, ErrInUse)
-		require.Contains(t, err.Error(), `VF 0 of ens1f0: macvtap0 stands on vf0, domain "vm a" has it`)
-		require.Equal(t, running, w.all())
-		w.must(Stopped, b)
+// vfEnds plays what libvirt does between stopped and release of such a guest, index being
+// its macvtap, 0 for one that libvirt has not got to: before version 11 it uses the VF's
+// file all the same.
+func (w *world) vfEnds(number, index int) {
+	w.t.Helper()
+	vf := w.kernel.Function(number)
+	if index != 0 {
+		require.NoError(w.t, w.kernel.Delete(context.Background(), index))
 	}
-	// libvirt before 11 now puts back what it saved when the owner started.
-	vf.Give("02:00:00:00:ff:00", 0)
-	require.NoError(t, w.kernel.SetMAC(context.Background(), 90, "02:00:00:00:ff:00"))
-	w.must(Release, b)
-	w.kernel.Function(0).Give(mac1, 0) // what a MAC given by the PF would be; a macvtap needs none
-	require.Equal(t, running, w.all())
-	require.Equal(t, []string{uuidA}, w.journals())
-	require.Contains(t, w.log.String(), "its owner has its settings again")
+	file := filepath.Join(w.libvirt, "qemu", fmt.Sprintf("%s_vf%d", vf.PFNetdev, number))
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return
+	}
+	require.NoError(w.t, os.Remove(file))
+	var saved savedConfig
+	require.NoError(w.t, json.Unmarshal(text, &saved))
+	lower, err := w.kernel.ByName(context.Background(), vf.Netdev)
+	require.NoError(w.t, err)
+	require.NoError(w.t, w.kernel.SetMAC(context.Background(), lower.Index, saved.MAC))
+	vf.VLAN = &link.VFVLAN{ID: *saved.VLAN, Proto: link.Dot1Q}
+}
+
+// Only the VFs that the configuration lists are ever chosen; a VF that is named is not
+// asked about.
+func TestOnlyListedVFsAreChosen(t *testing.T) {
+	w := newWorld(t, "[uplink.fast]\ndevice = \"ens1f0\"\nvfs = [\"2-3\"]\n", "ens1f0")
+	w.kernel.AddVFs("ens1f0", 4)
+	one := func(uuid, mac string) string { return domain(uuid, "", direct(mac, "fast", "passthrough")) }
+	require.Contains(t, w.must(Migrate, one(uuidA, mac1)), "dev='vf2'")
+	require.Contains(t, w.must(Migrate, one(uuidB, mac2)), "dev='vf3'", "the first is kept for the other")
+	_, err := w.run(Migrate, one("cccccccc-0000-4000-8000-000000000003", mac3))
+	require.ErrorIs(t, err, ErrNoDevice)
+	require.ErrorContains(t, err, "vfs of [uplink.fast] says which may be chosen")
+	w.must(Prepare, domain("cccccccc-0000-4000-8000-000000000003", "", direct(mac3, "vf0", "passthrough")))
+}
+
+// A VF in the host's own use is never chosen, and refused to a managed guest that names it.
+func TestVFInUseByTheHost(t *testing.T) {
+	w := newVFWorld(t)
+	w.kernel.Host = map[string][]link.Use{
+		"vf0": {{Kind: link.UseAddress, Evidence: "this host has 192.0.2.7/24 on it"}},
+		"vf1": {{Kind: link.UseUnknown, Evidence: "whether it is used cannot be told"}},
+	}
+	require.Contains(t, w.must(Migrate, domain(uuidA, "", direct(mac1, "fast", "passthrough"))), "dev='vf2'")
+	_, err := w.run(Prepare, domain(uuidB, vfWords(mac2, "trust='yes'"), direct(mac2, "vf0", "passthrough")))
+	require.ErrorIs(t, err, ErrNotFree)
+	require.ErrorContains(t, err, "VF 0 of ens1f0 (vf0: this host has 192.0.2.7/24 on it)")
+	w.must(Prepare, domain(uuidB, vfWords(mac2, "trust='yes'"), direct(mac2, "vf1", "passthrough")))
+}
+
+// A start that is refused leaves the guest that has the VF as it is, whatever either of
+// them is to us, and libvirt before 11 with nothing to undo; and that guest's own end is as
+// it would have been.
+func TestRefusedStartTouchesNothing(t *testing.T) {
+	for name, words := range map[string][2]string{
+		"plain":         {"", ""},
+		"managed":       {vfWords(mac1, "trust='yes'"), vfWords(mac2, "trust='no'")},
+		"plain refused": {vfWords(mac1, "trust='yes'"), ""},
+		"plain runs":    {"", vfWords(mac2, "trust='yes'")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newVFWorld(t)
+			vlan := "<vlan><tag id='42'/></vlan>"
+			a := domain(uuidA, words[0], direct(mac1, "vf0", "passthrough", vlan))
+			b := domain(uuidB, words[1], direct(mac2, "vf0", "passthrough", vlan))
+			before := w.kernel.DumpVFs()
+			w.must(Prepare, a)
+			w.vfRuns(0, 90, mac1, 42)
+			w.must(Start, a)
+			running := w.all()
+			for range 2 { // and it tries again
+				_, err := w.run(Prepare, b)
+				require.ErrorIs(t, err, ErrInUse)
+				require.ErrorContains(t, err, `VF 0 of ens1f0 is domain "vm a"'s (vf0: macvtap90 stands on it)`)
+				require.Equal(t, []string{uuidA}, w.journals(), "a start that is refused writes nothing")
+				w.must(Stopped, b)
+				w.vfEnds(0, 0)
+				require.Equal(t, running, w.all())
+				w.must(Release, b)
+				require.Equal(t, running, w.all())
+			}
+			w.must(Stopped, a)
+			w.vfEnds(0, 90)
+			w.must(Release, a)
+			require.Equal(t, before, w.kernel.DumpVFs())
+			require.Empty(t, w.journals())
+		})
+	}
+}
+
+// A's NIC is unplugged, for which libvirt runs no hook; B gets the VF; A ends.
+func TestUnpluggedOwnerEndsLater(t *testing.T) {
+	for name, words := range map[string][2]string{
+		"plain":   {"", ""},
+		"managed": {vfWords(mac1, "trust='yes'"), vfWords(mac2, "maxrate='100'")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newVFWorld(t)
+			vlan := "<vlan><tag id='42'/></vlan>"
+			a := domain(uuidA, words[0], direct(mac1, "vf0", "passthrough", vlan))
+			b := domain(uuidB, words[1], direct(mac2, "vf0", "passthrough", vlan))
+			before := w.kernel.DumpVFs()
+			w.must(Prepare, a)
+			w.vfRuns(0, 90, mac1, 42)
+			w.must(Start, a)
+			w.vfEnds(0, 90)
+			w.must(Prepare, b)
+			require.False(t, *w.kernel.Function(0).Trust, "what A had is not B's")
+			w.vfRuns(0, 91, mac2, 42)
+			w.must(Start, b)
+			running := w.all()
+			w.must(Stopped, a)
+			w.must(Release, a)
+			require.Equal(t, running, w.all())
+			w.must(Stopped, b)
+			w.vfEnds(0, 91)
+			w.must(Release, b)
+			require.Equal(t, before, w.kernel.DumpVFs())
+			require.Empty(t, w.journals())
+		})
+	}
+}
+
+// The hook comes, or its journal goes, while a guest runs: what the guest has is not taken
+// for the VF's own.
+func TestReconnectNeverLearnsABaseline(t *testing.T) {
+	for name, words := range map[string]string{"plain": "", "managed": vfWords(mac1, "spoofchk='yes'")} {
+		t.Run(name, func(t *testing.T) {
+			w := newVFWorld(t)
+			before := w.kernel.DumpVFs()
+			doc := domain(uuidA, words, direct(mac1, "vf0", "passthrough", "<vlan><tag id='42'/></vlan>"))
+			w.vfRuns(0, 90, mac1, 42)
+			w.must(Reconnect, doc)
+			require.Equal(t, []string{uuidA}, w.journals(), "it is claimed")
+			w.must(Stopped, doc)
+			w.vfEnds(0, 90)
+			w.must(Release, doc)
+			require.Equal(t, before, w.kernel.DumpVFs())
+			require.Empty(t, w.journals())
+		})
+	}
 }
 
 // Some drivers report a zero MAC and take none: the VF gets its own, as libvirt would
@@ -439,6 +566,7 @@ func TestVFPools(t *testing.T) {
 	require.Contains(t, w.must(Migrate, near(one)), "dev='vf1'")
 
 	// Another domain's journal holds it, a macvtap stands on it, VFIO has it.
+	w = newVFWorld(t)
 	w.must(Prepare, domain(uuidB, "", direct(mac2, "vf1", "passthrough")))
 	require.Contains(t, w.must(Migrate, near(one)), "dev='vf3'")
 	lower, _ := w.kernel.ByName(context.Background(), "vf3")
@@ -498,7 +626,7 @@ func TestRewriteTakesVirtualPortOver(t *testing.T) {
 		[]byte("<metadata><ld:nics xmlns:ld='urn:libvirt-direct:1'><ld:nic mac='"+mac3+"' trust='no'/></ld:nics></metadata><devices>"), 1))
 	d, err := xmlfilter.Parse([]byte(doc))
 	require.NoError(t, err)
-	host, err := Survey(context.Background(), w.kernel, w.cfg, d)
+	host, err := Survey(context.Background(), w.kernel, w.cfg, w.hook.records(), d)
 	require.NoError(t, err)
 	changes, err := Rewrite(d, w.cfg, host, true)
 	require.NoError(t, err)
@@ -554,7 +682,7 @@ func TestExplainVFsGolden(t *testing.T) {
 	w := newVFWorld(t)
 	d, err := xmlfilter.Parse([]byte(everyVF()))
 	require.NoError(t, err)
-	host, err := Survey(context.Background(), w.kernel, w.cfg, d)
+	host, err := Survey(context.Background(), w.kernel, w.cfg, w.hook.records(), d)
 	require.NoError(t, err)
 	var out bytes.Buffer
 	require.NoError(t, Explain(&out, "", d, w.cfg, host))

@@ -9,155 +9,12 @@ import (
 
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/link"
-	"libvirt-direct/internal/state"
 	"libvirt-direct/xmlfilter"
 )
 
-// VFDevice is a virtual function of this host as Plan sees it.
-type VFDevice struct {
-	link.VFPlace
-	PFName  string
-	PFIndex int
-	Netdev  string
-	NUMA    int
-}
-
-// SRIOV is what Plan knows of this host's virtual functions.
-type SRIOV struct {
-	// VFs that the domain's NICs name, by network device or PCI address.
-	VFs map[string]VFDevice
-	// Free are the VFs that nobody uses, by uplink; an uplink whose device has no
-	// VFs is not in it. nil where no NIC is in passthrough mode.
-	Free map[string][]VFDevice
-	// Pooled names libvirt's networks that hand out VFs of an uplink, which are not
-	// in Free.
-	Pooled map[string][]string
-	// Held are the VFs that this domain's hook-owned NICs have already, by MAC.
-	Held map[string]VFDevice
-}
-
-// surveyVFs looks up the VFs that a domain's NICs name, and the free ones of uplinks
-// where a NIC could take one.
-func (h *Host) surveyVFs(ctx context.Context, k Kernel, cfg *config.Config, d *xmlfilter.Domain) error {
-	h.SRIOV = SRIOV{VFs: map[string]VFDevice{}, Held: map[string]VFDevice{}}
-	passthrough := false
-	for i := range d.NICs {
-		n := &d.NICs[i]
-		if !ours(n) {
-			continue
-		}
-		if n.Type == "hostdev" && n.Source.PCI != "" {
-			place, err := k.VFAt(ctx, n.Source.PCI)
-			if err := h.addVF(ctx, k, n.Source.PCI, place, err); err != nil {
-				return err
-			}
-		}
-		names := []string{n.Source.Dev}
-		if n.Words != nil {
-			names = append(names, n.Words.Dev)
-		}
-		for _, name := range names {
-			if h.Devices[name].VF {
-				place, err := k.VFOf(ctx, h.Devices[name].Name)
-				if err := h.addVF(ctx, k, name, place, err); err != nil {
-					return err
-				}
-			}
-		}
-		s, err := settingsOf(cfg, *h, n)
-		passthrough = passthrough || err == nil && first(s.mode, n.Source.Mode) == "passthrough"
-	}
-	if !passthrough {
-		return nil
-	}
-	h.Free, h.Pooled = map[string][]VFDevice{}, map[string][]string{}
-	for name, dev := range h.Uplinks {
-		free, err := freeVFs(ctx, k, dev)
-		if err != nil {
-			return err
-		}
-		if free != nil {
-			h.Free[name] = free
-		}
-	}
-	return nil
-}
-
-// addVF adds a VF that a lookup has found. One that is none, or not there, is no
-// error here: Plan knows who needs it.
-func (h *Host) addVF(ctx context.Context, k Kernel, name string, place link.VFPlace, err error) error {
-	if err == nil {
-		var pf link.Link
-		if pf, err = k.PF(ctx, place); err == nil {
-			h.VFs[name] = VFDevice{VFPlace: place, PFName: pf.Name, PFIndex: pf.Index, Netdev: h.Devices[name].Name}
-			return nil
-		}
-	}
-	return ignore(ignore(err, link.ErrNotFound), link.ErrNoVF)
-}
-
-// freeVFs lists the VFs of a device that have a network device here and nothing on
-// it; nil where the device has none at all. A VF without one is a guest's by VFIO, or
-// in another network namespace.
-func freeVFs(ctx context.Context, k Kernel, dev Device) ([]VFDevice, error) {
-	uses, err := k.VFUses(ctx, dev.Name)
-	if err != nil || len(uses) == 0 {
-		return nil, ignore(err, link.ErrNotFound)
-	}
-	free := []VFDevice{}
-	for _, u := range uses {
-		if u.Netdev == "" {
-			continue
-		}
-		uppers, err := k.Uppers(ctx, u.Netdev)
-		if err != nil || len(uppers) > 0 {
-			continue // gone in this moment, or used
-		}
-		free = append(free, VFDevice{VFPlace: u.VFPlace, PFName: dev.Name, PFIndex: dev.Index, Netdev: u.Netdev, NUMA: u.NUMA})
-	}
-	return free, nil
-}
-
-// readJournals takes the VFs that other domains' journals hold out of the free ones,
-// and notes which ones this domain has.
-func (h *Host) readJournals(dir *state.Dir, uuid string) error {
-	if h.Free == nil { // no NIC could take a VF, or have taken one
-		return nil
-	}
-	uuids, err := dir.Domains()
-	if err != nil {
-		return err
-	}
-	held := map[string]VFDevice{}
-	for _, u := range uuids {
-		_, steps, err := readSteps(dir, u)
-		if err != nil {
-			continue // nothing is known to be held by it
-		}
-		for _, s := range steps {
-			if vf, ok := held[s.NIC]; ok && s.Macvtap != nil {
-				vf.Netdev = s.Macvtap.Lower
-				h.Held[s.NIC] = vf
-			}
-			if s.VF == nil {
-				continue
-			}
-			same := func(f VFDevice) bool { return f.PF == s.VF.PF && f.Number == s.VF.Number }
-			if u == uuid {
-				held[s.NIC] = VFDevice{VFPlace: s.VF.VFPlace, PFName: s.VF.PFName}
-				continue
-			}
-			for name := range h.Free {
-				h.Free[name] = slices.DeleteFunc(h.Free[name], same)
-			}
-		}
-	}
-	return nil
-}
-
 // newPlanner starts a plan in which the VFs that the domain names are not free.
-func newPlanner(d *xmlfilter.Domain, cfg *config.Config, host Host) planner {
-	p := planner{domain: d, cfg: cfg, host: host, taken: map[link.VFPlace]bool{}}
+func newPlanner(op Op, d *xmlfilter.Domain, cfg *config.Config, host Host) planner {
+	p := planner{op: op, domain: d, cfg: cfg, host: host, taken: map[link.VFPlace]bool{}}
 	for _, vf := range host.VFs {
 		p.taken[vf.VFPlace] = true
 	}
@@ -184,6 +41,8 @@ func (p *planner) prepareVF(n *xmlfilter.NIC, s settings) (handled bool, err err
 	}
 	vf, ok := p.onVF(n)
 	switch {
+	case n.Type == "hostdev" && n.Words == nil && !ok:
+		return true, nil // a plain guest's, and none of ours to judge
 	case n.Type == "hostdev" && n.Source.PCI == "":
 		return true, remedy(ErrUnsuitable, "it has no <source><address type='pci'>")
 	case n.Type == "hostdev" && !ok:
@@ -209,8 +68,25 @@ func (p *planner) prepareVF(n *xmlfilter.NIC, s settings) (handled bool, err err
 	if _, err := p.wantVF(n, s, vf); err != nil {
 		return true, err
 	}
+	return true, p.claimVF(n, s, vf)
+}
+
+// claimVF plans that the guest has the VF that its NIC names. A plain guest is refused it
+// only if the kernel shows that another one has it: then libvirt would fail as well, after
+// it has changed the VF under that guest.
+func (p *planner) claimVF(n *xmlfilter.NIC, s settings, vf VFDevice) error {
+	err := p.host.Available(vf, true)
+	switch {
+	case p.op == Reconnect: // it has it
+		err = nil
+	case n.Words == nil && err != nil && vf.Guest == "":
+		return nil // another claim stays, and libvirt decides
+	}
+	if err != nil {
+		return err
+	}
 	p.addVF(n, s, vf, link.VFSettings{}, false)
-	return true, nil
+	return nil
 }
 
 func (p *planner) noVF(n *xmlfilter.NIC, s settings) error {
@@ -224,14 +100,17 @@ func (p *planner) noVF(n *xmlfilter.NIC, s settings) error {
 }
 
 func (p *planner) addVF(n *xmlfilter.NIC, s settings, vf VFDevice, want link.VFSettings, program bool) {
-	v := &VF{VFPlace: vf.VFPlace, PFName: vf.PFName, MAC: n.MAC, Want: want, Program: program}
+	v := &VF{
+		VFPlace: vf.VFPlace, PFName: vf.PFName, MAC: n.MAC, Want: want, Program: program,
+		Managed: n.Words != nil, Hostdev: n.Type == "hostdev", seen: vf.Netdev, chosen: vf.chosen,
+	}
 	if program {
 		v.Optional = s.optional
 	}
 	if n.VLAN != nil && len(n.VLAN.Tags) == 1 {
 		v.LibvirtVLAN = n.VLAN.Tags[0]
 	}
-	p.steps = append(p.steps, Step{NIC: n.MAC, VF: v})
+	p.steps = append(p.steps, Step{NIC: p.id(n), VF: v})
 }
 
 // wantVF returns what a NIC's words want of its VF.
@@ -288,7 +167,7 @@ func (p *planner) startVF(n *xmlfilter.NIC, s settings) error {
 		p.addVF(n, s, vf, want, true)
 	}
 	if s.vf.PortProfile != "" {
-		p.add(Step{NIC: n.MAC, Port: &Port{VFPlace: vf.VFPlace, Device: vf.PFName, Profile: s.vf.PortProfile, MAC: n.MAC}})
+		p.add(Step{NIC: p.id(n), Port: &Port{VFPlace: vf.VFPlace, Device: vf.PFName, Profile: s.vf.PortProfile, MAC: n.MAC}})
 	}
 	return p.hostdevQbg(n, s, vf)
 }
@@ -327,7 +206,7 @@ func (p *planner) ownedVF(n *xmlfilter.NIC, s settings) (handled bool, err error
 		p.addVF(n, s, vf, want, true)
 	}
 	if s.vf.PortProfile != "" {
-		p.add(Step{NIC: n.MAC, Port: &Port{VFPlace: vf.VFPlace, Device: vf.PFName, Profile: s.vf.PortProfile, MAC: n.MAC}})
+		p.add(Step{NIC: p.id(n), Port: &Port{VFPlace: vf.VFPlace, Device: vf.PFName, Profile: s.vf.PortProfile, MAC: n.MAC}})
 	}
 	return true, nil
 }
@@ -336,9 +215,12 @@ func (p *planner) ownedVF(n *xmlfilter.NIC, s settings) (handled bool, err error
 // names, or a free one of its uplink.
 func (p *planner) takeVF(n *xmlfilter.NIC, s settings) (VFDevice, bool, error) {
 	if vf, ok := p.host.VFs[s.dev]; ok && s.uplink == nil {
-		return vf, true, nil
+		if p.op == Reconnect {
+			return vf, true, nil
+		}
+		return vf, true, p.host.Available(vf, true)
 	}
-	if held, ok := p.host.Held[n.MAC]; ok {
+	if held, ok := p.host.Held[p.id(n)]; ok {
 		return held, true, nil
 	}
 	u := s.uplink
@@ -351,25 +233,27 @@ func (p *planner) takeVF(n *xmlfilter.NIC, s settings) (VFDevice, bool, error) {
 	return p.pick(u)
 }
 
-// pick takes a free VF of an uplink, one on the guest's NUMA node before others. ok
-// is false where the uplink has no VFs.
+// pick takes a free VF of an uplink, in the order in which they were looked at. ok is
+// false where the uplink has no VFs.
 func (p *planner) pick(u *config.Uplink) (vf VFDevice, ok bool, err error) {
-	free, has := p.host.Free[u.Name]
+	free, has := slices.Clone(p.host.Free[u.Name]), p.host.Free[u.Name] != nil
 	if !has {
 		return VFDevice{}, false, nil
 	}
-	free = slices.DeleteFunc(slices.Clone(free), func(f VFDevice) bool { return p.taken[f.VFPlace] })
-	if len(free) == 0 {
+	i := slices.IndexFunc(free, func(f VFDevice) bool { return !p.taken[f.VFPlace] })
+	if i < 0 {
 		why := ""
 		if pools := p.host.Pooled[u.Name]; len(pools) > 0 {
 			why = fmt.Sprintf("; libvirt's network %q hands out some: let it name fewer", pools[0])
 		}
+		if u.VFs != nil {
+			why += "; vfs of [uplink." + u.Name + "] says which may be chosen"
+		}
 		return VFDevice{}, false, remedy(ErrNoDevice, "no virtual function of uplink %q (%s) is free%s", u.Name, p.host.Uplinks[u.Name].Name, why)
 	}
-	best := slices.IndexFunc(free, func(f VFDevice) bool { return slices.Contains(p.domain.Nodes, f.NUMA) })
-	best = max(best, 0)
-	p.taken[free[best].VFPlace] = true
-	return free[best], true, nil
+	p.taken[free[i].VFPlace] = true
+	free[i].chosen = true
+	return free[i], true, nil
 }
 
 // ownedPort plans a port profile for a whole device in passthrough mode.
@@ -385,7 +269,7 @@ func (p *planner) ownedPort(n *xmlfilter.NIC, s settings) (handled bool, err err
 		return true, err
 	}
 	lower := p.steps[len(p.steps)-1].Macvtap.Lower
-	p.add(Step{NIC: n.MAC, Port: &Port{Device: lower, Profile: profile, MAC: n.MAC}})
+	p.add(Step{NIC: p.id(n), Port: &Port{Device: lower, Profile: profile, MAC: n.MAC}})
 	return true, nil
 }
 
@@ -420,7 +304,8 @@ func (r *rewriter) vf(n *xmlfilter.NIC, s settings) (c xmlfilter.Change, handled
 			u = nil // it names the device itself, not the network
 		}
 	}
-	if u != nil && (!ok || vf.PFIndex != r.host.Uplinks[u.Name].Index) {
+	busy := ok && !r.keep && r.host.Available(vf, true) != nil
+	if u != nil && (!ok || busy || vf.PFIndex != r.host.Uplinks[u.Name].Index) {
 		var picked bool
 		vf, picked, err = r.pick(u)
 		if err != nil || !picked && !ok {
@@ -445,7 +330,15 @@ func (r *rewriter) vf(n *xmlfilter.NIC, s settings) (c xmlfilter.Change, handled
 		// not report.
 		c, err = r.toOwnedPort(n, s, vf.Netdev)
 	}
+	if err == nil && (n.Words != nil || len(c.Words) > 0) {
+		r.reserve(n, vf)
+	}
 	return c, true, err
+}
+
+// reserve notes the VF of a NIC for the start that follows.
+func (r *rewriter) reserve(n *xmlfilter.NIC, vf VFDevice) {
+	r.steps = append(r.steps, Step{NIC: r.id(n), VF: &VF{VFPlace: vf.VFPlace, PFName: vf.PFName, MAC: n.MAC, Managed: true}})
 }
 
 // takesPort reports whether the hook is to associate a NIC's port in libvirt's place.
@@ -505,6 +398,9 @@ func (h *Held) compareVF(ctx context.Context, k Kernel) error {
 		return err
 	}
 	h.Device = &pf
+	if h.VF.Set && h.VF.Baseline == nil {
+		h.Difference = "what it was before the guest is not known, and is not put back"
+	}
 	for _, attr := range now.Differ(h.VF.Want) {
 		if have, said := now.Value(attr); said && !slices.Contains(h.VF.Optional, attr) {
 			want, _ := h.VF.Want.Value(attr)

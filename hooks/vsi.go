@@ -115,7 +115,7 @@ func (p *planner) assistedQbg(n *xmlfilter.NIC) error {
 		port, vid = source.ParentName, source.VLANID
 	}
 	for _, s := range p.steps {
-		if s.VLAN != nil && s.NIC == n.MAC {
+		if s.VLAN != nil && s.NIC == p.id(n) {
 			port, vid = s.VLAN.Parent, s.VLAN.ID
 		}
 	}
@@ -123,7 +123,7 @@ func (p *planner) assistedQbg(n *xmlfilter.NIC) error {
 	if err != nil {
 		return err
 	}
-	p.add(Step{NIC: n.MAC, EVB: &EVB{Port: v.Port}})
+	p.add(Step{NIC: p.id(n), EVB: &EVB{Port: v.Port}})
 	return nil
 }
 
@@ -137,7 +137,7 @@ func (p *planner) hostdevQbg(n *xmlfilter.NIC, s settings, vf VFDevice) error {
 	if err != nil {
 		return err
 	}
-	p.add(Step{NIC: n.MAC, VSI: v})
+	p.add(Step{NIC: p.id(n), VSI: v})
 	return nil
 }
 

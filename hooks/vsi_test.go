@@ -34,7 +34,7 @@ func ownedVSI(t *testing.T, w *world) string {
 	t.Helper()
 	d, err := xmlfilter.Parse([]byte(domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook'/>", direct(mac1, "nica.100", "vepa", qbg("11")))))
 	require.NoError(t, err)
-	host, err := Survey(context.Background(), w.kernel, w.cfg, d)
+	host, err := Survey(context.Background(), w.kernel, w.cfg, w.hook.records(), d)
 	require.NoError(t, err)
 	changes, err := Rewrite(d, w.cfg, host, true)
 	require.NoError(t, err)
@@ -112,7 +112,7 @@ func TestHostdevVSI(t *testing.T) {
 
 	d, err := xmlfilter.Parse([]byte(doc))
 	require.NoError(t, err)
-	host, err := Survey(context.Background(), w.kernel, w.cfg, d)
+	host, err := Survey(context.Background(), w.kernel, w.cfg, w.hook.records(), d)
 	require.NoError(t, err)
 	changes, err := Rewrite(d, w.cfg, host, true)
 	require.NoError(t, err)

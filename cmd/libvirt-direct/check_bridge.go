@@ -94,7 +94,7 @@ func (c *checker) carried(k *link.Conn, about string, u *config.Uplink, br link.
 // networks says which of libvirt's running networks hand out devices, and whether our
 // hook for networks is there, which keeps them from handing out what a guest has.
 func (c *checker) networks() {
-	pools := hooks.Pools(os.DirFS(hooks.LibvirtDir))
+	pools := hooks.Pools(hooks.LibvirtFolder(hooks.LibvirtDir))
 	if len(pools) == 0 {
 		return
 	}

@@ -86,7 +86,7 @@ func (o *options) look(ctx context.Context, socket string) (s *scene, missing []
 	} else if err != nil {
 		return nil, nil, err
 	}
-	if s.pfs, err = physicalFunctions(ctx, k, s.held, ""); err != nil {
+	if s.pfs, err = o.physicalFunctions(ctx, k, ""); err != nil {
 		return nil, nil, err
 	}
 	cfg, err := config.Load(o.config)

@@ -198,9 +198,13 @@ func (o *options) survey(ctx context.Context, d *xmlfilter.Domain) (view, error)
 		return view{}, err
 	}
 	defer k.Close()
-	host, err := hooks.Survey(ctx, k, cfg, d)
-	host.LeavePools(os.DirFS(hooks.LibvirtDir))
+	host, err := hooks.Survey(ctx, k, cfg, o.records(), d)
 	return view{cfg, host}, err
+}
+
+// records are where it is written down who has what on this host.
+func (o *options) records() hooks.Records {
+	return hooks.Records{Journal: state.Existing(o.journal), Libvirt: hooks.LibvirtFolder(hooks.LibvirtDir)}
 }
 
 func explainCommand(o *options) *cobra.Command {

@@ -167,7 +167,7 @@ func journal(t *testing.T) string {
 	require.NoError(t, dir.Save(&state.Journal{
 		UUID: "aaaaaaaa-0000-4000-8000-000000000001", Name: "vm 1",
 		Since:   time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC),
-		Entries: []state.Entry{{Phase: state.Done, Step: step}},
+		Entries: []state.Entry{{Resource: "link/ldt0123456789", Gen: 1, Phase: state.Done, Step: step}},
 	}))
 	corrupt := filepath.Join(path, "domains", "bbbbbbbb-0000-4000-8000-000000000002.json")
 	require.NoError(t, os.WriteFile(corrupt, []byte("{"), 0o600))

@@ -48,7 +48,7 @@ func statusCommand(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			pfs, err := physicalFunctions(ctx, k, all, "")
+			pfs, err := o.physicalFunctions(ctx, k, "")
 			if err != nil {
 				return err
 			}
@@ -126,7 +126,7 @@ func (o *options) collect(ctx context.Context, dry bool) ([]string, error) {
 		return nil, err
 	}
 	defer closeAlive()
-	gc := &hooks.Collector{Kernel: k, Station: hooks.OpenStation, OVS: hooks.OpenSwitch, Dir: dir, DryRun: dry, Alive: alive}
+	gc := &hooks.Collector{Kernel: k, Station: hooks.OpenStation, OVS: hooks.OpenSwitch, Dir: dir, Libvirt: hooks.LibvirtFolder(hooks.LibvirtDir), DryRun: dry, Alive: alive}
 	return gc.Run(ctx)
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"slices"
 	"strconv"
@@ -15,7 +14,6 @@ import (
 
 	"libvirt-direct/hooks"
 	"libvirt-direct/internal/link"
-	"libvirt-direct/internal/state"
 )
 
 func vfCommand(o *options) *cobra.Command {
@@ -47,13 +45,14 @@ type vfStatus struct {
 	Driver string          `json:"driver,omitempty"`
 	Netdev string          `json:"netdev,omitempty"`
 	Owner  string          `json:"owner,omitempty"` // a domain's name
+	Used   string          `json:"used,omitempty"`  // what the kernel shows of a use
 	Wanted link.VFSettings `json:"wanted"`
 	Read   link.VFSettings `json:"read"`
 }
 
 // physicalFunctions reads the PFs of this host, or the named one, beside what the
 // journals say of their VFs.
-func physicalFunctions(ctx context.Context, k *link.Conn, domains []hooks.DomainStatus, only string) ([]pfStatus, error) {
+func (o *options) physicalFunctions(ctx context.Context, k *link.Conn, only string) ([]pfStatus, error) {
 	names := []string{only}
 	if only == "" {
 		var err error
@@ -67,7 +66,7 @@ func physicalFunctions(ctx context.Context, k *link.Conn, domains []hooks.Domain
 		if err != nil {
 			return nil, err
 		}
-		uses, err := k.VFUses(ctx, l.Name)
+		owned, err := hooks.VFs(ctx, k, o.records(), l)
 		if err != nil {
 			return nil, err
 		}
@@ -76,32 +75,17 @@ func physicalFunctions(ctx context.Context, k *link.Conn, domains []hooks.Domain
 			return nil, err
 		}
 		pf := pfStatus{Name: l.Name, Driver: k.Driver(l.Name), VFs: []vfStatus{}}
-		for _, u := range uses {
-			v := vfStatus{Number: u.Number, Device: u.Device, Driver: u.Driver, Netdev: u.Netdev}
+		for _, u := range owned {
+			v := vfStatus{Number: u.Number, Device: u.Device, Driver: u.Driver, Netdev: u.Netdev, Used: u.Used}
 			if i := slices.IndexFunc(vfs, func(f link.VF) bool { return f.Number == u.Number }); i >= 0 {
 				v.Read = vfs[i].VFSettings
 			}
-			if owner, held := ownerOf(domains, u.VFPlace); held != nil {
-				v.Owner, v.Wanted = owner, held.Want
-			}
+			v.Owner, v.Wanted = u.Holder()
 			pf.VFs = append(pf.VFs, v)
 		}
 		pfs = append(pfs, pf)
 	}
 	return pfs, nil
-}
-
-// ownerOf returns the domain with the latest claim to a VF.
-func ownerOf(domains []hooks.DomainStatus, place link.VFPlace) (owner string, held *hooks.VF) {
-	for _, d := range domains {
-		for _, h := range d.Held {
-			if h.VF != nil && h.VF.PF == place.PF && h.VF.Number == place.Number && !h.VF.Contested &&
-				(held == nil || h.VF.Claim > held.Claim) {
-				owner, held = d.Name, h.VF
-			}
-		}
-	}
-	return owner, held
 }
 
 func printPFs(w io.Writer, pfs []pfStatus) {
@@ -116,6 +100,8 @@ func printPFs(w io.Writer, pfs []pfStatus) {
 			switch {
 			case v.Owner != "":
 				fmt.Fprintf(w, "domain %q", v.Owner)
+			case v.Netdev != "" && v.Used != "":
+				fmt.Fprintf(w, "%s, not held by us: %s", v.Netdev, v.Used)
 			case v.Netdev != "":
 				fmt.Fprintf(w, "%s, held by nobody", v.Netdev)
 			case v.Driver != "":
@@ -134,15 +120,6 @@ func printPFs(w io.Writer, pfs []pfStatus) {
 			}
 		}
 	}
-}
-
-// held reads the journals, as far as this user may.
-func (o *options) held(ctx context.Context, k *link.Conn) ([]hooks.DomainStatus, error) {
-	all, err := hooks.Status(ctx, k, nil, state.Existing(o.journal))
-	if errors.Is(err, fs.ErrPermission) {
-		return nil, nil
-	}
-	return all, err
 }
 
 func vfShowCommand(o *options) *cobra.Command {
@@ -164,15 +141,11 @@ func vfShowCommand(o *options) *cobra.Command {
 				return err
 			}
 			defer k.Close()
-			domains, err := o.held(ctx, k)
-			if err != nil {
-				return err
-			}
 			only := ""
 			if len(args) > 0 {
 				only = args[0]
 			}
-			pfs, err := physicalFunctions(ctx, k, domains, only)
+			pfs, err := o.physicalFunctions(ctx, k, only)
 			if err != nil {
 				return err
 			}
@@ -270,17 +243,14 @@ func (o *options) setVF(c *cobra.Command, pf, number string, force bool, choose 
 	if err != nil {
 		return err
 	}
-	domains, err := o.held(ctx, k)
+	owned, err := hooks.VFs(ctx, k, o.records(), l)
 	if err != nil {
 		return err
 	}
-	uses, err := k.VFUses(ctx, l.Name)
-	if err != nil {
-		return err
-	}
-	for _, u := range uses {
-		if owner, held := ownerOf(domains, u.VFPlace); u.Number == n && held != nil && !force {
-			return fmt.Errorf("VF %d of %s is domain %q's; stop it, or say --force", n, l.Name, owner)
+	for _, u := range owned {
+		nobody := hooks.Host{}
+		if err := nobody.Available(u, true); u.Number == n && errors.Is(err, hooks.ErrInUse) && !force {
+			return fmt.Errorf("%w; or say --force", err)
 		}
 	}
 	want, optional := choose(now.VFSettings)

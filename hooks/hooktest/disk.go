@@ -102,6 +102,16 @@ func (d *Disk) Replace(name string, data []byte) error {
 	})
 }
 
+// Touch is state.Files.Touch.
+func (d *Disk) Touch(name string) error {
+	return d.change("touch", name, func() error {
+		if _, there := d.Files[name]; !there {
+			d.Files[name] = nil
+		}
+		return nil
+	})
+}
+
 // Remove is state.Files.Remove.
 func (d *Disk) Remove(name string) error {
 	return d.change("unlink", name, func() error {
@@ -152,11 +162,56 @@ func (d *Disk) Lock(ctx context.Context, name string) (unlock func(), err error)
 // Folder is a folder of files in memory, as libvirt keeps its state in one.
 type Folder map[string][]byte
 
-// FS is the folder as a program reads it.
-func (f Folder) FS() fs.FS {
+// LibvirtState is one process's way to libvirt's state.
+type LibvirtState struct {
+	Folder
+	Gate Gate
+}
+
+// Open is fs.FS.Open.
+func (s LibvirtState) Open(name string) (fs.File, error) {
+	if s.Gate != nil {
+		if err := s.Gate(Point{Op: "open", What: name}); err != nil {
+			return nil, err
+		}
+	}
 	m := fstest.MapFS{}
-	for name, data := range f {
+	for name, data := range s.Folder {
 		m[name] = &fstest.MapFile{Data: data}
 	}
-	return m
+	return m.Open(name)
+}
+
+func (s LibvirtState) change(op, name string, do func() error) error {
+	if s.Gate == nil {
+		return do()
+	}
+	if err := s.Gate(Point{Op: op, What: name, Change: true}); err != nil {
+		return err
+	}
+	err := do()
+	_ = s.Gate(Point{Op: op, What: name, Change: true, After: true})
+	return err
+}
+
+// Write makes a file that is not there.
+func (s LibvirtState) Write(name string, data []byte) error {
+	return s.change("write libvirt's", name, func() error {
+		if _, there := s.Folder[name]; there {
+			return &fs.PathError{Op: "open", Path: name, Err: fs.ErrExist}
+		}
+		s.Folder[name] = slices.Clone(data)
+		return nil
+	})
+}
+
+// Remove removes a file.
+func (s LibvirtState) Remove(name string) error {
+	return s.change("unlink libvirt's", name, func() error {
+		if _, there := s.Folder[name]; !there {
+			return &fs.PathError{Op: "unlink", Path: name, Err: fs.ErrNotExist}
+		}
+		delete(s.Folder, name)
+		return nil
+	})
 }

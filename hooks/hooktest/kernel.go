@@ -37,8 +37,12 @@ type Devices struct {
 	Driver    Driver
 	// Profiles are the 802.1Qbh port profiles, by "eth0/3", "eth0/-1" for the device itself.
 	Profiles map[string]string
+	// Host is what the host itself does with devices, by name: addresses, routes.
+	Host map[string][]link.Use
 	// Elsewhere is what stands on devices in other network namespaces, by name.
 	Elsewhere map[string][]link.Use
+	// Obstacles keep macvtaps from devices, beside the macvtaps that are there, by name.
+	Obstacles map[string][]link.Obstacle
 	// NodeTaken makes that many macvtaps find their node taken.
 	NodeTaken int
 
@@ -189,19 +193,6 @@ func (k *Kernel) Uppers(_ context.Context, name string) ([]string, error) {
 		return nil, err
 	}
 	return k.uppers(lower.Index), nil
-}
-
-// UppersEverywhere is link.Conn.UppersEverywhere.
-func (k *Kernel) UppersEverywhere(ctx context.Context, name string) ([]link.Use, error) {
-	uppers, err := k.Uppers(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	var uses []link.Use
-	for _, u := range uppers {
-		uses = append(uses, link.Use{Kind: link.UseUpper, Evidence: u + " stands on it", Device: u})
-	}
-	return append(uses, k.Elsewhere[name]...), nil
 }
 
 func (d *Devices) uppers(index int) []string {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"libvirt-direct/internal/link"
@@ -57,6 +58,8 @@ type Domain struct {
 	reserved int
 	// disturbed: libvirt alone has changed its VF while its guest ran.
 	disturbed bool
+	// attaching: libvirt is making its NIC at this moment.
+	attaching bool
 	// hookless: it was started before the hook was installed.
 	hookless bool
 }
@@ -265,6 +268,21 @@ func (w *World) vf(number int) *VF { return w.Kernel.Function(number) }
 func (w *World) attach(p *Process, d *Domain) error {
 	ctx := context.Background()
 	p.pause()
+	if d.onVF() && d.kind != Owned {
+		for _, o := range w.Domains { // a plain guest goes on where another's claim is
+			if o != d && d.kind == Plain && w.journalled(o, w.vf(d.named).Device) {
+				w.residue[d.named] = true
+				d.disturbed = d.disturbed || w.hiding()
+			}
+		}
+		for _, o := range w.Domains { // libvirt knows of no other that wants it
+			if o != d && (o.vf == d.named && d.kind != Hostdev || o.attaching && o.named == d.named) {
+				w.disturb(o, d)
+			}
+		}
+		d.attaching = true
+		defer func() { d.attaching = false }()
+	}
 	switch d.kind {
 	case Plain, Managed, Incoming:
 		return w.attachPassthrough(ctx, p, d)
@@ -315,9 +333,11 @@ func (w *World) attachPassthrough(ctx context.Context, p *Process, d *Domain) er
 		return errors.New("no such device")
 	}
 	w.save(d, "qemu", v)
-	if o := w.holder(d.named); o != nil {
-		w.disturb(o, d)
-	}
+	defer func() {
+		if d.vf < 0 { // what it has saved and changed it can leave
+			w.residue[d.named] = true
+		}
+	}()
 	vlan := d.settings().VLAN.ID
 	err := p.Kernel.SetMAC(ctx, lower.Index, d.MAC)
 	if errors.Is(err, link.ErrMACFixed) { // then it is given by the PF, and the driver bound again
@@ -330,6 +350,11 @@ func (w *World) attachPassthrough(ctx context.Context, p *Process, d *Domain) er
 	v.VLAN = &link.VFVLAN{ID: vlan, Proto: link.Dot1Q}
 	name := "macvtap" + d.Name
 	if err := p.Kernel.AddMacvtap(ctx, link.Macvtap{Name: name, Lower: lower.Index, Mode: "passthrough", MAC: d.MAC}); err != nil {
+		for _, o := range w.Domains { // whose device stands there by now
+			if o != d && (o.vf == d.named || slices.Contains(w.Kernel.uppers(lower.Index), "ldt"+o.Name)) {
+				w.disturb(o, d)
+			}
+		}
 		return err
 	}
 	d.device, d.vf = name, d.named
@@ -362,15 +387,20 @@ func (w *World) restore(p *Process, file string, v *VF) {
 	delete(w.Libvirt, file)
 	var c config
 	_ = json.Unmarshal(text, &c) // we have written it
-	if o := w.holder(v.Number); o != nil {
-		w.disturb(o, nil)
+	for _, o := range w.Domains {
+		if o.vf == v.Number || o.attaching && o.named == v.Number {
+			w.disturb(o, nil)
+		}
 	}
 	if strings.HasPrefix(file, "hostdevmgr") {
 		v.Give(c.MAC, c.VLAN)
 		return
 	}
 	if l := w.Kernel.byName(v.Netdev); l != nil && v.Netdev != "" {
-		_ = p.Kernel.SetMAC(context.Background(), l.Index, c.MAC)
+		if err := p.Kernel.SetMAC(context.Background(), l.Index, c.MAC); err != nil {
+			v.Give(c.MAC, c.VLAN)
+			l.MAC = c.MAC
+		}
 	}
 	v.VLAN = &link.VFVLAN{ID: c.VLAN, Proto: link.Dot1Q}
 }
@@ -408,18 +438,44 @@ func (w *World) detach(p *Process, d *Domain) {
 
 // reconnect is what a libvirtd that is started does for a guest that runs.
 func (w *World) reconnect(p *Process, d *Domain) {
-	if _, err := w.hook(p, d, "reconnect", d.live()); err != nil && !errors.Is(err, errKilled) {
+	live := *d
+	if d.vf < 0 && d.onVF() { // its NIC was unplugged
+		live.kind, live.xml = User, ""
+	}
+	if d.hookless && d.vf >= 0 && d.settings().Trust != nil { // set now, and not known from before
+		w.residue[d.vf] = true
+	}
+	if _, err := w.hook(p, d, "reconnect", live.live()); err != nil && !errors.Is(err, errKilled) {
 		w.violated("reconnect", "%s: reconnect fails: %v", d.Name, err)
 	}
+}
+
+// hiding reports whether a file of libvirt's is hidden at this moment, or was by a hook
+// that was killed.
+func (w *World) hiding() bool {
+	for name, text := range w.Disk.Files {
+		if strings.HasPrefix(name, "domains/") && strings.Contains(string(text), "saved_vf") {
+			return true
+		}
+	}
+	return false
 }
 
 // disturb notes that libvirt itself changes the VF of a guest that runs: because another
 // domain has got as far as taking it, or because a start that failed is undone from the
 // file that libvirt has saved for the guest.
 func (w *World) disturb(o, by *Domain) {
-	w.tell("libvirt changes VF %d of %s", o.vf, o.Name)
+	w.tell("libvirt changes VF %d of %s", o.named, o.Name)
 	o.disturbed = true
-	w.residue[o.vf] = true
+	if o.vf >= 0 {
+		w.residue[o.vf] = true
+	} else if o.attaching {
+		w.residue[o.named] = true
+	}
+	if by != nil {
+		by.disturbed = true
+		w.residue[by.named] = true
+	}
 }
 
 // holder is the domain whose guest has a VF.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"libvirt-direct/internal/link"
 )
@@ -27,7 +28,7 @@ func newWorld(program Program, tape []byte) *World {
 	w := &World{
 		Kernel: NewKernel(pfName, "nica", ovsBridge), Disk: NewDisk(), OVS: NewOVS(ovsBridge), Station: NewStation(), Libvirt: Folder{},
 		program: program, tape: NewTape(tape), hostdevs: map[int]*Domain{}, tool: map[int]string{}, residue: map[int]bool{},
-		installed: true,
+		installed: true, boot: time.Now(),
 	}
 	w.Kernel.AddVFs(pfName, VFCount)
 	w.vf(1).VLAN = &link.VFVLAN{ID: 7, Proto: link.Dot1Q} // an administrator's
@@ -91,7 +92,7 @@ func (w *World) otherTool(p *Process) {
 		n := w.tape.Next(VFCount)
 		v := w.vf(n)
 		l := w.Kernel.byName(v.Netdev)
-		if v.Netdev == "" || l == nil || len(w.Kernel.uppers(l.Index)) > 0 || w.journalledByAny(v.Device) {
+		if v.Netdev == "" || l == nil || len(w.Kernel.uppers(l.Index)) > 0 || w.claimed(n) {
 			continue
 		}
 		w.tell("another tool takes VF %d", n)
@@ -112,9 +113,11 @@ func (w *World) otherTool(p *Process) {
 	}
 }
 
-func (w *World) journalledByAny(device string) bool {
+// claimed reports whether a journal mentions a VF, or libvirt is giving it to a guest.
+func (w *World) claimed(number int) bool {
 	for _, d := range w.Domains {
-		if w.journalled(d, device) {
+		names := d.State != Shut && d.onVF() && d.kind != Owned && d.named == number
+		if w.journalled(d, w.vf(number).Device) || names {
 			return true
 		}
 	}
@@ -147,8 +150,7 @@ func (w *World) weather(p *Process) {
 			return
 		}
 	}
-	w.installed = true
-	w.tell("the hook is installed, libvirtd started again")
+	w.install()
 	for _, d := range w.Domains {
 		if d.State == Running {
 			w.reconnect(p, d)
@@ -156,10 +158,30 @@ func (w *World) weather(p *Process) {
 	}
 }
 
+// install puts the hook on a host, where libvirt's guests may have left VFs otherwise than
+// they found them.
+func (w *World) install() {
+	w.installed = true
+	w.tell("the hook is installed, libvirtd started again")
+	for number := range w.Kernel.VFs {
+		name := fmt.Sprintf("VF %d", number)
+		w.residue[number] = w.residue[number] || w.holder(number) == nil && w.truth()[name] != w.before[name]
+	}
+	for _, d := range w.Domains {
+		if d.vf >= 0 && (*w.vf(d.vf).MAC != d.MAC || w.vf(d.vf).VLAN.ID != d.settings().VLAN.ID) {
+			w.disturb(d, nil)
+		}
+	}
+}
+
 // quiesce lets everything end without trouble, and looks at what is left.
 func (w *World) quiesce() {
-	w.calm, w.installed, w.OVS.Down = true, true, false
+	if !w.installed {
+		w.install()
+	}
+	w.calm, w.OVS.Down = true, false
 	w.tell("everything has ended")
+	time.Sleep(time.Hour) // what was reserved is so no more
 	w.spawn("end", nil, false, func(p *Process) {
 		w.collect(p)
 		w.collect(p)

@@ -40,10 +40,11 @@ func (t *Tape) Rarely(n int) bool {
 func (t *Tape) Ended() bool { return t.i >= len(t.b) }
 
 // Shrink returns a shorter or duller tape that still makes bad true: without blocks, with
-// zeros in place of octets, with smaller ones.
+// zeros in place of octets, with smaller ones. It asks no more than some hundred times.
 func Shrink(b []byte, bad func([]byte) bool) []byte {
+	tries := 800
 	try := func(c []byte) bool {
-		if !bad(c) {
+		if tries--; tries < 0 || !bad(c) {
 			return false
 		}
 		b = c

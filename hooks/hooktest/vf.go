@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
+
+	"golang.org/x/sys/unix"
 
 	"libvirt-direct/internal/link"
 )
@@ -196,6 +199,88 @@ func (k *Kernel) VFUses(_ context.Context, pf string) ([]link.VFUse, error) {
 		}
 	}
 	return uses, nil
+}
+
+// VFUseAt is link.Conn.VFUseAt.
+func (k *Kernel) VFUseAt(_ context.Context, p link.VFPlace) (link.VFUse, error) {
+	if err := k.read("look up", p.Device); err != nil {
+		return link.VFUse{}, err
+	}
+	if v := k.Function(p.Number); v != nil && v.VFPlace == p {
+		return v.VFUse, nil
+	}
+	return link.VFUse{}, notFound(p.Device)
+}
+
+// VFUsed is link.Conn.VFUsed, as far as Devices go: what stands on the VF's network device,
+// or that it has none.
+func (k *Kernel) VFUsed(ctx context.Context, vf link.VFUse, _ *link.Elsewhere) iter.Seq[link.Use] {
+	return func(yield func(link.Use) bool) {
+		if vf.Netdev == "" {
+			yield(link.Use{Kind: link.UseDriver, Evidence: "it is bound to " + vf.Driver + " and has no network device"})
+			return
+		}
+		uppers, err := k.Uppers(ctx, vf.Netdev)
+		if err != nil {
+			yield(link.Use{Kind: link.UseUnknown, Evidence: "whether it is used cannot be told: " + err.Error(), Err: err})
+			return
+		}
+		for _, u := range uppers {
+			if !yield(link.Use{Kind: link.UseUpper, Evidence: u + " stands on it", Device: u}) {
+				return
+			}
+		}
+		for _, u := range k.Host[vf.Netdev] {
+			if !yield(u) {
+				return
+			}
+		}
+	}
+}
+
+// UppersEverywhere is link.Conn.UppersEverywhere.
+func (k *Kernel) UppersEverywhere(ctx context.Context, name string) ([]link.Use, error) {
+	uppers, err := k.Uppers(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	var uses []link.Use
+	for _, u := range uppers {
+		uses = append(uses, link.Use{Kind: link.UseUpper, Evidence: u + " stands on it", Device: u})
+	}
+	return append(uses, k.Elsewhere[name]...), nil
+}
+
+// Lower is link.Conn.Lower.
+func (k *Kernel) Lower(_ context.Context, name, mode string, _ *link.Elsewhere) ([]link.Obstacle, error) {
+	if err := k.read("look whether a macvtap can be made on", name); err != nil {
+		return nil, err
+	}
+	l := k.byName(name)
+	if l == nil {
+		return nil, notFound(name)
+	}
+	var obstacles []link.Obstacle
+	for _, u := range k.sorted() {
+		if u.Parent == l.Index && u.Kind == "macvtap" && (u.Mode == "passthrough" || mode == "passthrough") {
+			obstacles = append(obstacles, link.Obstacle{Use: link.Use{Kind: link.UseUpper, Evidence: u.Name + " stands on it", Device: u.Name}, Errno: unix.EBUSY})
+		}
+	}
+	return append(obstacles, k.Obstacles[name]...), nil
+}
+
+// RestoreVF is link.Conn.RestoreVF.
+func (k *Kernel) RestoreVF(_ context.Context, pf link.Link, number int, choose func(now link.VFSettings) link.VFSettings) error {
+	now, err := k.readVF(pf.Name, number)
+	if err != nil {
+		return err
+	}
+	want := choose(now.VFSettings)
+	var errs []error
+	for _, attr := range now.Differ(want) {
+		errs = append(errs, k.setAttr(k.Function(number), attr, want))
+	}
+	return errors.Join(errs...)
 }
 
 func noVF(pf string, number int) error {

@@ -20,6 +20,8 @@ type Program struct {
 	Hook func(ctx context.Context, p *Process, c Call) (stdout string, err error)
 	// Collect is one run of gc, which asks alive whether libvirt has a domain.
 	Collect func(ctx context.Context, p *Process, alive func(ctx context.Context, uuid string) (bool, error)) error
+	// Trace has the story tell of each boundary that a program comes to.
+	Trace bool
 }
 
 // Call is one call of the hook.
@@ -32,7 +34,7 @@ type Process struct {
 	OVS     *OVS
 	Station *Station
 	// Libvirt is where libvirt keeps its state.
-	Libvirt Folder
+	Libvirt LibvirtState
 
 	w      *World
 	id     int
@@ -68,6 +70,7 @@ type World struct {
 	Domains []*Domain
 
 	program   Program
+	boot      time.Time
 	tape      *Tape
 	old       bool // libvirt before 11
 	installed bool
@@ -119,9 +122,10 @@ func (w *World) violated(invariant, format string, args ...any) {
 func (w *World) spawn(name string, d *Domain, mortal bool, run func(p *Process)) *Process {
 	p := &Process{
 		w: w, id: len(w.procs), name: name, domain: d, mortal: mortal,
-		wake: make(chan verdict), ended: make(chan struct{}), Libvirt: w.Libvirt,
+		wake: make(chan verdict), ended: make(chan struct{}),
 	}
 	p.Kernel, p.Disk, p.OVS, p.Station = w.Kernel.With(p.gate), w.Disk.With(p.gate), w.OVS.With(p.gate), w.Station.With(p.gate)
+	p.Libvirt = LibvirtState{w.Libvirt, p.gate}
 	w.procs = append(w.procs, p)
 	go func() {
 		defer func() {
@@ -153,6 +157,9 @@ func (p *Process) gate(at Point) error {
 	}
 	return v.err
 }
+
+// Clock is how long the host has been running.
+func (p *Process) Clock() time.Duration { return time.Since(p.w.boot) }
 
 // pause lets others go on.
 func (p *Process) pause() { _ = p.gate(Point{Op: "pause"}) }
@@ -199,6 +206,9 @@ func (w *World) play() {
 		}
 		p := parked[w.tape.Next(len(parked))]
 		w.turn = p
+		if w.program.Trace && p.mortal {
+			w.tell("  %s: %s %s%s", p.name, p.at.Op, p.at.What, after(p.at))
+		}
 		w.letGo(p, w.fate(p))
 		time.Sleep(time.Millisecond)
 	}
@@ -222,6 +232,11 @@ func (w *World) fate(p *Process) verdict {
 	}
 	if w.tape.Rarely(100) {
 		w.tell("%s is killed at: %s %s%s", p.name, p.at.Op, p.at.What, after(p.at))
+		if w.hiding() { // a guest that ends before this is resumed leaves its VF as it was
+			for n := range w.Kernel.VFs {
+				w.residue[n] = true
+			}
+		}
 		return verdict{die: true}
 	}
 	if !p.at.After && w.tape.Rarely(128) {

@@ -40,7 +40,7 @@ func run(args []string) int {
 		Station:    hooks.OpenStation,
 		OVS:        hooks.OpenSwitch,
 		Journal:    state.Existing(state.DefaultDir),
-		Libvirt:    os.DirFS(hooks.LibvirtDir),
+		Libvirt:    hooks.LibvirtFolder(hooks.LibvirtDir),
 		Log:        log,
 		Privileged: os.Geteuid() == 0,
 	}

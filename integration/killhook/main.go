@@ -48,7 +48,7 @@ func main() {
 		Kernel:     k.open,
 		Station:    k.openStation,
 		Journal:    state.Existing(state.DefaultDir),
-		Libvirt:    os.DirFS(hooks.LibvirtDir),
+		Libvirt:    hooks.LibvirtFolder(hooks.LibvirtDir),
 		Log:        logging.New("killhook", io.Discard),
 		Privileged: true,
 	}

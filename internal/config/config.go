@@ -96,6 +96,9 @@ type Uplink struct {
 	// VLANs that guests may use on it: identifiers ("100") and ranges
 	// ("200-299"). Absent: all, 1 to 4094. Empty: none.
 	VLANs *[]VLANRange `toml:"vlans"`
+	// VFs of its device that may be chosen for guests which name none: numbers ("2") and
+	// ranges ("2-7"). Absent: all. Empty: none. A VF that a guest names is not asked about.
+	VFs *[]VFRange `toml:"vfs"`
 	// AllMulticast holds for NICs on this uplink that do not say it themselves.
 	AllMulticast *bool `toml:"allmulticast"`
 	// Associate says who associates the 802.1Qbh port profiles of NICs on it:
@@ -124,26 +127,50 @@ type Profile struct {
 type VLANRange struct{ First, Last int }
 
 // UnmarshalText reads "100" or "100-199".
-func (r *VLANRange) UnmarshalText(b []byte) error {
-	first, last, ranged := strings.Cut(string(b), "-")
-	if !ranged {
-		last = first
-	}
-	var err1, err2 error
-	r.First, err1 = strconv.Atoi(strings.TrimSpace(first))
-	r.Last, err2 = strconv.Atoi(strings.TrimSpace(last))
-	if err1 != nil || err2 != nil || r.First < 1 || r.Last > 4094 || r.First > r.Last {
+func (r *VLANRange) UnmarshalText(b []byte) (err error) {
+	if r.First, r.Last, err = numbers(b, 1, 4094); err != nil {
 		return fmt.Errorf("%q: want a VLAN identifier or a range within 1-4094", b)
 	}
 	return nil
 }
 
 // MarshalText writes what UnmarshalText reads.
-func (r VLANRange) MarshalText() ([]byte, error) {
-	if r.First == r.Last {
-		return []byte(strconv.Itoa(r.First)), nil
+func (r VLANRange) MarshalText() ([]byte, error) { return rangeText(r.First, r.Last), nil }
+
+// VFRange is an inclusive range of virtual functions' numbers, written "2" or "2-7".
+type VFRange struct{ First, Last int }
+
+// UnmarshalText reads "2" or "2-7".
+func (r *VFRange) UnmarshalText(b []byte) (err error) {
+	if r.First, r.Last, err = numbers(b, 0, 1<<16-1); err != nil {
+		return fmt.Errorf("%q: want a virtual function's number or a range, such as \"2-7\"", b)
 	}
-	return fmt.Appendf(nil, "%d-%d", r.First, r.Last), nil
+	return nil
+}
+
+// MarshalText writes what UnmarshalText reads.
+func (r VFRange) MarshalText() ([]byte, error) { return rangeText(r.First, r.Last), nil }
+
+var errRange = errors.New("no such range")
+
+func numbers(b []byte, least, most int) (first, last int, err error) {
+	from, to, ranged := strings.Cut(string(b), "-")
+	if !ranged {
+		to = from
+	}
+	first, err1 := strconv.Atoi(strings.TrimSpace(from))
+	last, err2 := strconv.Atoi(strings.TrimSpace(to))
+	if err1 != nil || err2 != nil || first < least || last > most || first > last {
+		return 0, 0, errRange
+	}
+	return first, last, nil
+}
+
+func rangeText(first, last int) []byte {
+	if first == last {
+		return []byte(strconv.Itoa(first))
+	}
+	return fmt.Appendf(nil, "%d-%d", first, last)
 }
 
 // Duration is a time.Duration in Go's notation.
@@ -334,6 +361,11 @@ func (c *Config) UplinkCalled(name string) *Uplink {
 // Allows reports whether guests may use a VLAN on the uplink.
 func (u *Uplink) Allows(vid int) bool {
 	return u.VLANs == nil || slices.ContainsFunc(*u.VLANs, func(r VLANRange) bool { return r.First <= vid && vid <= r.Last })
+}
+
+// Chooses reports whether a virtual function may be chosen for a guest that names none.
+func (u *Uplink) Chooses(number int) bool {
+	return u.VFs == nil || slices.ContainsFunc(*u.VFs, func(r VFRange) bool { return r.First <= number && number <= r.Last })
 }
 
 // Wants reports whether the host asks for a domain to be rewritten by name.

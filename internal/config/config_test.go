@@ -30,6 +30,8 @@ func TestExample(t *testing.T) {
 	require.False(t, s.Allows(99) || s.Allows(200) || s.Allows(301))
 	require.True(t, c.Uplinks["backup"].Allows(1))
 	require.False(t, c.Uplinks["lab"].Allows(1), "an empty list allows none")
+	require.True(t, s.Chooses(2) && s.Chooses(7) && c.Uplinks["backup"].Chooses(0))
+	require.False(t, s.Chooses(1) || s.Chooses(8))
 	require.True(t, *s.AllMulticast)
 	require.Nil(t, c.Uplinks["backup"].AllMulticast)
 	require.Equal(t, 120, c.Profiles["gold"].VLAN)

@@ -150,6 +150,29 @@ func (c *Conn) SetVF(ctx context.Context, pf Link, number int, want VFSettings, 
 	return warnings, nil
 }
 
+// RestoreVF gives a VF attributes back, each for itself: what the driver refuses keeps no
+// other from being set, and nothing is undone. choose is told what the driver shows, and
+// returns what to set. The error joins a *VFError for each attribute that could not be; a
+// VF that is not there is one matching ErrNoVF.
+func (c *Conn) RestoreVF(ctx context.Context, pf Link, number int, choose func(now VFSettings) VFSettings) error {
+	before, err := c.VF(ctx, pf, number)
+	if err != nil {
+		return err
+	}
+	want := choose(before.VFSettings)
+	if err := want.Check(); err != nil {
+		return &VFError{PF: pf.Name, VF: number, Err: err}
+	}
+	s := vfSetter{c: c, pf: pf, number: number, now: before.VFSettings}
+	var errs []error
+	for _, attr := range VFAttrs() {
+		if slices.Contains(s.now.Differ(want), attr) {
+			errs = append(errs, s.write(ctx, attr, want))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // vfSetter is one SetVF at work.
 type vfSetter struct {
 	c       *Conn

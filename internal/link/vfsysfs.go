@@ -190,6 +190,37 @@ func (c *Conn) VFUses(_ context.Context, pf string) ([]VFUse, error) {
 	return uses, nil
 }
 
+// VFUseAt is how the VF at a place is used; an error matching ErrNotFound where there is
+// no such device any more.
+func (c *Conn) VFUseAt(_ context.Context, p VFPlace) (VFUse, error) {
+	use, err := sys.vfUseAt(p)
+	if err != nil {
+		return VFUse{}, &OpError{Op: "look up", Link: p.Device, Err: err}
+	}
+	return use, nil
+}
+
+func (s sysfs) vfUseAt(p VFPlace) (VFUse, error) {
+	// The pattern is well-formed: names on a bus have none of its characters.
+	dirs, _ := filepath.Glob(filepath.Join(string(s), "bus/*/devices", p.PF, "virtfn"+strconv.Itoa(p.Number)))
+	if len(dirs) == 0 || base(dirs[0]) != p.Device {
+		return VFUse{}, ErrNotFound
+	}
+	return vfUse(dirs[0], p), nil
+}
+
+// vfUse reads how the VF is used whose device a folder or link is.
+func vfUse(vf string, p VFPlace) VFUse {
+	u := VFUse{VFPlace: p, Driver: base(vf, "driver"), NUMA: -1}
+	if node, err := strconv.Atoi(word(vf, "numa_node")); err == nil {
+		u.NUMA = node
+	}
+	if nets, err := os.ReadDir(filepath.Join(vf, "net")); err == nil && len(nets) > 0 {
+		u.Netdev = nets[0].Name()
+	}
+	return u
+}
+
 func (s sysfs) vfUses(pf string) ([]VFUse, error) {
 	dir, err := filepath.EvalSymlinks(filepath.Join(string(s), "class/net", pf, "device"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -212,17 +243,7 @@ func (s sysfs) vfUses(pf string) ([]VFUse, error) {
 			continue
 		}
 		vf := filepath.Join(dir, "virtfn"+strconv.Itoa(n))
-		u := VFUse{
-			VFPlace: VFPlace{PF: filepath.Base(dir), Number: n, Device: name},
-			Driver:  base(vf, "driver"), NUMA: -1,
-		}
-		if node, err := strconv.Atoi(word(vf, "numa_node")); err == nil {
-			u.NUMA = node
-		}
-		if nets, err := os.ReadDir(filepath.Join(vf, "net")); err == nil && len(nets) > 0 {
-			u.Netdev = nets[0].Name()
-		}
-		uses = append(uses, u)
+		uses = append(uses, vfUse(vf, VFPlace{PF: filepath.Base(dir), Number: n, Device: name}))
 	}
 	return uses, nil
 }

@@ -2,14 +2,19 @@ package state
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Files is what a journal directory lies on: the host's file system, or one in memory
@@ -25,7 +30,9 @@ type Files interface {
 	// Replace writes a file as a whole: a reader sees the old text or the new one. It
 	// returns when the change is on the storage.
 	Replace(name string, data []byte) error
-	// Remove removes a file.
+	// Touch makes an empty file, and the folders that lead to it.
+	Touch(name string) error
+	// Remove removes a file, and the folders that Touch made for it once they are empty.
 	Remove(name string) error
 	// SetAside renames a file so that nothing reads it again, and returns its new name.
 	SetAside(name string) (string, error)
@@ -46,7 +53,7 @@ type osFiles struct{ path string }
 var _ Files = osFiles{}
 
 func (o osFiles) Make() error {
-	for _, d := range []string{o.path, filepath.Join(o.path, "domains"), filepath.Join(o.path, "locks")} {
+	for _, d := range []string{o.path, filepath.Join(o.path, "domains"), filepath.Join(o.path, hints)} {
 		if err := os.Mkdir(d, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
@@ -68,6 +75,9 @@ func (o osFiles) List(folder string) ([]string, error) {
 
 func (o osFiles) Read(name string) ([]byte, error) {
 	f, err := os.OpenFile(filepath.Join(o.path, name), os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, syscall.ELOOP) {
+		return nil, fmt.Errorf("%w: a symbolic link", ErrUntrusted)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -95,12 +105,11 @@ func trusted(f *os.File) error {
 	return nil
 }
 
-// temporary is how files are called while they are written.
-const temporary = ".new-*"
-
+// Replace writes to one name that belongs to the file, so that a process that is killed
+// leaves one file more at most. Its caller has the file's lock.
 func (o osFiles) Replace(name string, data []byte) (err error) {
 	file := filepath.Join(o.path, name)
-	f, err := os.CreateTemp(filepath.Dir(file), temporary) // made with mode 0600
+	f, err := os.OpenFile(file+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}
@@ -129,13 +138,45 @@ func (o osFiles) Replace(name string, data []byte) (err error) {
 	return dir.Sync()
 }
 
-func (o osFiles) Remove(name string) error { return os.Remove(filepath.Join(o.path, name)) }
+func (o osFiles) Touch(name string) error {
+	file := filepath.Join(o.path, name)
+	for range 10 { // a folder can go between the two, with another's file that was in it
+		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+			return err
+		}
+		f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
+		if err == nil {
+			return f.Close()
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return &fs.PathError{Op: "create", Path: file, Err: fs.ErrNotExist}
+}
 
-// Sweep leaves what is younger than any write can take.
-func (o osFiles) Sweep() error {
-	left, err := filepath.Glob(filepath.Join(o.path, "domains", temporary))
-	if err != nil {
+func (o osFiles) Remove(name string) error {
+	if err := os.Remove(filepath.Join(o.path, name)); err != nil {
 		return err
+	}
+	for dir := filepath.Dir(name); strings.Contains(dir, "/"); dir = filepath.Dir(dir) {
+		if os.Remove(filepath.Join(o.path, dir)) != nil { // it is not empty
+			break
+		}
+	}
+	return nil
+}
+
+// Sweep leaves what is younger than any write can take. Earlier releases drew the names
+// of such files, and had a file for each lock.
+func (o osFiles) Sweep() error {
+	var left []string
+	for _, pattern := range []string{"domains/.new-*", "domains/*.new"} {
+		found, err := filepath.Glob(filepath.Join(o.path, pattern))
+		if err != nil {
+			return err
+		}
+		left = append(left, found...)
 	}
 	for _, file := range left {
 		if fi, err := os.Lstat(file); err == nil && time.Since(fi.ModTime()) > time.Minute {
@@ -144,7 +185,7 @@ func (o osFiles) Sweep() error {
 			}
 		}
 	}
-	return nil
+	return os.RemoveAll(filepath.Join(o.path, "locks"))
 }
 
 func (o osFiles) SetAside(name string) (string, error) {
@@ -160,18 +201,23 @@ func (o osFiles) SetAside(name string) (string, error) {
 	return aside, nil
 }
 
+// Lock takes one octet of one file, at a place that the name chooses: there is nothing to
+// sweep, and nobody can make a file by a name. The lock is the open file's (fcntl(2),
+// "open file description locks").
 func (o osFiles) Lock(ctx context.Context, name string) (unlock func(), err error) {
-	f, err := os.OpenFile(filepath.Join(o.path, "locks", name), os.O_RDWR|os.O_CREATE|syscall.O_CLOEXEC, 0o600)
+	f, err := os.OpenFile(filepath.Join(o.path, "lock"), os.O_RDWR|os.O_CREATE|syscall.O_CLOEXEC|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	// flock(2) takes no deadline; asking again is what is left.
+	sum := sha256.Sum256([]byte(name))
+	at := unix.Flock_t{Type: unix.F_WRLCK, Start: int64(binary.BigEndian.Uint64(sum[:]) >> 2), Len: 1}
+	// Waiting in the kernel takes no deadline; asking again is what is left.
 	for wait := time.Millisecond; ; wait = min(2*wait, 20*time.Millisecond) {
-		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &at)
 		if err == nil {
 			return func() { f.Close() }, nil
 		}
-		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
+		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EACCES) && !errors.Is(err, unix.EINTR) {
 			f.Close()
 			return nil, err
 		}

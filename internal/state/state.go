@@ -21,6 +21,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // DefaultDir is where the journal lies.
@@ -30,7 +32,7 @@ const DefaultDir = "/run/libvirt-direct"
 // release before would not undo takes a new version, and a case in migrate. A file of
 // an older version is migrated when it is read; one of a newer version is refused and
 // left alone, for the release that understands it.
-const Version = 1
+const Version = 2
 
 // maxSize bounds a journal file; a domain with 64 NICs stays below 64 KiB.
 const maxSize = 1 << 20
@@ -40,6 +42,8 @@ var (
 	// ErrCorrupt: a journal file is damaged, or not ours to trust (another owner,
 	// writable by others).
 	ErrCorrupt = errors.New("journal file cannot be trusted")
+	// ErrRead: a journal file could not be read. What it holds stays held.
+	ErrRead = errors.New("journal file could not be read")
 	// ErrNewer: a journal file is of a newer format, as after a downgrade.
 	ErrNewer = errors.New("journal file is a newer release's")
 	// ErrLocked: a lock was not to be had within the deadline.
@@ -52,16 +56,31 @@ var (
 type Phase string
 
 const (
+	// Planned: its resource is claimed, and nothing was done.
+	Planned Phase = "planned"
 	// Intended: the step is about to act; it may have acted, or not.
 	Intended Phase = "intended"
 	// Done: the step has acted.
 	Done Phase = "done"
 )
 
-// Entry is one step in the journal. Step is the caller's JSON.
+// Entry is one step in the journal, and so a claim to what it is about.
 type Entry struct {
-	Phase Phase           `json:"phase"`
-	Step  json.RawMessage `json:"step"`
+	// Resource is what is claimed, "vf/0000:03:00.0/3": a kind, and what tells one of
+	// that kind from the others on this host.
+	Resource string `json:"resource"`
+	// Shared: others may claim it as well.
+	Shared bool `json:"shared,omitempty"`
+	// Gen orders the claims to what is not shared: the highest holds it.
+	Gen   int   `json:"gen,omitempty"`
+	Phase Phase `json:"phase"`
+	// Expires is when a reservation ends, in CLOCK_BOOTTIME; 0 for a claim that stays.
+	// Only a planned entry has it.
+	Expires time.Duration `json:"expires,omitempty"`
+	// Step is the caller's JSON.
+	Step json.RawMessage `json:"step"`
+	// Error says why it could not be undone yet.
+	Error string `json:"error,omitempty"`
 }
 
 // Journal is what is held for one domain.
@@ -70,13 +89,24 @@ type Journal struct {
 	UUID    string    `json:"uuid"`
 	Name    string    `json:"name"`
 	Since   time.Time `json:"since"`
-	Entries []Entry   `json:"entries"`
+	// Serial grows with each change, over the end of a journal as well.
+	Serial int64 `json:"serial"`
+	// Started: the domain's start hook has run and its stopped hook has not, or it was
+	// found running: what it claims and nothing shows it to have it does not have.
+	Started bool    `json:"started,omitempty"`
+	Entries []Entry `json:"entries"`
+
+	// hinted are the resources that may have a hint of it; true where this process has
+	// seen to that.
+	hinted map[string]bool
 }
 
 // Dir is a journal directory. The zero value is not usable; see Open.
 type Dir struct {
 	path  string // for messages
 	files Files
+	// Clock is CLOCK_BOOTTIME.
+	Clock func() time.Duration
 }
 
 // Open prepares the directory: it and its parts are made with mode 0700 where they
@@ -90,10 +120,27 @@ func Open(path string) (*Dir, error) {
 func Existing(path string) *Dir { return On(path, osFiles{path}) }
 
 // On is a journal directory on other files than the host's. path is for messages.
-func On(path string, files Files) *Dir { return &Dir{path, files} }
+func On(path string, files Files) *Dir { return &Dir{path, files, bootTime} }
 
-// Make makes the directory where it is missing.
-func (d *Dir) Make() error { return failed("", d.files.Make()) }
+func bootTime() time.Duration {
+	var ts unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts) // Linux has it since 2.6.39
+	return time.Duration(ts.Nano())
+}
+
+// Make makes the directory where it is missing, and whatever an older release has not
+// made in it.
+func (d *Dir) Make() error {
+	if err := d.files.Make(); err != nil {
+		return failed("", err)
+	}
+	return d.index()
+}
+
+// New is a journal for a domain that has none.
+func (d *Dir) New(uuid, name string) *Journal {
+	return &Journal{UUID: uuid, Name: name, Since: time.Now().UTC().Truncate(time.Second), Serial: int64(d.Clock())}
+}
 
 // failed says that the journal's files could not be worked with.
 func failed(what string, err error) error {
@@ -121,7 +168,8 @@ func file(uuid string) (string, error) {
 
 // Load returns a domain's journal, or nil when there is none. A file that cannot be
 // trusted is an error matching ErrCorrupt; SetAside takes it out of the way. One of a
-// newer format is an error matching ErrNewer, and to be left where it is.
+// newer format is an error matching ErrNewer, and to be left where it is, as one that
+// cannot be read, ErrRead.
 func (d *Dir) Load(uuid string) (*Journal, error) {
 	name, err := file(uuid)
 	if err != nil {
@@ -132,8 +180,11 @@ func (d *Dir) Load(uuid string) (*Journal, error) {
 		return nil, nil
 	}
 	full := filepath.Join(d.path, name)
-	if err != nil {
+	if errors.Is(err, ErrUntrusted) {
 		return nil, fmt.Errorf("%w: %s: %w", ErrCorrupt, full, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrRead, full, err)
 	}
 	j, err := decode(data, Version, migrate)
 	if errors.Is(err, ErrNewer) {
@@ -145,12 +196,11 @@ func (d *Dir) Load(uuid string) (*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrCorrupt, full, err)
 	}
+	j.hinted = map[string]bool{}
+	for _, e := range j.Entries {
+		j.hinted[e.Resource] = false
+	}
 	return j, nil
-}
-
-// migrate brings the text of a journal from an older format to the next one.
-func migrate(version int, _ []byte) ([]byte, error) {
-	return nil, fmt.Errorf("version %d was never one", version)
 }
 
 // decode reads a journal that may be of an older format than the current one.
@@ -190,8 +240,15 @@ func decode(data []byte, current int, migrate func(version int, text []byte) ([]
 		return nil, ErrBadUUID
 	}
 	for _, e := range j.Entries {
-		if e.Phase != Intended && e.Phase != Done {
+		switch {
+		case e.Phase != Planned && e.Phase != Intended && e.Phase != Done:
 			return nil, fmt.Errorf("phase %q", e.Phase)
+		case e.Expires < 0 || e.Expires != 0 && e.Phase != Planned:
+			return nil, errors.New("an end of what is no reservation")
+		case e.Gen < 0:
+			return nil, fmt.Errorf("generation %d", e.Gen)
+		case !validResource(e.Resource):
+			return nil, fmt.Errorf("%w: %q", ErrBadResource, e.Resource)
 		}
 		if len(e.Step) == 0 || bytes.Equal(e.Step, []byte("null")) {
 			return nil, errors.New("an entry without step")
@@ -207,18 +264,37 @@ func (d *Dir) Save(j *Journal) error {
 	if err != nil {
 		return err
 	}
+	j.Serial++
 	if len(j.Entries) == 0 {
-		if err := d.files.Remove(name); !errors.Is(err, fs.ErrNotExist) {
+		if err := d.files.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return failed("", err)
 		}
-		return nil
+		return d.unhint(j)
 	}
 	j.Version = Version
 	data, err := json.MarshalIndent(j, "", " ")
 	if err != nil {
 		return failed("", err)
 	}
-	return failed("", d.files.Replace(name, append(data, '\n')))
+	if err := d.hint(j); err != nil {
+		return err
+	}
+	if err := d.files.Replace(name, append(data, '\n')); err != nil {
+		return failed("", err)
+	}
+	return d.unhint(j)
+}
+
+// Forget removes a domain's journal, readable or not, without undoing anything.
+func (d *Dir) Forget(uuid string) error {
+	name, err := file(uuid)
+	if err != nil {
+		return err
+	}
+	if err := d.files.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return failed("", err)
+	}
+	return nil
 }
 
 // Domains lists the UUIDs of the domains that have a journal, sorted.

@@ -26,7 +26,7 @@ func open(t *testing.T) *Dir {
 func journal(steps ...string) *Journal {
 	j := &Journal{UUID: uuid, Name: "vm", Since: time.Unix(1, 0).UTC()}
 	for _, s := range steps {
-		j.Entries = append(j.Entries, Entry{Phase: Intended, Step: json.RawMessage(s)})
+		j.Entries = append(j.Entries, Entry{Resource: "vlan/7/100", Shared: true, Phase: Intended, Step: json.RawMessage(s)})
 	}
 	return j
 }
@@ -62,21 +62,32 @@ func TestRoundTrip(t *testing.T) {
 }
 
 func TestUntrustedFilesAreRefusedAndSetAside(t *testing.T) {
-	good, err := json.Marshal(journal(`{}`))
+	whole := journal(`{}`)
+	whole.Version = Version
+	text, err := json.Marshal(whole)
 	require.NoError(t, err)
+	good := string(text)
+	entry := func(text string) string {
+		return `{"version":2,"uuid":"` + uuid + `","entries":[` + text + `]}`
+	}
 	for name, c := range map[string]struct {
 		data string
 		mode os.FileMode
 	}{
 		"empty":           {"", 0o600},
-		"cut off":         {string(good[:len(good)/2]), 0o600},
-		"text behind":     {strings.Replace(string(good), `"version":0`, `"version":1`, 1) + "{}", 0o600},
-		"no version":      {string(good), 0o600},
-		"another domain":  {strings.ReplaceAll(strings.Replace(string(good), `"version":0`, `"version":1`, 1), uuid, "11111111-8b2f-4c07-9d37-51a1b2c3d4e5"), 0o600},
-		"unknown field":   {strings.Replace(string(good), `"version":0`, `"version":1,"run":"rm"`, 1), 0o600},
-		"others write it": {strings.Replace(string(good), `"version":0`, `"version":1`, 1), 0o666},
-		"no step":         {`{"version":1,"uuid":"` + uuid + `","entries":[{"phase":"done"}]}`, 0o600},
-		"unknown phase":   {`{"version":1,"uuid":"` + uuid + `","entries":[{"phase":"x","step":{}}]}`, 0o600},
+		"cut off":         {good[:len(good)/2], 0o600},
+		"text behind":     {good + "{}", 0o600},
+		"no version":      {strings.Replace(good, `"version":2,`, "", 1), 0o600},
+		"another domain":  {strings.ReplaceAll(good, uuid, "11111111-8b2f-4c07-9d37-51a1b2c3d4e5"), 0o600},
+		"unknown field":   {strings.Replace(good, `"version":2`, `"version":2,"run":"rm"`, 1), 0o600},
+		"others write it": {good, 0o666},
+		"no step":         {entry(`{"resource":"vlan/7/1","phase":"done"}`), 0o600},
+		"unknown phase":   {entry(`{"resource":"vlan/7/1","phase":"x","step":{}}`), 0o600},
+		"no resource":     {entry(`{"phase":"done","step":{}}`), 0o600},
+		"file elsewhere":  {entry(`{"resource":"vlan/../../../x","phase":"done","step":{}}`), 0o600},
+		"ending claim":    {entry(`{"resource":"vlan/7/1","phase":"done","expires":7,"step":{}}`), 0o600},
+		"generation":      {entry(`{"resource":"vlan/7/1","phase":"done","gen":-1,"step":{}}`), 0o600},
+		"unknown step 1":  {`{"version":1,"uuid":"` + uuid + `","entries":[{"phase":"done","step":{"wlan":{}}}]}`, 0o600},
 		"huge":            {strings.Repeat(" ", maxSize+1), 0o600},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -102,12 +113,12 @@ func TestNewerFormatIsRefusedAndLeftAlone(t *testing.T) {
 	d := open(t)
 	file := filepath.Join(d.Path(), "domains", uuid+".json")
 	// Nobody knows what it will look like, but for its version.
-	const text = `{"version":2,"guests":{"a":[1]}}`
+	const text = `{"version":3,"guests":{"a":[1]}}`
 	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
 	_, err := d.Load(uuid)
 	require.ErrorIs(t, err, ErrNewer)
 	require.NotErrorIs(t, err, ErrCorrupt)
-	require.ErrorContains(t, err, "format 2, and this release reads up to 1")
+	require.ErrorContains(t, err, "format 3, and this release reads up to 2")
 	kept, err := os.ReadFile(file)
 	require.NoError(t, err)
 	require.Equal(t, text, string(kept))
@@ -117,10 +128,10 @@ func TestNewerFormatIsRefusedAndLeftAlone(t *testing.T) {
 }
 
 func TestOlderFormatsMigrate(t *testing.T) {
-	const first = `{"version":1,"uuid":"` + uuid + `","name":"a","since":"2026-01-01T00:00:00Z","entries":[{"phase":"done","step":{"lan":5}}]}`
+	const first = `{"version":1,"uuid":"` + uuid + `","name":"a","since":"2026-01-01T00:00:00Z","entries":[{"resource":"lan/5","phase":"done","step":{"lan":5}}]}`
 	migrate := func(version int, text []byte) ([]byte, error) {
 		next := strings.Replace(string(text), fmt.Sprintf(`"version":%d`, version), fmt.Sprintf(`"version":%d`, version+1), 1)
-		return []byte(strings.Replace(next, map[int]string{1: "lan", 2: "vlan"}[version], map[int]string{1: "vlan", 2: "vlan_id"}[version], 1)), nil
+		return []byte(strings.Replace(next, map[int]string{1: `"lan":`, 2: `"vlan":`}[version], map[int]string{1: `"vlan":`, 2: `"vlan_id":`}[version], 1)), nil
 	}
 	j, err := decode([]byte(first), 3, migrate)
 	require.NoError(t, err)
@@ -133,14 +144,18 @@ func TestOlderFormatsMigrate(t *testing.T) {
 
 func TestSweepRemovesWhatAKilledWriterLeft(t *testing.T) {
 	d := open(t)
-	old, young := filepath.Join(d.Path(), "domains", ".new-1"), filepath.Join(d.Path(), "domains", ".new-2")
-	for _, f := range []string{old, young} {
+	old, young := filepath.Join(d.Path(), "domains", ".new-1"), filepath.Join(d.Path(), "domains", "x.json.new")
+	stray := filepath.Join(d.Path(), "domains", "y.json.new")
+	for _, f := range []string{old, young, stray} {
 		require.NoError(t, os.WriteFile(f, nil, 0o600))
 	}
-	require.NoError(t, os.Chtimes(old, time.Time{}, time.Now().Add(-time.Hour)))
+	for _, f := range []string{old, stray} {
+		require.NoError(t, os.Chtimes(f, time.Time{}, time.Now().Add(-time.Hour)))
+	}
 	require.NoError(t, d.Save(journal(`{}`)))
 	require.NoError(t, d.Sweep())
 	require.NoFileExists(t, old)
+	require.NoFileExists(t, stray)
 	require.FileExists(t, young, "it may be at work")
 	all, err := d.Domains()
 	require.NoError(t, err)
@@ -203,7 +218,12 @@ func TestLockExcludes(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	good, _ := json.Marshal(journal(`{"vlan":{}}`))
 	f.Add(good)
-	f.Add([]byte(`{"version":1,"uuid":"` + uuid + `","entries":[{"phase":"done","step":{"x":1}}]}`))
+	for _, step := range []string{
+		`{"vlan":{"id":100,"parent_index":7}}`, `{"vf":{"pf":"0000:03:00.0","number":3,"claim":2,"before":{"trust":true},"own":"02:00:00:00:00:01"}}`,
+		`{"vf":{"contested":true}}`, `{"port":{"netdev":"eth0"}}`, `{"x":1}`,
+	} {
+		f.Add([]byte(`{"version":1,"uuid":"` + uuid + `","entries":[{"phase":"done","step":` + step + `}]}`))
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		j, err := decode(b, Version, migrate)
 		if err != nil {

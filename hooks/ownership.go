@@ -1,0 +1,341 @@
+package hooks
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+
+	"libvirt-direct/internal/config"
+	"libvirt-direct/internal/link"
+	"libvirt-direct/internal/state"
+	"libvirt-direct/xmlfilter"
+)
+
+// This file is the one place that asks who has what: the kernel, who uses a virtual
+// function, and the journals, who claims one.
+
+// ErrInUse: another guest has the device.
+var ErrInUse = errors.New("in use by another guest")
+
+// ErrNotFree: somebody on this host who is no guest of ours has the device.
+var ErrNotFree = errors.New("in use on this host")
+
+// TakenError says why a domain cannot have a virtual function. It matches ErrInUse where
+// another guest has it, else ErrNotFree.
+type TakenError struct {
+	VF VFDevice
+	// By is the domain that claims it, "" where nobody does.
+	By string
+	// Starting: that domain is on its way to or from its VF, and the kernel does not tell.
+	Starting bool
+	// Evidence is what the kernel shows, "" where it shows no use.
+	Evidence string
+}
+
+func (e *TakenError) Error() string {
+	who := fmt.Sprintf("VF %d of %s", e.VF.Number, e.VF.PFName)
+	seen := ""
+	if e.Evidence != "" {
+		seen = fmt.Sprintf(" (%s: %s)", cmp.Or(e.VF.Netdev, e.VF.Device), e.Evidence)
+	}
+	switch {
+	case e.Starting:
+		return fmt.Sprintf("%v: %s is held for domain %q, which is starting, stopping or about to arrive%s; try again, choose another VF, or run libvirt-direct gc if it is none of these", ErrInUse, who, e.By, seen)
+	case e.By != "":
+		return fmt.Sprintf("%v: %s is domain %q's%s; stop that, or choose another VF", ErrInUse, who, e.By, seen)
+	}
+	return fmt.Sprintf("%v: %s%s; free it, or choose another VF", e.kind(), who, seen)
+}
+
+func (e *TakenError) kind() error {
+	if e.By != "" || e.VF.Guest != "" {
+		return ErrInUse
+	}
+	return ErrNotFree
+}
+
+// Is reports whether target is ErrInUse or ErrNotFree, as documented above.
+func (e *TakenError) Is(target error) bool { return target == e.kind() }
+
+// Available is the answer to whether a domain may have a virtual function: nil, or a
+// *TakenError. named is false for who takes any that is free.
+//
+// Its own claim, or one that nobody else has and that the kernel shows unused, is
+// available; to who names it also one whose claim is stale: its domain was started, and
+// the kernel shows no use. A domain that was not started yet may be about to have it, and
+// one that was stopped may have it put back at this moment.
+func (h *Host) Available(vf VFDevice, named bool) error {
+	holder, held := vf.Claims.Holder(h.Owner)
+	own := slices.ContainsFunc(vf.Claims.All, func(c state.Claim) bool {
+		return c.UUID == h.Owner && (c.Started || vf.Used == "") // who has not started uses nothing yet
+	})
+	taken := &TakenError{VF: vf, Evidence: vf.Used}
+	switch {
+	case held:
+		taken.By, taken.Starting = cmp.Or(holder.Name, holder.UUID), !holder.Started && vf.Used == ""
+		if named && holder.Started && vf.Used == "" {
+			return nil
+		}
+		return taken
+	case own:
+		return nil
+	case vf.Used != "":
+		return taken
+	case !named && vf.Doubt != "":
+		taken.Evidence = vf.Doubt
+		return taken
+	case !named && len(vf.Claims.Unreadable) > 0:
+		taken.By = vf.Claims.Unreadable[0]
+		return taken
+	}
+	return nil
+}
+
+// lookVF fills in who has a virtual function.
+func (s *surveyor) lookVF(ctx context.Context, vf *VFDevice, use link.VFUse) error {
+	var err error
+	if vf.Claims, err = s.Journal.Claims(vf.resource()); err != nil {
+		return err
+	}
+	for u := range s.kernel.VFUsed(ctx, use, nil) {
+		if u.Kind == link.UseUpper && vf.Guest == "" {
+			l, err := s.kernel.ByName(ctx, u.Device)
+			if err == nil && l.Kind == "macvtap" {
+				vf.Guest, vf.GuestMAC = l.Name, l.MAC
+			}
+		}
+		switch {
+		case u.Kind == link.UseUnknown:
+			vf.Doubt = u.String()
+		case vf.Used == "":
+			vf.Used = u.String()
+		}
+		if u.Kind != link.UseUpper { // the kinds come in order, what stands on it first
+			break
+		}
+	}
+	return nil
+}
+
+// VFs looks at who has each virtual function of a PF.
+func VFs(ctx context.Context, k Kernel, rec Records, pf link.Link) ([]VFDevice, error) {
+	s := surveyor{Records: rec, kernel: k}
+	uses, err := k.VFUses(ctx, pf.Name)
+	if err != nil {
+		return nil, err
+	}
+	vfs := make([]VFDevice, len(uses))
+	for i, use := range uses {
+		vfs[i] = VFDevice{VFPlace: use.VFPlace, PFName: pf.Name, PFIndex: pf.Index, Netdev: use.Netdev, Driver: use.Driver, NUMA: use.NUMA}
+		// Who may not read the journals sees what the kernel shows.
+		if err := s.lookVF(ctx, &vfs[i], use); ignore(err, fs.ErrPermission) != nil {
+			return nil, err
+		}
+	}
+	return vfs, nil
+}
+
+// Holder is the domain that claims a virtual function, "" for none, and what it wants of
+// it.
+func (v VFDevice) Holder() (domain string, want link.VFSettings) {
+	holder, held := v.Claims.Holder("")
+	if !held {
+		return "", want
+	}
+	if s, err := decodeStep(holder.Step); err == nil && s.VF != nil {
+		want = s.VF.Want
+	}
+	return cmp.Or(holder.Name, holder.UUID), want
+}
+
+// resource is what is claimed with a virtual function.
+func (v VFDevice) resource() string { return vfResource(v.VFPlace) }
+
+func vfResource(p link.VFPlace) string { return fmt.Sprintf("vf/%s/%d", p.PF, p.Number) }
+
+// uses lists a PF's virtual functions, asked for once.
+func (s *surveyor) uses(ctx context.Context, pf string) ([]link.VFUse, error) {
+	if known, ok := s.vfUses[pf]; ok {
+		return known, nil
+	}
+	uses, err := s.kernel.VFUses(ctx, pf)
+	if err != nil {
+		return nil, err
+	}
+	s.vfUses[pf] = uses
+	return uses, nil
+}
+
+// freeVFs chooses as many virtual functions of an uplink's device as could be needed, of
+// those that the configuration lets be chosen: the domain's own first, then those on its
+// NUMA nodes. It returns nil where the device has none at all. What is looked at costs
+// the more the more are in use; a VF that a hint says to be claimed is looked at last.
+func (s *surveyor) freeVFs(ctx context.Context, h *Host, dev Device, u *config.Uplink, need int) ([]VFDevice, error) {
+	uses, err := s.uses(ctx, dev.Name)
+	if err != nil || len(uses) == 0 {
+		return nil, ignore(err, link.ErrNotFound)
+	}
+	claimed, err := s.Journal.Claimed("vf/" + uses[0].PF)
+	if err != nil {
+		return nil, err
+	}
+	pools := s.pools()
+	rank := func(use link.VFUse) int {
+		r := 0
+		if slices.Contains(claimed, vfResource(use.VFPlace)) {
+			r += 2
+		}
+		if len(s.domain.Nodes) > 0 && !slices.Contains(s.domain.Nodes, use.NUMA) {
+			r++
+		}
+		return r
+	}
+	uses = slices.DeleteFunc(slices.Clone(uses), func(use link.VFUse) bool {
+		return !u.Chooses(use.Number) || use.Netdev == "" || slices.Contains(s.Named, use.Netdev) || slices.Contains(s.Named, use.Device) || h.named(use.VFPlace)
+	})
+	own, err := s.ownVFs(h.Owner)
+	if err != nil {
+		return nil, err
+	}
+	slices.SortStableFunc(uses, func(a, b link.VFUse) int { return rank(a) - rank(b) })
+	slices.SortStableFunc(uses, func(a, b link.VFUse) int { return ownFirst(own, a) - ownFirst(own, b) })
+	free := []VFDevice{}
+	for _, use := range uses {
+		if len(free) >= need {
+			break
+		}
+		vf := VFDevice{VFPlace: use.VFPlace, PFName: dev.Name, PFIndex: dev.Index, Netdev: use.Netdev, NUMA: use.NUMA}
+		if pool := poolOf(pools, vf); pool != "" {
+			h.Pooled[u.Name] = append(h.Pooled[u.Name], pool)
+			continue
+		}
+		if err := s.lookVF(ctx, &vf, use); err != nil {
+			return nil, err
+		}
+		if h.Available(vf, false) == nil {
+			free = append(free, vf)
+		}
+	}
+	return free, nil
+}
+
+// named reports whether one of the domain's NICs names a virtual function.
+func (h *Host) named(p link.VFPlace) bool {
+	for _, vf := range h.VFs {
+		if vf.VFPlace == p {
+			return true
+		}
+	}
+	return false
+}
+
+func ownFirst(own []string, use link.VFUse) int {
+	if slices.Contains(own, vfResource(use.VFPlace)) {
+		return 0
+	}
+	return 1
+}
+
+// ownVFs are the resources of the virtual functions that the domain itself claims.
+func (s *surveyor) ownVFs(owner string) ([]string, error) {
+	if owner == "" {
+		return nil, nil
+	}
+	j, err := s.Journal.Load(owner)
+	if err != nil || j == nil {
+		return nil, ignore(ignore(err, state.ErrCorrupt), state.ErrNewer)
+	}
+	var own []string
+	for _, e := range j.Entries {
+		own = append(own, e.Resource)
+	}
+	return own, nil
+}
+
+// poolOf names the network of libvirt's that could hand out a virtual function.
+func poolOf(pools []*xmlfilter.Network, vf VFDevice) string {
+	for _, n := range pools {
+		if slices.Contains(n.Devices, vf.Netdev) || slices.Contains(n.PFs, vf.PFName) || slices.Contains(n.PCI, vf.Device) {
+			return n.Name
+		}
+	}
+	return ""
+}
+
+// others reads how other domains hold something shared. is says that a step is about the
+// same thing, and whether one of us has made that. A journal of which it is only known
+// that it claims the resource counts as holding it: it is better to leave a device than
+// to take it from under a guest.
+func (a *applier) others(resource string, is func(Step) (same, made bool)) (held, error) {
+	claims, err := a.dir.Claims(resource)
+	if err != nil {
+		return unheld, err
+	}
+	h := unheld
+	for _, u := range claims.Unreadable {
+		if u != a.journal.UUID {
+			a.note("the journal of domain %s cannot be read; taken as a user", u)
+			h = heldForeign
+		}
+	}
+	for _, c := range claims.Others(a.journal.UUID) {
+		s, err := decodeStep(c.Step)
+		if err != nil {
+			h = max(h, heldForeign)
+			continue
+		}
+		if same, made := is(s); same && made {
+			return heldMade, nil
+		} else if same {
+			h = max(h, heldForeign)
+		}
+	}
+	return h, nil
+}
+
+// beaten reports whether another domain holds by now what an entry of this one claims.
+func (a *applier) beaten(e state.Entry) (bool, error) {
+	if e.Shared {
+		return false, nil
+	}
+	claims, err := a.dir.Claims(e.Resource)
+	return claims.Beaten(a.journal.UUID, e.Gen), err
+}
+
+// hands says in whose hands a virtual function is that a domain gives back: nobody's, or
+// what stands on it or has taken its network device away. The guest's own macvtap, which
+// can be there still, has its MAC.
+func (a *applier) hands(ctx context.Context, v *VF, dev link.Link, there bool) (string, error) {
+	if !there {
+		if v.Hostdev {
+			return "", nil
+		}
+		return "its network device is gone from here", nil
+	}
+	uppers, err := a.kernel.Uppers(ctx, dev.Name)
+	if err != nil {
+		return "", ignore(err, link.ErrNotFound)
+	}
+	for _, u := range uppers {
+		l, err := a.kernel.ByName(ctx, u)
+		if err == nil && l.Kind == "macvtap" && l.MAC == v.MAC {
+			continue
+		}
+		return u + " stands on " + dev.Name, ignore(err, link.ErrNotFound)
+	}
+	return "", nil
+}
+
+// netdev returns a VF's network device, whatever it is called now; there is false where
+// it has none here. A VF that is no more is an error matching link.ErrNotFound.
+func (a *applier) netdev(ctx context.Context, p link.VFPlace) (dev link.Link, there bool, err error) {
+	use, err := a.kernel.VFUseAt(ctx, p)
+	if err != nil || use.Netdev == "" {
+		return link.Link{}, false, err
+	}
+	dev, err = a.kernel.ByName(ctx, use.Netdev)
+	return dev, err == nil, ignore(err, link.ErrNotFound)
+}
