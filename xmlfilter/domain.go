@@ -195,7 +195,7 @@ func text(e *element) string {
 	if e == nil {
 		return ""
 	}
-	return strings.TrimSpace(e.text)
+	return strings.TrimSpace(string(e.text))
 }
 
 func readNIC(index int, e *element) NIC {

@@ -97,6 +97,8 @@ func TestParseRefuses(t *testing.T) {
 		"crossed tags":      {"<domain><a></domain></a>", ErrSyntax},
 		"unknown entity":    {"<domain>&x;</domain>", ErrSyntax},
 		"too deep":          {strings.Repeat("<domain>", 300) + strings.Repeat("</domain>", 300), ErrSyntax},
+		"others' too deep":  {"<domain><x:a xmlns:x='urn:x'>" + strings.Repeat("<a>", 300) + strings.Repeat("</a>", 300) + "</x:a></domain>", ErrSyntax},
+		"others' crossed":   {"<domain><x:a xmlns:x='urn:x'><b><c></b></c></x:a></domain>", ErrSyntax},
 		"another root":      {"<network/>", ErrNotDomain},
 		"unknown word":      {nics("<nics xmlns='urn:libvirt-direct:1'><nic mac='52:54:00:00:00:01' vlna='3'/></nics>"), ErrWords},
 		"no key":            {nics("<nics xmlns='urn:libvirt-direct:1'><nic vlan='3'/></nics>"), ErrWords},

@@ -20,7 +20,7 @@ type element struct {
 	name     xml.Name // Space is the namespace's URI, not its prefix
 	attr     []xml.Attr
 	children []*element
-	text     string // character data directly inside, concatenated
+	text     []byte // character data directly inside, concatenated
 
 	start    int // offset of '<' of the start tag
 	openEnd  int // offset behind the start tag's '>'
@@ -67,11 +67,13 @@ func (e *element) lookup(name string) (string, bool) {
 
 // scan reads a whole document. The document must be well-formed, with one root
 // element and nothing but white space, comments and processing instructions
-// around it.
+// around it. What stands inside elements of foreign namespaces is checked and not
+// kept: nobody asks for it, and the metadata of others can be megabytes.
 func scan(doc []byte) (*element, error) {
 	dec := xml.NewDecoder(bytes.NewReader(doc))
 	var root *element
 	var open []*element
+	foreign := 0 // open elements from the outermost one of a foreign namespace on
 	for {
 		from := int(dec.InputOffset())
 		tok, err := dec.Token()
@@ -84,7 +86,16 @@ func scan(doc []byte) (*element, error) {
 		to := int(dec.InputOffset())
 		switch t := tok.(type) {
 		case xml.StartElement:
+			if foreign > 0 {
+				if foreign++; len(open)-1+foreign > maxDepth {
+					return nil, errTooDeep()
+				}
+				continue
+			}
 			e := &element{name: t.Name, attr: t.Copy().Attr, start: from, openEnd: to}
+			if e.name.Space != "" && e.name.Space != Namespace {
+				foreign = 1
+			}
 			switch {
 			case len(open) > 0:
 				p := open[len(open)-1]
@@ -95,15 +106,24 @@ func scan(doc []byte) (*element, error) {
 				root = e
 			}
 			if open = append(open, e); len(open) > maxDepth {
-				return nil, &SyntaxError{Err: fmt.Errorf("elements nest more than %d deep", maxDepth)}
+				return nil, errTooDeep()
 			}
 		case xml.EndElement:
+			if foreign > 1 {
+				foreign--
+				continue
+			}
+			foreign = 0
 			e := open[len(open)-1] // the decoder has checked that tags match
 			e.closeTag, e.end = from, to
 			open = open[:len(open)-1]
 		case xml.CharData:
+			if foreign > 0 {
+				continue
+			}
 			if len(open) > 0 {
-				open[len(open)-1].text += string(t)
+				e := open[len(open)-1]
+				e.text = append(e.text, t...)
 			} else if len(bytes.TrimSpace(t)) > 0 {
 				return nil, &SyntaxError{Err: errors.New("text outside the root element")}
 			}
@@ -113,6 +133,10 @@ func scan(doc []byte) (*element, error) {
 		return nil, &SyntaxError{Err: errors.New("the document is empty")}
 	}
 	return root, nil
+}
+
+func errTooDeep() error {
+	return &SyntaxError{Err: fmt.Errorf("elements nest more than %d deep", maxDepth)}
 }
 
 // splice is one replacement of document bytes [from,to) by text.
