@@ -1,6 +1,8 @@
 package xmlfilter
 
 import (
+	"fmt"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -50,6 +52,23 @@ func TestLargeMetadataOfOthers(t *testing.T) {
 	d := parseSoon(t, foreign(largest, "<b/>"+strings.Repeat(" ", 60)))
 	require.Equal(t, uuidOfLarge, d.UUID)
 	require.Equal(t, "nica", d.NICs[0].Source.Dev)
+}
+
+// Settings are found by their key, however many there are.
+func TestMuchMetadataOfOurs(t *testing.T) {
+	const settings, nics = 100_000, 30_000
+	var words, interfaces strings.Builder
+	for i := range settings {
+		mac := net.HardwareAddr{0x52, 0x54, 0, byte(i >> 16), byte(i >> 8), byte(i)}
+		fmt.Fprintf(&words, "<nic mac='%s' vlan='%d'/>", mac, i%4094+1)
+		if i >= settings-nics {
+			fmt.Fprintf(&interfaces, "<interface type='direct'><mac address='%s'/></interface>", mac)
+		}
+	}
+	d := parseSoon(t, []byte("<domain><metadata><nics xmlns='"+Namespace+"'>"+words.String()+"</nics></metadata><devices>"+interfaces.String()+"</devices></domain>"))
+	require.Len(t, d.NICs, nics)
+	require.Len(t, d.Stray, settings-nics)
+	require.Equal(t, (settings-1)%4094+1, d.NICs[nics-1].Words.VLAN)
 }
 
 func BenchmarkParseLargest(b *testing.B) {

@@ -110,6 +110,7 @@ func (d *Domain) readWords() error {
 			return fmt.Errorf("%w: <nics %s=%q>: only rewrite='yes' or 'no' is known", ErrWords, a.Name.Local, a.Value)
 		}
 	}
+	byKey := d.byKey()
 	for _, e := range nics.children {
 		if !e.ours("nic") {
 			return fmt.Errorf("%w: <%s> inside <nics>; only <nic> is known", ErrWords, e.name.Local)
@@ -118,7 +119,7 @@ func (d *Domain) readWords() error {
 		if err != nil {
 			return err
 		}
-		n := d.byKey(key)
+		n := byKey[key]
 		switch {
 		case n == nil:
 			d.Stray = append(d.Stray, key)
@@ -131,13 +132,18 @@ func (d *Domain) readWords() error {
 	return nil
 }
 
-func (d *Domain) byKey(key string) *NIC {
+// byKey returns the NICs by MAC and by alias; the first one that has a key is meant.
+func (d *Domain) byKey() map[string]*NIC {
+	byKey := make(map[string]*NIC, 2*len(d.NICs))
 	for i := range d.NICs {
-		if n := &d.NICs[i]; key == n.MAC || key == n.Alias {
-			return n
+		n := &d.NICs[i]
+		for _, key := range []string{n.MAC, n.Alias} {
+			if byKey[key] == nil {
+				byKey[key] = n
+			}
 		}
 	}
-	return nil
+	return byKey
 }
 
 func isXMLNS(space, local string) bool { return space == "xmlns" || (space == "" && local == "xmlns") }
