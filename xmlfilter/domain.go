@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -165,27 +164,32 @@ func Parse(doc []byte) (*Domain, error) {
 	return d, nil
 }
 
+// maxNode bounds the numbers of NUMA nodes: CONFIG_NODES_SHIFT is at most 10.
+const maxNode = 1<<10 - 1
+
 // nodes reads libvirt's notation of a set, "0-2,^1,5". What it cannot read it leaves
 // out: the nodes are only a preference.
 func nodes(set string) []int {
-	var in []int
+	var has [maxNode + 1]bool
 	for part := range strings.SplitSeq(set, ",") {
 		part, not := strings.CutPrefix(strings.TrimSpace(part), "^")
 		low, high, ranged := strings.Cut(part, "-")
 		if !ranged {
 			high = low
 		}
-		first, err1 := strconv.ParseUint(low, 10, 10)
-		last, err2 := strconv.ParseUint(high, 10, 10)
-		if err1 != nil || err2 != nil {
+		first, err1 := strconv.ParseUint(low, 10, 32)
+		last, err2 := strconv.ParseUint(high, 10, 32)
+		if err1 != nil || err2 != nil || last > maxNode {
 			continue
 		}
 		for n := first; n <= last; n++ {
-			if not {
-				in = slices.DeleteFunc(in, func(have int) bool { return have == int(n) })
-			} else {
-				in = append(in, int(n))
-			}
+			has[n] = !not
+		}
+	}
+	var in []int
+	for n, yes := range has {
+		if yes {
+			in = append(in, n)
 		}
 	}
 	return in

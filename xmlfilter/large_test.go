@@ -71,6 +71,12 @@ func TestMuchMetadataOfOurs(t *testing.T) {
 	require.Equal(t, (settings-1)%4094+1, d.NICs[nics-1].Words.VLAN)
 }
 
+// A set that names its nodes over and over has them once.
+func TestLongNodeset(t *testing.T) {
+	d := parseSoon(t, filled(1<<20, "<domain><numatune><memory nodeset='", "0-1023,^512,", "7'/></numatune></domain>"))
+	require.Len(t, d.Nodes, 1023)
+}
+
 func BenchmarkParseLargest(b *testing.B) {
 	doc := foreign(largest, "<b/>\n")
 	b.SetBytes(int64(len(doc)))
