@@ -61,8 +61,10 @@ type Domain struct {
 	// domain, for instance because it was detached.
 	Stray []string
 
-	doc  []byte
-	root *element
+	raw     []byte // as it came
+	doc     []byte // in UTF-8
+	charset charset
+	root    *element
 }
 
 // NIC is one <interface>.
@@ -129,11 +131,15 @@ func (n *NIC) String() string {
 	return fmt.Sprintf("NIC %d", n.Index)
 }
 
-// Parse reads a domain document. It fails with an error matching ErrSyntax,
+// Parse reads a domain document. It fails with an error matching ErrSyntax, ErrEncoding,
 // ErrNotDomain or ErrWords; interfaces and elements that it does not know are no
 // error. With ErrWords the domain is returned all the same, for who only wants to know
 // which one it is.
-func Parse(doc []byte) (*Domain, error) {
+func Parse(raw []byte) (*Domain, error) {
+	doc, charset, err := decode(raw)
+	if err != nil {
+		return nil, err
+	}
 	root, err := scan(doc)
 	if err != nil {
 		return nil, err
@@ -142,11 +148,13 @@ func Parse(doc []byte) (*Domain, error) {
 		return nil, fmt.Errorf("%w: the root element is <%s>", ErrNotDomain, root.name.Local)
 	}
 	d := &Domain{
-		Name: text(root.child("name")),
-		UUID: strings.ToLower(text(root.child("uuid"))),
-		Type: root.get("type"),
-		doc:  doc,
-		root: root,
+		Name:    text(root.child("name")),
+		UUID:    strings.ToLower(text(root.child("uuid"))),
+		Type:    root.get("type"),
+		raw:     raw,
+		doc:     doc,
+		charset: charset,
+		root:    root,
 	}
 	if tune := root.child("numatune"); tune != nil {
 		d.Nodes = nodes(tune.child("memory").get("nodeset"))

@@ -1,6 +1,7 @@
 package xmlfilter
 
 import (
+	"bytes"
 	"errors"
 	"flag"
 	"os"
@@ -273,13 +274,19 @@ func FuzzRewrite(f *testing.F) {
 		}
 		f.Add(doc, "eth0.5", "ldt0")
 	}
+	for _, doc := range encodedSeeds(f) {
+		f.Add(doc, "ö→", "ldt0")
+	}
 	f.Fuzz(func(t *testing.T, doc []byte, dev, target string) {
 		d, err := Parse(doc)
 		if err != nil {
-			if !errors.Is(err, ErrSyntax) && !errors.Is(err, ErrNotDomain) && !errors.Is(err, ErrWords) {
+			if !errors.Is(err, ErrSyntax) && !errors.Is(err, ErrEncoding) && !errors.Is(err, ErrNotDomain) && !errors.Is(err, ErrWords) {
 				t.Fatalf("untyped error %v", err)
 			}
 			return
+		}
+		if same, err := d.Rewrite(nil); err != nil || !bytes.Equal(same, doc) {
+			t.Fatalf("%v, and %q", err, same)
 		}
 		for i := range d.NICs {
 			n := &d.NICs[i]

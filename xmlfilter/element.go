@@ -65,12 +65,13 @@ func (e *element) lookup(name string) (string, bool) {
 	return "", false
 }
 
-// scan reads a whole document. The document must be well-formed, with one root
+// scan reads a whole document in UTF-8. The document must be well-formed, with one root
 // element and nothing but white space, comments and processing instructions
 // around it. What stands inside elements of foreign namespaces is checked and not
 // kept: nobody asks for it, and the metadata of others can be megabytes.
 func scan(doc []byte) (*element, error) {
 	dec := xml.NewDecoder(bytes.NewReader(doc))
+	dec.CharsetReader = func(_ string, r io.Reader) (io.Reader, error) { return r, nil } // see decode
 	var root *element
 	var open []*element
 	foreign := 0 // open elements from the outermost one of a foreign namespace on

@@ -66,7 +66,7 @@ func (n *Network) Pool() bool { return len(n.Devices)+len(n.PFs)+len(n.PCI) > 0 
 
 // ParseHook reads what libvirt gives its network hook on standard input: <hookData>
 // with a network, and in some operations a port, else nil. Errors match ErrSyntax,
-// ErrNotNetwork, ErrWords or ErrNIC. With ErrWords network and port are returned all
+// ErrEncoding, ErrNotNetwork, ErrWords or ErrNIC. With ErrWords network and port are returned all
 // the same.
 func ParseHook(doc []byte) (*Network, *NetworkPort, error) {
 	root, e, err := scanNetwork(doc, "hookData")
@@ -82,7 +82,8 @@ func ParseHook(doc []byte) (*Network, *NetworkPort, error) {
 }
 
 // ParseNetworkState reads libvirt's state of a running network,
-// /run/libvirt/network/NAME.xml. Errors match ErrSyntax or ErrNotNetwork.
+// /run/libvirt/network/NAME.xml. Errors match ErrSyntax, ErrEncoding
+// or ErrNotNetwork.
 func ParseNetworkState(doc []byte) (*Network, error) {
 	_, e, err := scanNetwork(doc, "networkstatus")
 	if err != nil {
@@ -94,6 +95,9 @@ func ParseNetworkState(doc []byte) (*Network, error) {
 
 // scanNetwork returns a document's root, which must be a <rootName>, and the <network> in it.
 func scanNetwork(doc []byte, rootName string) (root, network *element, err error) {
+	if doc, _, err = decode(doc); err != nil {
+		return nil, nil, err
+	}
 	if root, err = scan(doc); err != nil {
 		return nil, nil, err
 	}

@@ -68,6 +68,9 @@ func TestParseHook(t *testing.T) {
 func FuzzParseHook(f *testing.F) {
 	f.Add([]byte(hookData))
 	f.Add([]byte("<hookData><network><forward mode='bridge' dev='a'><interface dev='a'/></forward></network></hookData>"))
+	for _, doc := range encodedSeeds(f) {
+		f.Add(doc)
+	}
 	f.Fuzz(func(t *testing.T, doc []byte) {
 		n, p, err := ParseHook(doc)
 		if err == nil && p != nil {

@@ -87,10 +87,19 @@ func (d *Domain) Rewrite(changes []Change) ([]byte, error) {
 	if len(fresh) > 0 {
 		d.addNICs(ed, fresh)
 	}
+	return d.edited(ed)
+}
+
+// edited returns the document with an editor's changes, in the encoding in which it came.
+func (d *Domain) edited(ed *editor) ([]byte, error) {
 	if len(ed.splices) == 0 {
-		return d.doc, nil
+		return d.raw, nil
 	}
-	return ed.bytes()
+	doc, err := ed.bytes()
+	if err != nil {
+		return nil, err
+	}
+	return d.charset.encode(doc), nil
 }
 
 // printable reports whether s has neither control characters nor broken UTF-8.
@@ -263,10 +272,7 @@ func (d *Domain) Undo() ([]byte, error) {
 		ed.dropKept(n.Words)
 	}
 	d.dropEmptied(ed, emptied)
-	if len(ed.splices) == 0 {
-		return d.doc, nil
-	}
-	return ed.bytes()
+	return d.edited(ed)
 }
 
 // restore puts the kept parts back into an <interface>.
@@ -355,5 +361,5 @@ func (d *Domain) SetRewrite(wish string) ([]byte, error) {
 	} else {
 		d.addMetadata(ed, fmt.Sprintf("<ld:nics xmlns:ld='%s' rewrite='%s'/>", Namespace, escape(wish)))
 	}
-	return ed.bytes()
+	return d.edited(ed)
 }
