@@ -87,6 +87,10 @@ func (h *Hook) run(ctx context.Context, c Call) error {
 	if err != nil {
 		return err
 	}
+	if !mayConcern(doc) {
+		h.foreign(ctx, c, doc)
+		return nil
+	}
 	d, err := xmlfilter.Parse(doc)
 	if c.Op == Stopped || c.Op == Release {
 		// The journal decides; words that were broken meanwhile must not stop it.
@@ -110,6 +114,26 @@ func (h *Hook) run(ctx context.Context, c Call) error {
 		}
 	}
 	return h.operate(ctx, c, d)
+}
+
+// foreign does an operation on a domain that has nothing for us. There is something to
+// do only where the journal says that it once had. No error stops such a domain: it is
+// logged.
+func (h *Hook) foreign(ctx context.Context, c Call, doc []byte) {
+	if c.Op == Migrate || c.Op == Restore {
+		return
+	}
+	uuid := xmlfilter.UUID(doc)
+	if !state.IsUUID(uuid) {
+		return // only who means us has to write what we understand
+	}
+	held, err := h.holds(uuid)
+	if err == nil && held {
+		err = h.operate(ctx, c, &xmlfilter.Domain{Name: c.Domain, UUID: uuid})
+	}
+	if err != nil {
+		h.Log.Warn(fmt.Sprintf("%s %q: %s", c.Op, c.Domain, OneLine(err)), "op", string(c.Op), "domain", c.Domain)
+	}
 }
 
 // concerns reports whether any of a domain's NICs is ours.

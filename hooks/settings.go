@@ -1,6 +1,7 @@
 package hooks
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -47,10 +48,25 @@ func remedy(kind error, format string, args ...any) error {
 }
 
 // ours reports whether a NIC concerns us at all: libvirt makes a macvtap or a port of
-// Open vSwitch for it, or gives the guest a virtual function, the metadata speaks of it, or libvirt might refuse its <vlan>.
+// Open vSwitch for it, or gives the guest a virtual function, the metadata speaks of it, or
+// libvirt might refuse its <vlan>. mayConcern has to know all that is asked here.
 func ours(n *xmlfilter.NIC) bool {
 	return n.Type == "direct" || n.Words != nil || n.Type == "hostdev" || onOVS(n) ||
 		n.Type == "bridge" && n.VLAN != nil && n.VirtualPort == nil
+}
+
+// mayConcern reports whether a domain's XML could hold a NIC of ours, or settings of
+// ours, judged by the bytes alone: whatever ours looks for stands in them. It holds for
+// all encodings that libvirt can read, and for a document that no parser can.
+//
+// A value that is put together from several entities of a DOCTYPE is not seen. Nobody
+// writes that, and libvirt, which resolves them, gives us plain text at prepare.
+func mayConcern(doc []byte) bool {
+	text := xmlfilter.ASCII(doc)
+	has := func(s string) bool { return bytes.Contains(text, []byte(s)) }
+	value := func(s string) bool { return has("'"+s+"'") || has(`"`+s+`"`) }
+	return has(xmlfilter.Namespace) || value("direct") || value("hostdev") || value(typeOVS) ||
+		value("bridge") && (has("<vlan") || has(":vlan"))
 }
 
 // settings are what holds for a NIC: its own words, then its profile's, then its

@@ -7,6 +7,7 @@
 package xmlfilter
 
 import (
+	"encoding/xml"
 	"errors"
 	"fmt"
 	"net"
@@ -170,6 +171,41 @@ func Parse(raw []byte) (*Domain, error) {
 		return d, err
 	}
 	return d, nil
+}
+
+// UUID returns a domain document's UUID in lower case, as libvirt writes it. It reads no
+// further than to there, so that neither the size nor the form of the rest matters. It
+// returns "" when there is none, or the document cannot be read so far.
+func UUID(raw []byte) string {
+	doc, _, err := decode(raw)
+	if err != nil {
+		return ""
+	}
+	dec := newDecoder(doc)
+	for depth := 0; ; {
+		tok, err := dec.Token()
+		if err != nil {
+			return ""
+		}
+		switch t := tok.(type) {
+		case xml.StartElement:
+			depth++
+			switch {
+			case depth == 1 && t.Name != xml.Name{Local: "domain"}:
+				return ""
+			case depth == 2 && t.Name == xml.Name{Local: "uuid"}:
+				var uuid string
+				if err := dec.DecodeElement(&uuid, &t); err != nil {
+					return ""
+				}
+				return strings.ToLower(strings.TrimSpace(uuid))
+			}
+		case xml.EndElement:
+			if depth--; depth == 0 {
+				return ""
+			}
+		}
+	}
 }
 
 // maxNode bounds the numbers of NUMA nodes: CONFIG_NODES_SHIFT is at most 10.

@@ -120,6 +120,24 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
+func TestUUID(t *testing.T) {
+	const uuid = "aaaaaaaa-0000-4000-8000-00000000000b"
+	for doc, want := range map[string]string{
+		"<domain><name>x</name><uuid> " + strings.ToUpper(uuid) + "\n</uuid>":                       uuid,
+		"<domain><x:uuid xmlns:x='urn:x'>1</x:uuid><a><uuid>2</uuid></a><uuid>" + uuid + "</uuid>&": uuid,
+		"<domain><uuid>a<!-- c --><b>d</b>e</uuid></domain>":                                        "ae",
+		"<domain><uuid>" + uuid:                                                  "",
+		"<domain/><domain><uuid>" + uuid + "</uuid></domain>":                    "",
+		"<network><uuid>" + uuid + "</uuid></network>":                           "",
+		"<x:domain xmlns:x='urn:x'><uuid>" + uuid + "</uuid></x:domain>":         "",
+		"<?xml version='1.0' encoding='KOI8-R'?><domain><uuid>a</uuid></domain>": "",
+		"<domain><name>&n;</name><uuid>a</uuid></domain>":                        "",
+		"": "",
+	} {
+		require.Equal(t, want, UUID([]byte(doc)), doc)
+	}
+}
+
 func TestRewriteNothingReturnsTheSameBytes(t *testing.T) {
 	for _, name := range []string{"mixed.xml", "plain.xml", "odd.xml"} {
 		d := load(t, name)
@@ -287,6 +305,9 @@ func FuzzRewrite(f *testing.F) {
 		}
 		if same, err := d.Rewrite(nil); err != nil || !bytes.Equal(same, doc) {
 			t.Fatalf("%v, and %q", err, same)
+		}
+		if uuid := UUID(doc); uuid != d.UUID {
+			t.Fatalf("%q and %q", uuid, d.UUID)
 		}
 		for i := range d.NICs {
 			n := &d.NICs[i]

@@ -70,8 +70,7 @@ func (e *element) lookup(name string) (string, bool) {
 // around it. What stands inside elements of foreign namespaces is checked and not
 // kept: nobody asks for it, and the metadata of others can be megabytes.
 func scan(doc []byte) (*element, error) {
-	dec := xml.NewDecoder(bytes.NewReader(doc))
-	dec.CharsetReader = func(_ string, r io.Reader) (io.Reader, error) { return r, nil } // see decode
+	dec := newDecoder(doc)
 	var root *element
 	var open []*element
 	foreign := 0 // open elements from the outermost one of a foreign namespace on
@@ -134,6 +133,14 @@ func scan(doc []byte) (*element, error) {
 		return nil, &SyntaxError{Err: errors.New("the document is empty")}
 	}
 	return root, nil
+}
+
+// newDecoder reads a document that decode has brought into UTF-8, whatever the document
+// says of itself.
+func newDecoder(doc []byte) *xml.Decoder {
+	dec := xml.NewDecoder(bytes.NewReader(doc))
+	dec.CharsetReader = func(_ string, r io.Reader) (io.Reader, error) { return r, nil }
+	return dec
 }
 
 func errTooDeep() error {

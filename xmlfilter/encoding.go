@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -104,4 +105,72 @@ func (c charset) encode(doc []byte) []byte {
 		}
 	}
 	return raw
+}
+
+// ASCII returns a document as far as it is in ASCII, whatever its encoding is and
+// whether or not it is well-formed: for who asks if the document can say something at
+// all. Character references are resolved; what is not ASCII is not to be relied on. The
+// document is not changed, and what is returned may be the document itself.
+func ASCII(doc []byte) []byte {
+	if wide(doc) == "EBCDIC" {
+		doc = fromEBCDIC(doc)
+	}
+	if bytes.IndexByte(doc, 0) >= 0 { // UTF-16 and UTF-32
+		doc = bytes.ReplaceAll(doc, []byte{0}, nil)
+	}
+	if bytes.Contains(doc, []byte("&#")) {
+		doc = resolveReferences(doc)
+	}
+	return doc
+}
+
+// fromEBCDIC translates the characters that all EBCDIC code pages share.
+func fromEBCDIC(doc []byte) []byte {
+	var ascii [256]byte
+	for _, run := range []struct {
+		first byte
+		chars string
+	}{
+		{0x40, " "}, {0x4b, ".<(+"}, {0x50, "&"}, {0x5c, "*);"}, {0x60, "-/"}, {0x6b, ",%_>?"}, {0x7a, ":"}, {0x7d, `'="`},
+		{0x81, "abcdefghi"}, {0x91, "jklmnopqr"}, {0xa2, "stuvwxyz"},
+		{0xc1, "ABCDEFGHI"}, {0xd1, "JKLMNOPQR"}, {0xe2, "STUVWXYZ"}, {0xf0, "0123456789"},
+	} {
+		copy(ascii[run.first:], run.chars)
+	}
+	out := make([]byte, len(doc))
+	for i, b := range doc {
+		out[i] = ascii[b]
+	}
+	return out
+}
+
+// resolveReferences replaces references to ASCII characters (&#100; and &#x64;) by the
+// characters.
+func resolveReferences(doc []byte) []byte {
+	out := make([]byte, 0, len(doc))
+	for {
+		i := bytes.Index(doc, []byte("&#"))
+		if i < 0 {
+			return append(out, doc...)
+		}
+		end, base := i+2, 10
+		if end < len(doc) && doc[end] == 'x' {
+			end, base = end+1, 16
+		}
+		number := end
+		for end < len(doc) && isHex(doc[end]) {
+			end++
+		}
+		digits := bytes.TrimLeft(doc[number:end], "0")
+		n, err := strconv.ParseUint(string(digits[:min(len(digits), 4)]), base, 16)
+		if err == nil && len(digits) < 4 && n < utf8.RuneSelf && end < len(doc) && doc[end] == ';' {
+			out, doc = append(append(out, doc[:i]...), byte(n)), doc[end+1:]
+		} else {
+			out, doc = append(out, doc[:end]...), doc[end:]
+		}
+	}
+}
+
+func isHex(b byte) bool {
+	return b >= '0' && b <= '9' || b >= 'a' && b <= 'f' || b >= 'A' && b <= 'F'
 }

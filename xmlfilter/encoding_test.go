@@ -142,3 +142,24 @@ func encodedSeeds(f *testing.F) [][]byte {
 	}
 	return seeds
 }
+
+func TestASCII(t *testing.T) {
+	const want = `<domain a="direct">`
+	for name, doc := range map[string]string{
+		"ASCII":       want,
+		"UTF-16LE":    string(utf16In(binary.LittleEndian, false, want)),
+		"UTF-16BE":    string(utf16In(binary.BigEndian, false, want)),
+		"references":  `<domain a="&#100;i&#x72;&#0000000000000000000000101;&#x000063;t">`,
+		"both":        string(utf16In(binary.BigEndian, false, `<domain a="dir&#101;ct">`)),
+		"a character": `<domain a="&#100;irect&#62;`,
+	} {
+		require.Contains(t, string(ASCII([]byte(doc))), want[:len(want)-2], name)
+	}
+	const ebcdic = "\x4c\x6f\xa7\x94\x93\x6f\x6e\x4c\x81\x60\x82\x7e\x7d\xf0\xf9\x7d\x61\x6e"
+	require.Equal(t, "<?xml?><a-b='09'/>", string(ASCII([]byte(ebcdic))))
+	for _, kept := range []string{"", "&#", "&#x", "&#x64", "&#64", "&#;", "&#128;", "&#x100000000000000000064;", "&#d;", "&amp;#100;", "K\xfcche", "&#&#"} {
+		require.Equal(t, kept, string(ASCII([]byte(kept))))
+	}
+	require.Equal(t, "&#d", string(ASCII([]byte("&#&#100;"))))
+	require.Equal(t, "&#100;", string(ASCII([]byte("&#38;#100;"))), "a reference is resolved once")
+}
