@@ -204,7 +204,7 @@ func (c *Conn) PortVLANs(ctx context.Context, index int) ([]PortVLAN, error) {
 	req := nl.NewNetlinkRequest(unix.RTM_GETVLAN, unix.NLM_F_DUMP)
 	req.AddData(brVLANMsg(index))
 	what := "index " + strconv.Itoa(index)
-	out, err := c.do(ctx, "list VLANs of", what, req)
+	out, err := c.dump(ctx, "list VLANs of", what, req)
 	if err != nil {
 		return nil, err
 	}

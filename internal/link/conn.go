@@ -18,10 +18,13 @@ const filterSkipStats = 1 << 3
 
 // Conn is a rtnetlink connection in the network namespace in which it was opened.
 // Its methods wait no longer than their context allows, and ten seconds where it
-// says nothing. It is not for several goroutines at once.
+// says nothing. What they list is whole. It is not for several goroutines at once.
 type Conn struct {
 	sock *nl.NetlinkSocket
 	req  map[int]*nl.SocketHandle
+	// execute sends a request and returns the payloads of the replies; nl.ErrDumpInterrupted
+	// comes with those of a list that is not whole.
+	execute func(*nl.NetlinkRequest) ([][]byte, error)
 }
 
 // Open connects to the kernel. NETLINK_ROUTE needs no privilege to ask, and
@@ -35,16 +38,46 @@ func Open() (*Conn, error) {
 	// Without the kernel's own words an EINVAL tells nobody anything; kernels
 	// before 4.12 do not have them.
 	_ = sock.SetExtAck(true)
-	return &Conn{sock: sock, req: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: sock}}}, nil
+	return &Conn{
+		sock: sock,
+		req:  map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: sock}},
+		execute: func(req *nl.NetlinkRequest) ([][]byte, error) {
+			return req.Execute(unix.NETLINK_ROUTE, 0)
+		},
+	}, nil
 }
 
 // Close ends the connection.
 func (c *Conn) Close() { c.sock.Close() }
 
+// patience is how long the kernel may take where a context does not say.
+const patience = 10 * time.Second
+
+// dump sends a request for a list and returns the payloads of its entries. It asks again
+// while the list changes as the kernel sends it (NLM_F_DUMP_INTR, EINTR): such an answer
+// lacks entries, or has them twice.
+func (c *Conn) dump(ctx context.Context, op, link string, req *nl.NetlinkRequest) ([][]byte, error) {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, patience)
+		defer cancel()
+	}
+	for interrupted := false; ; interrupted = true {
+		out, err := c.do(ctx, op, link, req)
+		switch {
+		case errors.Is(err, nl.ErrDumpInterrupted) || errors.Is(err, unix.EINTR):
+			continue
+		case interrupted && errors.Is(err, context.DeadlineExceeded):
+			return nil, &OpError{Op: op, Link: link, Err: fmt.Errorf("it changed again and again: %w", context.DeadlineExceeded)}
+		}
+		return out, err
+	}
+}
+
 // do sends one request and returns the payloads of the replies.
 func (c *Conn) do(ctx context.Context, op, link string, req *nl.NetlinkRequest) ([][]byte, error) {
 	fail := func(err error) ([][]byte, error) { return nil, &OpError{Op: op, Link: link, Err: mapErrno(err)} }
-	wait := 10 * time.Second
+	wait := patience
 	if at, ok := ctx.Deadline(); ok {
 		wait = time.Until(at)
 	}
@@ -56,7 +89,7 @@ func (c *Conn) do(ctx context.Context, op, link string, req *nl.NetlinkRequest) 
 		return fail(err)
 	}
 	req.Sockets = c.req
-	out, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	out, err := c.execute(req)
 	if errors.Is(err, unix.EAGAIN) {
 		return fail(fmt.Errorf("the kernel did not answer: %w", context.DeadlineExceeded))
 	}
@@ -142,7 +175,7 @@ func (c *Conn) get(ctx context.Context, what string, index int, by *nl.RtAttr) (
 func (c *Conn) All(ctx context.Context) ([]Link, error) {
 	req := message(unix.RTM_GETLINK, unix.NLM_F_DUMP, 0)
 	req.AddData(nl.NewRtAttr(unix.IFLA_EXT_MASK, nl.Uint32Attr(filterSkipStats)))
-	out, err := c.do(ctx, "list", "links", req)
+	out, err := c.dump(ctx, "list", "links", req)
 	if err != nil {
 		return nil, err
 	}

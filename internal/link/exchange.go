@@ -20,7 +20,7 @@ import (
 func (c *Conn) exchange(ctx context.Context, req *nl.NetlinkRequest) ([]byte, error) {
 	at, ok := ctx.Deadline()
 	if !ok {
-		at = time.Now().Add(10 * time.Second)
+		at = time.Now().Add(patience)
 	}
 	if ctx.Err() != nil {
 		return nil, context.DeadlineExceeded
