@@ -7,10 +7,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
-	"strings"
 
 	"libvirt-direct/hooks"
 	"libvirt-direct/internal/config"
@@ -20,20 +21,7 @@ import (
 	"libvirt-direct/internal/version"
 )
 
-func main() { os.Exit(run(os.Args)) }
-
-func run(args []string) int {
-	if hooks.LeftOver(args[0]) {
-		return 0
-	}
-	if len(args) < 3 { // a person; libvirt gives four, and the first may be "--help"
-		fmt.Fprintf(os.Stderr, "libvirt-direct hook %s: run by libvirt as /etc/libvirt/hooks/qemu DOMAIN OPERATION SUB-OPERATION EXTRA; see `libvirt-direct --help`\n", version.Version)
-		if len(args) == 2 && (args[1] == "--help" || args[1] == "--version") {
-			return 0
-		}
-		return 2
-	}
-	log := logging.New("libvirt-direct", os.Stderr)
+func main() {
 	h := &hooks.Hook{
 		Config:     func() (*config.Config, error) { return config.Load(config.Path) },
 		Kernel:     openKernel,
@@ -41,25 +29,65 @@ func run(args []string) int {
 		OVS:        hooks.OpenSwitch,
 		Journal:    state.Existing(state.DefaultDir),
 		Libvirt:    hooks.LibvirtFolder(hooks.LibvirtDir),
-		Log:        log,
+		Log:        logging.New("libvirt-direct", os.Stderr),
 		Privileged: os.Geteuid() == 0,
 	}
-	if err := call(h, args); err != nil {
-		// libvirt shows this line to whoever started the domain.
-		line := "libvirt-direct: " + args[2] + ": " + hooks.OneLine(err)
-		fmt.Fprintln(os.Stderr, line)
-		// Where there is neither journal nor syslog it is not to be shown twice.
-		logging.New("libvirt-direct", io.Discard).Error(strings.TrimPrefix(line, "libvirt-direct: "), "domain", args[1], "op", args[2])
-		return 1
+	p := process{
+		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
+		// Where there is neither journal nor syslog nothing is to be shown twice.
+		log: logging.New("libvirt-direct", io.Discard),
 	}
-	return 0
+	os.Exit(p.run(os.Args, h))
 }
 
-func call(h *hooks.Hook, args []string) error {
-	if hooks.ForNetworks(args[0]) {
-		return h.RunNetwork(context.Background(), hooks.NetworkCall{Network: args[1], Op: hooks.Op(args[2]), Stdin: os.Stdin})
+// process is what the program has from libvirt, and the log for what it prints as well.
+type process struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	log            *slog.Logger
+}
+
+// run does one call and returns the exit status.
+func (p process) run(args []string, h *hooks.Hook) int {
+	if hooks.LeftOver(args[0]) {
+		return 0
 	}
-	return h.Run(context.Background(), hooks.Call{Domain: args[1], Op: hooks.Op(args[2]), Stdin: os.Stdin, Stdout: os.Stdout})
+	if len(args) < 3 { // a person; libvirt gives four, and the first may be "--help"
+		fmt.Fprintf(p.stderr, "libvirt-direct hook %s: run by libvirt as /etc/libvirt/hooks/qemu DOMAIN OPERATION SUB-OPERATION EXTRA; see `libvirt-direct --help`\n", version.Version)
+		if len(args) == 2 && (args[1] == "--help" || args[1] == "--version") {
+			return 0
+		}
+		return 2
+	}
+	err := p.call(args, h)
+	if err == nil {
+		return 0
+	}
+	// libvirt shows this line to whoever started the domain.
+	line := args[2] + ": " + hooks.OneLine(err)
+	fmt.Fprintln(p.stderr, "libvirt-direct: "+line)
+	var bug *bugError
+	if errors.As(err, &bug) {
+		line += "\n" + bug.stack
+	}
+	p.log.Error(line, "domain", args[1], "op", args[2])
+	if bug != nil && !mayFail(hooks.Op(args[2])) {
+		return 0
+	}
+	return 1
+}
+
+// call does one call. A panic is an error that is a *bugError.
+func (p process) call(args []string, h *hooks.Hook) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = newBugError(v)
+		}
+	}()
+	if hooks.ForNetworks(args[0]) {
+		return h.RunNetwork(context.Background(), hooks.NetworkCall{Network: args[1], Op: hooks.Op(args[2]), Stdin: p.stdin})
+	}
+	return h.Run(context.Background(), hooks.Call{Domain: args[1], Op: hooks.Op(args[2]), Stdin: p.stdin, Stdout: p.stdout})
 }
 
 func openKernel() (hooks.Kernel, func(), error) {
