@@ -77,7 +77,7 @@ func TestControlSocket(t *testing.T) {
 		require.NoError(t, err)
 		return string(b[:n])
 	}
-	t.Setenv("NOTIFY_SOCKET", systemd.LocalAddr().String())
+	h.env = []string{"NOTIFY_SOCKET=" + systemd.LocalAddr().String()}
 	p := h.vdpd("-config", conf)
 	require.Equal(t, "READY=1", told())
 

@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -63,8 +64,14 @@ type host struct {
 	*testing.T
 	a, b string // namespaces of station and bridge
 	dir  string
+	env  []string // for what runs in them
 }
 
+// hosts counts them, for their namespaces' names.
+var hosts atomic.Int32
+
+// newHost makes a host, beside those of other tests: all of them wait for the timers of
+// LLDP most of the time.
 func newHost(t *testing.T) *host {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -73,7 +80,9 @@ func newHost(t *testing.T) *host {
 		}
 		t.Skip("needs root")
 	}
-	h := &host{T: t, a: fmt.Sprintf("vdpa%d", os.Getpid()), b: fmt.Sprintf("vdpb%d", os.Getpid()), dir: t.TempDir()}
+	t.Parallel()
+	id := fmt.Sprintf("%d-%d", os.Getpid(), hosts.Add(1))
+	h := &host{T: t, a: "vdpa" + id, b: "vdpb" + id, dir: t.TempDir()}
 	for _, n := range []string{h.a, h.b} {
 		h.sh("ip", "netns", "add", n)
 		t.Cleanup(func() { _ = exec.Command("ip", "netns", "del", n).Run() })
@@ -143,6 +152,7 @@ func (h *host) start(ns string, args ...string) *process {
 	h.Helper()
 	p := &process{cmd: exec.Command("ip", append([]string{"netns", "exec", ns}, args...)...), end: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = p, p
+	p.cmd.Env = append(os.Environ(), h.env...)
 	require.NoError(h, p.cmd.Start())
 	go func() { p.err = p.cmd.Wait(); close(p.end) }()
 	h.Cleanup(func() {
@@ -164,6 +174,8 @@ func (h *host) vdpd(args ...string) *process {
 		b, _ := os.ReadFile(filepath.Join(h.dir, "lldpad.pid"))
 		return string(b) == fmt.Sprintf("%d\n", p.cmd.Process.Pid)
 	})
+	// It looks for its uplinks after that, and until it has found one refuses what is asked of it.
+	h.eventually(20*time.Second, "vdpd's uplink", func() bool { return h.uplink().Ifindex != 0 })
 	return p
 }
 
