@@ -22,12 +22,17 @@ import (
 
 const guestMAC = "52:54:00:77:77:01"
 
+// noProxyDHCP tells iPXE, the firmware, that there is no ProxyDHCP server, for which it would wait three seconds after the
+// offer: its option no-pxedhcp.
+const noProxyDHCP = "dhcp-option=encap:175,176,1b"
+
 // lease runs dnsmasq on a device and returns a function that waits until it has acknowledged a lease for mac.
 func lease(t testing.TB, dev, cidr, from, to string) func(mac string) {
 	t.Helper()
 	run(t, "ip", "addr", "add", cidr, "dev", dev)
 	cmd := exec.Command("dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0", "--interface="+dev, "--bind-interfaces",
-		"--dhcp-range="+from+","+to, "--dhcp-leasefile="+filepath.Join(t.TempDir(), "leases"), "--pid-file=", "--user=root", "--no-ping")
+		"--dhcp-range="+from+","+to, "--dhcp-leasefile="+filepath.Join(t.TempDir(), "leases"), "--pid-file=", "--user=root", "--no-ping",
+		"--"+noProxyDHCP)
 	out, err := cmd.StderrPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())

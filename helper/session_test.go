@@ -131,8 +131,9 @@ func (s *userSession) define(t testing.TB, bridge string) {
 	s.virsh(t, "define", "--validate", xml)
 }
 
-const natNetwork = `<network><name>default</name><bridge name='virbr0'/><forward mode='nat'/>
-<ip address='192.168.122.1' netmask='255.255.255.0'><dhcp><range start='192.168.122.2' end='192.168.122.254'/></dhcp></ip></network>`
+const natNetwork = `<network xmlns:dnsmasq='http://libvirt.org/schemas/network/dnsmasq/1.0'><name>default</name><bridge name='virbr0'/><forward mode='nat'/>
+<ip address='192.168.122.1' netmask='255.255.255.0'><dhcp><range start='192.168.122.2' end='192.168.122.254'/></dhcp></ip>
+<dnsmasq:options><dnsmasq:option value='` + noProxyDHCP + `'/></dnsmasq:options></network>`
 
 // nat starts the system's libvirtd and its NAT network, as on a desktop, and returns a function that waits until its
 // dnsmasq has given a lease.
@@ -167,7 +168,7 @@ func nat(t testing.TB) func(mac string) {
 		require.Eventually(t, func() bool {
 			out, err := virsh("net-dhcp-leases", "default").Output()
 			return err == nil && strings.Contains(string(out), mac)
-		}, 60*time.Second, 200*time.Millisecond, "no lease")
+		}, 60*time.Second, 50*time.Millisecond, "no lease")
 	}
 }
 
