@@ -73,7 +73,10 @@ func TestLintian(t *testing.T) {
 func TestDebLife(t *testing.T) {
 	requireDeb(t)
 	for _, suite := range []string{"bookworm", "trixie"} {
-		t.Run(suite, func(t *testing.T) { life(t, newMachine(t, suite), apt, must(t, oldDebs), must(t, debs)) })
+		t.Run(suite, func(t *testing.T) {
+			t.Parallel()
+			life(t, newMachine(t, suite), apt, must(t, oldDebs), must(t, debs))
+		})
 	}
 }
 

@@ -126,9 +126,20 @@ func output(tb testing.TB, name string, args ...string) string {
 	return string(out)
 }
 
-func requireDeb(tb testing.TB) { hosttest.Require(tb, "dpkg-buildpackage", "dh", "dh_apparmor", "git") }
+// requireDeb and requireRPM begin a test, which runs beside others: each builds in a folder
+// of its own and installs into a root in namespaces of its own.
 
-func requireRPM(tb testing.TB) { hosttest.Require(tb, "rpmbuild", "git") }
+func requireDeb(t *testing.T) {
+	t.Helper()
+	hosttest.Require(t, "dpkg-buildpackage", "dh", "dh_apparmor", "git")
+	t.Parallel()
+}
+
+func requireRPM(t *testing.T) {
+	t.Helper()
+	hosttest.Require(t, "rpmbuild", "git")
+	t.Parallel()
+}
 
 // reproducible builds a kind's packages once more and compares the bytes.
 func reproducible(t *testing.T, kind string, first set) {
