@@ -193,6 +193,7 @@ func TestResults(t *testing.T) {
 
 // lldpad sleeps when it indicates, and answers all the same (trap 9).
 func TestSleepingDaemon(t *testing.T) {
+	t.Parallel() // it waits
 	f := newFake(t)
 	c := f.client()
 	f.on(setAssociate) // nothing for now
@@ -228,6 +229,7 @@ func TestLateReply(t *testing.T) {
 
 // An event that was lost is asked for.
 func TestLostEvent(t *testing.T) {
+	t.Parallel() // it waits
 	f := newFake(t)
 	c := f.client()
 	set := false
@@ -249,6 +251,7 @@ func TestLostEvent(t *testing.T) {
 
 // A restart forgets all VSIs (trap 14).
 func TestEventsRestart(t *testing.T) {
+	t.Parallel() // it waits
 	f := newFake(t)
 	c := f.client()
 	e, err := c.Events(deadline(t, time.Second))
