@@ -5,9 +5,10 @@ DESTDIR ?=
 UNITDIR ?= /usr/lib/systemd/system
 ZSHDIR  ?= /usr/share/zsh/site-functions
 
-# How long each fuzz target runs, and which benchmarks.
-FUZZTIME ?= 10s
-BENCH    ?= .
+# How long each fuzz target runs, by hand and over night, and which benchmarks.
+FUZZTIME      ?= 10s
+LONG_FUZZTIME ?= 2m
+BENCH         ?= .
 
 STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
@@ -22,7 +23,7 @@ tagged = $(shell grep -rl --include='*_test.go' '^//go:build $(1)$$' --exclude-d
 # Programs by name in bin/ and folder of their source.
 programs = libvirt-direct:cmd/libvirt-direct qemu-hook:hooks/qemu qemu-direct-helper:helper vdpd:vdp/vdpd
 
-.PHONY: all build help check test test-unit test-integration test-vm demo lint bench fuzz man completions licences install deb rpm clean deps-test deps-demo
+.PHONY: all build help check test test-unit test-integration test-vm long demo lint bench fuzz man completions licences install deb rpm clean deps-test deps-demo
 
 all: build
 
@@ -75,6 +76,14 @@ test-vm: build ## run the tests in the test machine alone (root)
 	@packages="$(call tagged,vm)"; \
 	if [ -z "$$packages" ]; then echo "no test has the tag vm"; exit 0; fi; \
 	$(GO) test -tags vm -count=1 -p 1 -timeout $(VM_TIMEOUT) -exec "$(CURDIR)/bin/testvm -t $(VM_TIMEOUT) --" $$packages
+
+# LONG=1 is for hosttest.Rounds. Each part runs even if one before it failed.
+long: ## run over night: the tests with more rounds, then fuzz and bench (root; hours)
+	@status=0; \
+	LONG=1 $(MAKE) --no-print-directory test || status=1; \
+	$(MAKE) --no-print-directory fuzz FUZZTIME=$(LONG_FUZZTIME) || status=1; \
+	$(MAKE) --no-print-directory bench || status=1; \
+	exit $$status
 
 demo: deps-demo ## show guests with direct NICs on a throwaway host (root; 90 s)
 	@mkdir -p bin

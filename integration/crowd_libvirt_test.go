@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"libvirt-direct/integration/host/hosttest"
 )
 
 // Assisted and hook-owned guests in turn, all by the uplink's name, which the first
@@ -36,7 +38,7 @@ func TestCrowd(t *testing.T) {
 		_, err := s.Virsh(ctx, "destroy", "--domain", name)
 		return err
 	}
-	s.crowd(names, 10, start, stop, func() {
+	s.crowd(names, hosttest.Rounds(3, 10), start, stop, func() {
 		require.Len(t, s.macvtaps(), 20)
 		require.Len(t, s.journals(), 20)
 		require.Equal(t, "storage", s.snapshot()["nica"]["altnames"])

@@ -232,7 +232,7 @@ func TestVLAN(t *testing.T) {
 				return nil
 			}
 		}
-		// Ten rounds of real guests are TestCrowd's; here an emulated processor is at work.
+		// Rounds of real guests are TestCrowd's; here an emulated processor is at work.
 		s.crowd(names, 3, life("prepare"), life("release"), func() {
 			require.Equal(t, 100, s.vid("nica.100"))
 			require.Len(t, s.journals(), 20)

@@ -19,6 +19,7 @@ import (
 
 	"libvirt-direct/integration/guest"
 	"libvirt-direct/integration/guest/kernel"
+	"libvirt-direct/integration/host/hosttest"
 	"libvirt-direct/integration/sriov/debian"
 	"libvirt-direct/integration/vm"
 )
@@ -95,7 +96,7 @@ func boot(ctx context.Context) (int, error) {
 		}
 		m.Writable = []string{"testdata"}
 	}
-	for _, name := range []string{"CI", "GOCOVERDIR"} {
+	for _, name := range []string{"CI", "GOCOVERDIR", hosttest.LongVariable} {
 		if v, ok := os.LookupEnv(name); ok {
 			m.Env = append(m.Env, name+"="+v)
 		}

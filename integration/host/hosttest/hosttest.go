@@ -37,6 +37,18 @@ func Require(tb testing.TB, programs ...string) {
 	}
 }
 
+// LongVariable is set to 1 by "make long".
+const LongVariable = "LONG"
+
+// Rounds is how often a test repeats what it is about: a few times, or with LONG=1 in the
+// environment many times, for a run over night.
+func Rounds(few, many int) int {
+	if os.Getenv(LongVariable) == "1" {
+		return many
+	}
+	return few
+}
+
 // New starts a Host whose libvirtd does not run yet, after [Require]. A failed
 // test shows the end of its libvirtd's log.
 func New(ctx context.Context, tb testing.TB, opts host.Options) *host.Host {

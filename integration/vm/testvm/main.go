@@ -23,7 +23,7 @@ import (
 )
 
 // passed are the variables that the command gets without -e.
-var passed = [...]string{"CI", "GOCOVERDIR", "GOTRACEBACK", "GOMAXPROCS", "GODEBUG", "LANG"}
+var passed = [...]string{"CI", "GOCOVERDIR", "GOTRACEBACK", "GOMAXPROCS", "GODEBUG", "LANG", "LONG"}
 
 func main() {
 	machine, command, err := parse(os.Args[1:], os.LookupEnv, os.Stderr)
