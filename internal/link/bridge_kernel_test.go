@@ -73,7 +73,7 @@ func TestBridgePort(t *testing.T) {
 // Who hears LLDP from the switch when the uplink is a port of a bridge: lldpad's kind of
 // socket on the uplink, and guests. This is what `libvirt-direct check` tells people.
 func TestBridgeAndLLDP(t *testing.T) {
-	_, _, ip := namespace(t)
+	ctx, c, ip := namespace(t)
 	ip("link", "add", "uplink", "type", "veth", "peer", "name", "wire")
 	ip("link", "add", "vnet0", "type", "veth", "peer", "name", "guest")
 	ip("link", "add", "br0", "type", "bridge", "forward_delay", "0", "mcast_snooping", "0")
@@ -82,6 +82,14 @@ func TestBridgeAndLLDP(t *testing.T) {
 	}
 	for _, l := range []string{"br0", "uplink", "wire", "vnet0", "guest"} {
 		ip("link", "set", l, "up")
+	}
+	// The bridge learns of a port's carrier some time after it, and until then drops what comes.
+	const forwarding = 3
+	for _, name := range []string{"uplink", "vnet0"} {
+		require.Eventually(t, func() bool {
+			l, err := c.ByName(ctx, name)
+			return err == nil && l.Port != nil && l.Port.State == forwarding
+		}, 10*time.Second, time.Millisecond)
 	}
 	const lldp = 0x88cc
 	socket := func(name string) int {
