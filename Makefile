@@ -20,10 +20,13 @@ VM_TIMEOUT          ?= 20m
 # "integration" needs root, namespaces and real daemons; "vm" needs another kernel.
 tagged = $(shell grep -rl --include='*_test.go' '^//go:build $(1)$$' --exclude-dir=.cache . | xargs -rn1 dirname | sort -u)
 
+# Integration tests that do hardly anything but wait, for the timers of LLDP.
+waiting = ./vdp/vdpd
+
 # Programs by name in bin/ and folder of their source.
 programs = libvirt-direct:cmd/libvirt-direct qemu-hook:hooks/qemu qemu-direct-helper:helper vdpd:vdp/vdpd
 
-.PHONY: all build help check test test-unit test-integration test-vm long demo lint bench fuzz man completions licences install deb rpm clean deps-test deps-demo
+.PHONY: all build help check test test-unit test-integration test-serial test-waiting test-vm long demo lint bench fuzz man completions licences install deb rpm clean deps-test deps-demo
 
 all: build
 
@@ -53,7 +56,7 @@ check: ## run the tests that need neither root nor daemons (under a minute)
 	$(GO) test ./...
 
 # Each phase runs even if one before it failed; the last lines are go test's own.
-test: deps-test ## run every test, installing what it lacks (root; about half an hour)
+test: deps-test ## run every test, installing what it lacks (root; under 25 minutes)
 	@begin=$$(date +%s); status=0; \
 	phase() { \
 		now=$$(($$(date +%s) - begin)); printf '== [%02d:%02d] %s\n' $$((now / 60)) $$((now % 60)) "$$2"; \
@@ -68,7 +71,15 @@ test-unit:
 	$(GO) test -count=1 ./...
 
 test-integration: ## run the integration tests alone (root)
-	$(GO) test -tags integration -count=1 -p 1 -timeout $(INTEGRATION_TIMEOUT) $(call tagged,integration)
+	@$(MAKE) --no-print-directory -j 2 -k test-serial test-waiting
+
+# One after the other: they look at what is the whole machine's, and at how long things take.
+test-serial:
+	$(GO) test -tags integration -count=1 -p 1 -timeout $(INTEGRATION_TIMEOUT) \
+		$(filter-out $(waiting),$(call tagged,integration))
+
+test-waiting:
+	$(GO) test -tags integration -count=1 -timeout $(INTEGRATION_TIMEOUT) $(waiting)
 
 # In the machine the programs lie in bin/: building them there would take minutes.
 test-vm: build ## run the tests in the test machine alone (root)
