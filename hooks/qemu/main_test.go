@@ -33,16 +33,15 @@ func started(t *testing.T) *hooks.Hook {
 	h := &hooks.Hook{
 		Config:     func() (*config.Config, error) { return config.Parse("test.toml", nil) },
 		Kernel:     func() (hooks.Kernel, func(), error) { return brokenKernel{}, func() {}, nil },
-		Journal:    filepath.Join(t.TempDir(), "journal"),
+		Journal:    state.Existing(filepath.Join(t.TempDir(), "journal")),
 		Privileged: true,
 	}
-	dir, err := state.Open(h.Journal)
-	require.NoError(t, err)
+	require.NoError(t, h.Journal.Make())
 	step, err := json.Marshal(hooks.Step{NIC: "52:54:00:00:00:01", Macvtap: &hooks.Macvtap{
 		Name: "ldt0", Lower: "nica", Mode: "vepa", MAC: "52:54:00:00:00:01", Index: 7,
 	}})
 	require.NoError(t, err)
-	require.NoError(t, dir.Save(&state.Journal{UUID: uuid, Name: "vm", Entries: []state.Entry{{Phase: state.Done, Step: step}}}))
+	require.NoError(t, h.Journal.Save(&state.Journal{UUID: uuid, Name: "vm", Entries: []state.Entry{{Resource: "link/ldt0", Gen: 1, Phase: state.Done, Step: step}}}))
 	return h
 }
 

@@ -201,10 +201,10 @@ const (
 // PortVLANs returns the VLANs of a bridge's port, by number. It asks for that port
 // alone (RTM_GETVLAN, Linux 5.6); ErrNotSupported where the kernel cannot.
 func (c *Conn) PortVLANs(ctx context.Context, index int) ([]PortVLAN, error) {
-	req := nl.NewNetlinkRequest(unix.RTM_GETVLAN, unix.NLM_F_DUMP)
+	req := nl.NewNetlinkRequest(unix.RTM_GETVLAN, 0)
 	req.AddData(brVLANMsg(index))
 	what := "index " + strconv.Itoa(index)
-	out, err := c.dump(ctx, "list VLANs of", what, req)
+	out, err := c.list(ctx, "list VLANs of", what, req)
 	if err != nil {
 		return nil, err
 	}

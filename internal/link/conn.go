@@ -22,9 +22,6 @@ const filterSkipStats = 1 << 3
 type Conn struct {
 	sock *nl.NetlinkSocket
 	req  map[int]*nl.SocketHandle
-	// execute sends a request and returns the payloads of the replies; nl.ErrDumpInterrupted
-	// comes with those of a list that is not whole.
-	execute func(*nl.NetlinkRequest) ([][]byte, error)
 }
 
 // Open connects to the kernel. NETLINK_ROUTE needs no privilege to ask, and
@@ -38,13 +35,7 @@ func Open() (*Conn, error) {
 	// Without the kernel's own words an EINVAL tells nobody anything; kernels
 	// before 4.12 do not have them.
 	_ = sock.SetExtAck(true)
-	return &Conn{
-		sock: sock,
-		req:  map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: sock}},
-		execute: func(req *nl.NetlinkRequest) ([][]byte, error) {
-			return req.Execute(unix.NETLINK_ROUTE, 0)
-		},
-	}, nil
+	return &Conn{sock: sock, req: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: sock}}}, nil
 }
 
 // Close ends the connection.
@@ -53,25 +44,13 @@ func (c *Conn) Close() { c.sock.Close() }
 // patience is how long the kernel may take where a context does not say.
 const patience = 10 * time.Second
 
-// dump sends a request for a list and returns the payloads of its entries. It asks again
-// while the list changes as the kernel sends it (NLM_F_DUMP_INTR, EINTR): such an answer
-// lacks entries, or has them twice.
-func (c *Conn) dump(ctx context.Context, op, link string, req *nl.NetlinkRequest) ([][]byte, error) {
-	if _, ok := ctx.Deadline(); !ok {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, patience)
-		defer cancel()
+// list sends a request for a list and returns the payloads of its entries.
+func (c *Conn) list(ctx context.Context, op, link string, req *nl.NetlinkRequest) ([][]byte, error) {
+	out, err := c.dump(ctx, req)
+	if err != nil {
+		return nil, &OpError{Op: op, Link: link, Err: mapErrno(err)}
 	}
-	for interrupted := false; ; interrupted = true {
-		out, err := c.do(ctx, op, link, req)
-		switch {
-		case errors.Is(err, nl.ErrDumpInterrupted) || errors.Is(err, unix.EINTR):
-			continue
-		case interrupted && errors.Is(err, context.DeadlineExceeded):
-			return nil, &OpError{Op: op, Link: link, Err: fmt.Errorf("it changed again and again: %w", context.DeadlineExceeded)}
-		}
-		return out, err
-	}
+	return out, nil
 }
 
 // do sends one request and returns the payloads of the replies.
@@ -89,7 +68,7 @@ func (c *Conn) do(ctx context.Context, op, link string, req *nl.NetlinkRequest) 
 		return fail(err)
 	}
 	req.Sockets = c.req
-	out, err := c.execute(req)
+	out, err := req.Execute(unix.NETLINK_ROUTE, 0)
 	if errors.Is(err, unix.EAGAIN) {
 		return fail(fmt.Errorf("the kernel did not answer: %w", context.DeadlineExceeded))
 	}
@@ -173,9 +152,9 @@ func (c *Conn) get(ctx context.Context, what string, index int, by *nl.RtAttr) (
 // All returns every link of the namespace. Its cost grows with their number: it is
 // for gc and status, which people run, and not for hooks.
 func (c *Conn) All(ctx context.Context) ([]Link, error) {
-	req := message(unix.RTM_GETLINK, unix.NLM_F_DUMP, 0)
+	req := message(unix.RTM_GETLINK, 0, 0)
 	req.AddData(nl.NewRtAttr(unix.IFLA_EXT_MASK, nl.Uint32Attr(filterSkipStats)))
-	out, err := c.dump(ctx, "list", "links", req)
+	out, err := c.list(ctx, "list", "links", req)
 	if err != nil {
 		return nil, err
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
-	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -18,14 +17,17 @@ import (
 // (NETLINK_GET_STRICT_CHK, Linux 4.20), so that a dump about one interface costs the
 // same however many there are. A kernel without it answers with everything: callers
 // look at each reply again. A dump that the kernel marks as interrupted
-// (NLM_F_DUMP_INTR), since something changed meanwhile, is repeated until ctx ends.
+// (NLM_F_DUMP_INTR), since something changed meanwhile, is repeated until ctx ends: such an
+// answer lacks entries, or has them twice.
 //
 // The error is the kernel's errno, ErrMalformed, or context.DeadlineExceeded.
 func (c *Conn) dump(ctx context.Context, req *nl.NetlinkRequest) ([][]byte, error) {
-	at, ok := ctx.Deadline()
-	if !ok {
-		at = time.Now().Add(10 * time.Second)
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, patience)
+		defer cancel()
 	}
+	at, _ := ctx.Deadline()
 	fd := c.sock.GetFd()
 	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
 	req.Flags |= unix.NLM_F_REQUEST | unix.NLM_F_DUMP
@@ -47,15 +49,15 @@ func (c *Conn) dump(ctx context.Context, req *nl.NetlinkRequest) ([][]byte, erro
 // untilWhole asks until the answer is no interrupted one.
 func untilWhole(ctx context.Context, ask func() (dumpAnswer, error)) ([][]byte, error) {
 	for ctx.Err() == nil {
-		a, err := ask()
-		if err != nil {
+		switch a, err := ask(); {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
 			return nil, err
-		}
-		if !a.interrupted {
+		case !a.interrupted:
 			return a.payloads, nil
 		}
 	}
-	return nil, context.DeadlineExceeded
+	return nil, fmt.Errorf("it changed again and again: %w", context.DeadlineExceeded)
 }
 
 // dumpAnswer is what has come of the answer to one dump request.

@@ -59,21 +59,6 @@ func TestDumpAnswer(t *testing.T) {
 	require.ErrorIs(t, new(dumpAnswer).add([]byte{255, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0}, 7), ErrMalformed)
 }
 
-func TestInterruptedDumpIsRepeated(t *testing.T) {
-	asked := 0
-	ask := func() (dumpAnswer, error) {
-		asked++
-		return dumpAnswer{payloads: [][]byte{{byte(asked)}}, interrupted: asked < 3}, nil
-	}
-	out, err := untilWhole(t.Context(), ask)
-	require.NoError(t, err)
-	require.Equal(t, [][]byte{{3}}, out)
-
-	ctx, cancel := context.WithCancel(t.Context())
-	_, err = untilWhole(ctx, func() (dumpAnswer, error) { cancel(); return dumpAnswer{interrupted: true}, nil })
-	require.ErrorIs(t, err, context.DeadlineExceeded)
-}
-
 func deviceReply() []byte {
 	xdp := nl.NewRtAttr(unix.IFLA_XDP|unix.NLA_F_NESTED, nil)
 	xdp.AddRtAttr(unix.IFLA_XDP_ATTACHED, []byte{2})
