@@ -113,6 +113,9 @@ func (h *Hook) run(ctx context.Context, c Call) error {
 			return err
 		}
 	}
+	if plain(d) && (c.Op == Prepare || c.Op == Start) {
+		return h.plain(ctx, c, d)
+	}
 	return h.operate(ctx, c, d)
 }
 
@@ -135,6 +138,86 @@ func (h *Hook) foreign(ctx context.Context, c Call, doc []byte) {
 		h.Log.Warn(fmt.Sprintf("%s %q: %s", c.Op, c.Domain, OneLine(err)), "op", string(c.Op), "domain", c.Domain)
 	}
 }
+
+// plain reports whether a domain says nothing for us in its metadata: its NICs are
+// libvirt's to make, and ours only to know of.
+func plain(d *xmlfilter.Domain) bool {
+	return !slices.ContainsFunc(d.NICs, func(n xmlfilter.NIC) bool { return n.Words != nil })
+}
+
+// plainTime bounds how long the start of a plain guest waits for us.
+const plainTime = 50 * time.Millisecond
+
+// plain does prepare and start for a plain guest. Where nothing has to be made for it no
+// state of the host refuses or delays it: what we know of it is then not complete, and
+// that is logged. What Plan refuses libvirt would as well, or, with another guest's
+// device, after it has changed that.
+func (h *Hook) plain(ctx context.Context, c Call, d *xmlfilter.Domain) error {
+	brief, cancel := context.WithTimeout(ctx, plainTime)
+	defer cancel()
+	held, err := h.holds(d.UUID)
+	if c.Op == Prepare && held { // what an earlier life has left goes first
+		brief = ctx
+	} else if err == nil {
+		var complete bool
+		if complete, err = h.preview(brief, c.Op, d); err == nil && !complete {
+			return h.operate(ctx, c, d)
+		}
+	}
+	if err == nil {
+		err = h.operate(brief, c, d)
+	}
+	var refused *planError
+	if err == nil || errors.As(err, &refused) {
+		return err
+	}
+	h.withoutUs(c, err)
+	return nil
+}
+
+func (h *Hook) withoutUs(c Call, err error) {
+	h.Log.Warn(fmt.Sprintf("%s %q goes on without us: %s", c.Op, c.Domain, OneLine(err)), "op", string(c.Op), "domain", c.Domain)
+}
+
+// preview plans for a plain guest without waiting for anybody, so that what the kernel
+// shows refuses it whatever else is wrong. complete is false where a device is missing, or
+// is ours, so that it could go with another guest.
+func (h *Hook) preview(ctx context.Context, op Op, d *xmlfilter.Domain) (complete bool, err error) {
+	cfg, err := h.Config()
+	if err != nil {
+		if cfg, err = config.Parse("", nil); err != nil {
+			return false, err
+		}
+	}
+	k, closeKernel, err := h.Kernel()
+	if err != nil {
+		return true, err
+	}
+	defer closeKernel()
+	host, err := Survey(ctx, k, cfg, h.records(), d)
+	if err != nil {
+		return true, err
+	}
+	if _, err := Plan(op, d, cfg, host); err != nil {
+		return true, &planError{err}
+	}
+	for i := range d.NICs {
+		n := &d.NICs[i]
+		if n.Type != "direct" || n.Source.Network != "" {
+			continue
+		}
+		l, err := k.ByName(ctx, n.Source.Dev)
+		if errors.Is(err, link.ErrNotFound) || err == nil && (l.Alias == Mark || l.Name != n.Source.Dev) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// planError is what Plan has refused.
+type planError struct{ error }
+
+func (e *planError) Unwrap() error { return e.error }
 
 // concerns reports whether any of a domain's NICs is ours.
 func concerns(d *xmlfilter.Domain) bool {
@@ -160,18 +243,12 @@ func (h *Hook) filter(ctx context.Context, c Call, d *xmlfilter.Domain, doc []by
 	if !concerns(d) {
 		return nil
 	}
-	cfg, err := h.Config()
-	if err != nil {
-		return err
+	changes, err := h.changes(ctx, d)
+	var refused *NICError
+	if err != nil && plain(d) && !errors.As(err, &refused) {
+		h.withoutUs(c, err)
+		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Duration(cfg.Deadline))
-	defer cancel()
-	k, closeKernel, err := h.Kernel()
-	if err != nil {
-		return err
-	}
-	defer closeKernel()
-	changes, err := h.remap(ctx, k, cfg, d)
 	if err != nil {
 		return err
 	}
@@ -184,6 +261,22 @@ func (h *Hook) filter(ctx context.Context, c Call, d *xmlfilter.Domain, doc []by
 	}
 	h.log(c, changed(d, changes))
 	return nil
+}
+
+// changes are what a domain is to say otherwise on this host.
+func (h *Hook) changes(ctx context.Context, d *xmlfilter.Domain) ([]xmlfilter.Change, error) {
+	cfg, err := h.Config()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(cfg.Deadline))
+	defer cancel()
+	k, closeKernel, err := h.Kernel()
+	if err != nil {
+		return nil, err
+	}
+	defer closeKernel()
+	return h.remap(ctx, k, cfg, d)
 }
 
 // remap finds out what a domain that comes from elsewhere is to say here, and keeps the
@@ -284,7 +377,13 @@ func (h *Hook) operate(ctx context.Context, c Call, d *xmlfilter.Domain) error {
 		a.finish(ctx)
 	}
 	if cfgErr != nil {
-		return cfgErr
+		if !plain(d) {
+			return cfgErr
+		}
+		a.note("warning: taken as not configured: %v", cfgErr)
+		if cfg, err = config.Parse("", nil); err != nil {
+			return err
+		}
 	}
 	a.op = c.Op
 	for attempt := 1; ; attempt++ {
@@ -319,7 +418,7 @@ func (a *applier) plan(ctx context.Context, d *xmlfilter.Domain, cfg *config.Con
 			return err
 		}
 		if steps, err = Plan(a.op, d, cfg, host); err != nil {
-			return err
+			return &planError{err}
 		}
 		switch a.op {
 		case Prepare:

@@ -137,6 +137,9 @@ func (p *planner) notRewritten(why string) error {
 // assisted plans what libvirt needs before it can make the macvtap itself.
 func (p *planner) assisted(n *xmlfilter.NIC, s settings) error {
 	source, there := p.host.Devices[n.Source.Dev]
+	if !there && n.VLAN != nil && n.Source.Mode == "passthrough" && p.cfg.UplinkCalled(n.Source.Dev) == nil {
+		return noDevice(n.Source.Dev)
+	}
 	if n.VLAN != nil && !(there && source.VF && n.Source.Mode == "passthrough") {
 		return p.notRewritten("libvirt refuses <vlan> in this mode")
 	}

@@ -85,6 +85,41 @@ func TestSeeds(t *testing.T) {
 	}
 }
 
+// tapes are those that once told a story that went wrong, a line each.
+func tapes(t testing.TB) [][]byte {
+	text, err := os.ReadFile("testdata/tapes/failed")
+	require.NoError(t, err)
+	var all [][]byte
+	for line := range strings.Lines(string(text)) {
+		tape, err := hooktest.FromLine(line)
+		require.NoError(t, err)
+		all = append(all, tape)
+	}
+	return all
+}
+
+func TestTapesThatOnceFailed(t *testing.T) {
+	prog := program(t)
+	for _, tape := range tapes(t) {
+		if v := hooktest.Play(t, prog, tape); v != nil {
+			t.Errorf("%s: %v", hooktest.Line(tape), v)
+		}
+	}
+}
+
+// FuzzWorld looks for stories by what they make the hook do. go test -fuzz=FuzzWorld
+// finds and shortens one; its tape belongs into testdata/tapes then.
+func FuzzWorld(f *testing.F) {
+	for _, tape := range tapes(f) {
+		f.Add(tape)
+	}
+	f.Fuzz(func(t *testing.T, tape []byte) {
+		if v := hooktest.Play(t, program(t), tape[:min(len(tape), 4096)]); v != nil {
+			t.Fatal(v)
+		}
+	})
+}
+
 var seed = flag.Int("seed", 0, "the seed whose story TestSeed tells, with each boundary")
 
 // One story, for who looks into it.

@@ -114,7 +114,7 @@ func (v *VF) check() error {
 	return errors.Join(v.Want.Check(), v.Baseline.Settings.Check())
 }
 
-func (a *applier) doVF(ctx context.Context, s Step) error {
+func (a *applier) doVF(ctx context.Context, s Step) (err error) {
 	v := *s.VF
 	s.VF = &v
 	i := a.index(s.key())
@@ -123,6 +123,15 @@ func (a *applier) doVF(ctx context.Context, s Step) error {
 	}
 	noted, phase := *a.steps[i].VF, a.journal.Entries[i].Phase
 	owes := a.op == Prepare && !v.Program && phase != state.Planned
+	if owes && !v.Managed {
+		// A plain guest is not refused what could not be put back before it.
+		defer func() {
+			if err != nil {
+				a.note("warning: %v", err)
+				err = nil
+			}
+		}()
+	}
 	if !owes && (!v.Managed || !v.Program && phase != state.Planned) {
 		return nil // a plain guest's, or noted when it started
 	}

@@ -269,6 +269,10 @@ func (w *World) attach(p *Process, d *Domain) error {
 	ctx := context.Background()
 	p.pause()
 	if d.onVF() && d.kind != Owned {
+		if d.kind == Plain && w.installed && !w.journalled(d, w.vf(d.named).Device) {
+			// It starts although nothing could be written of it, and nobody knows of it.
+			d.disturbed, w.residue[d.named] = true, true
+		}
 		for _, o := range w.Domains { // a plain guest goes on where another's claim is
 			if o != d && d.kind == Plain && w.journalled(o, w.vf(d.named).Device) {
 				w.residue[d.named] = true

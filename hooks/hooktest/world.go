@@ -193,10 +193,10 @@ func (w *World) play() {
 			time.Sleep(time.Minute) // who waits for a lock gives up
 			continue
 		case len(parked) == 0:
-			if idle++; idle > 3000 {
+			if idle++; idle > 60_000 {
 				w.violated("ends", "nobody goes on any more")
 			}
-			time.Sleep(20 * time.Millisecond)
+			time.Sleep(time.Millisecond)
 			continue
 		}
 		idle = 0
@@ -210,7 +210,7 @@ func (w *World) play() {
 			w.tell("  %s: %s %s%s", p.name, p.at.Op, p.at.What, after(p.at))
 		}
 		w.letGo(p, w.fate(p))
-		time.Sleep(time.Millisecond)
+		time.Sleep(20 * time.Microsecond)
 	}
 }
 
@@ -305,7 +305,7 @@ func (w *World) alive(p *Process) func(ctx context.Context, uuid string) (bool, 
 			select {
 			case <-ctx.Done():
 				return false, errors.Join(ctx.Err(), p.gate(Point{Op: "give up on", What: uuid}))
-			case <-time.After(50 * time.Millisecond):
+			case <-time.After(time.Millisecond):
 			}
 		}
 	}

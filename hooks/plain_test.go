@@ -1,0 +1,108 @@
+package hooks
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"libvirt-direct/hooks/hooktest"
+	"libvirt-direct/internal/config"
+	"libvirt-direct/internal/link"
+	"libvirt-direct/internal/ovs"
+	"libvirt-direct/internal/state"
+)
+
+// plainGuests use none of our settings. What each of them needs is there.
+var plainGuests = map[string]string{
+	"macvtap": domain(uuidA, "", direct(mac1, "nica", "bridge")),
+	"VLAN":    domain(uuidA, "", direct(mac1, "nica.100", "vepa")),
+	"VF":      domain(uuidA, "", direct(mac1, "vf0", "passthrough", "<vlan><tag id='42'/></vlan>")),
+	"hostdev": domain(uuidA, "", hostdev(mac1, "0", "")),
+	"switch":  domain(uuidA, "", onSwitch(mac1, "<target dev='vnet0'/>")),
+}
+
+func newPlainWorld(t *testing.T) *world {
+	w := newWorld(t, "", "ens1f0", "nica", "ovsbr0")
+	w.kernel.AddVFs("ens1f0", 2)
+	parent, err := w.kernel.ByName(t.Context(), "nica")
+	require.NoError(t, err)
+	w.kernel.Add(link.Link{Name: "nica.100", Kind: "vlan", VLANID: 100, Parent: parent.Index, Up: true})
+	w.ovs.ByName["vnet0"] = ovs.Port{Name: "vnet0", Bridge: "ovsbr0"}
+	return w
+}
+
+// No state of the host refuses or delays the start of a guest that uses none of our
+// settings, and nothing on the host changes for it.
+func TestPlainGuestOnABrokenHost(t *testing.T) {
+	for name, spoil := range map[string]func(w *world){
+		"sound": func(*world) {},
+		"no configuration": func(w *world) {
+			w.hook.Config = func() (*config.Config, error) { return nil, errors.New("config.toml:7: unknown key") }
+		},
+		"no kernel": func(w *world) {
+			w.hook.Kernel = func() (Kernel, func(), error) { return nil, nil, errors.New("no netlink socket") }
+		},
+		"journal is no directory": func(w *world) { require.NoError(w.t, os.WriteFile(w.journal, nil, 0o600)) },
+		"journal is damaged": func(w *world) {
+			require.NoError(w.t, os.MkdirAll(filepath.Join(w.journal, "domains"), 0o700))
+			require.NoError(w.t, os.WriteFile(filepath.Join(w.journal, "domains", uuidA+".json"), []byte("{"), 0o600))
+		},
+		"a lock that stays": func(w *world) {
+			dir, err := state.Open(w.journal)
+			require.NoError(w.t, err)
+			unlock, err := dir.Lock(w.t.Context(), claimsLock)
+			require.NoError(w.t, err)
+			w.t.Cleanup(unlock)
+		},
+		"Open vSwitch is down": func(w *world) { w.ovs.Down = true },
+		"every call fails":     func(w *world) { w.fail = func(int, string) error { return errors.New("EIO") } },
+	} {
+		for kind, doc := range plainGuests {
+			t.Run(name+", "+kind, func(t *testing.T) {
+				w := newPlainWorld(t)
+				spoil(w)
+				before := w.all()
+				from := time.Now()
+				for _, op := range []Op{Migrate, Prepare, Start} {
+					require.Empty(t, w.must(op, doc))
+				}
+				// 50 ms each, and what a busy machine adds.
+				require.Less(t, time.Since(from), 2*time.Second)
+				require.Equal(t, before, w.all())
+				_, _ = w.run(Stopped, doc)
+				_, _ = w.run(Release, doc)
+				require.Equal(t, before, w.all())
+			})
+		}
+	}
+}
+
+// A claim without a baseline is all that is written for a VF.
+func TestPlainGuestsVFIsClaimedAndNoMore(t *testing.T) {
+	w := newPlainWorld(t)
+	doc := plainGuests["VF"]
+	w.must(Prepare, doc)
+	claims, err := w.hook.Journal.Claims("vf/" + hooktest.PFAddress + "/0")
+	require.NoError(t, err)
+	require.Len(t, claims.All, 1)
+	require.Equal(t, state.Planned, claims.All[0].Phase)
+	require.NotContains(t, string(claims.All[0].Step), "baseline")
+	require.Zero(t, w.calls, "nothing of the host is changed")
+	w.must(Release, doc)
+	require.Empty(t, w.journals())
+}
+
+func TestPlainOVSDomainLeavesNoFile(t *testing.T) {
+	w := newPlainWorld(t)
+	doc := plainGuests["switch"]
+	for _, op := range []Op{Prepare, Start, Reconnect} {
+		w.must(op, doc)
+		require.Empty(t, w.journals(), op)
+	}
+	require.Equal(t, ovs.Port{Name: "vnet0", Bridge: "ovsbr0"}, w.ovs.ByName["vnet0"])
+	require.Empty(t, w.gc(false), "a port without our key is never removed")
+}
