@@ -611,6 +611,9 @@ func (a *applier) undoMacvtap(ctx context.Context, s Step) error {
 func (a *applier) quiet(ctx context.Context) error {
 	errs := []error{a.leavePorts(ctx)}
 	for _, s := range a.steps {
+		if !a.acted(s.key()) {
+			continue
+		}
 		if s.VSI != nil {
 			errs = append(errs, a.leave(ctx, s))
 		}

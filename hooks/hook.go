@@ -116,7 +116,7 @@ func (h *Hook) run(ctx context.Context, c Call) error {
 	if plain(d) && (c.Op == Prepare || c.Op == Start) {
 		return h.plain(ctx, c, d)
 	}
-	return h.operate(ctx, c, d)
+	return h.operate(ctx, c, d, false)
 }
 
 // foreign does an operation on a domain that has nothing for us. There is something to
@@ -132,7 +132,7 @@ func (h *Hook) foreign(ctx context.Context, c Call, doc []byte) {
 	}
 	held, err := h.holds(uuid)
 	if err == nil && held {
-		err = h.operate(ctx, c, &xmlfilter.Domain{Name: c.Domain, UUID: uuid})
+		err = h.operate(ctx, c, &xmlfilter.Domain{Name: c.Domain, UUID: uuid}, false)
 	}
 	if err != nil {
 		h.Log.Warn(fmt.Sprintf("%s %q: %s", c.Op, c.Domain, OneLine(err)), "op", string(c.Op), "domain", c.Domain)
@@ -155,17 +155,18 @@ const plainTime = 50 * time.Millisecond
 func (h *Hook) plain(ctx context.Context, c Call, d *xmlfilter.Domain) error {
 	brief, cancel := context.WithTimeout(ctx, plainTime)
 	defer cancel()
-	held, err := h.holds(d.UUID)
-	if c.Op == Prepare && held { // what an earlier life has left goes first
-		brief = ctx
-	} else if err == nil {
-		var complete bool
-		if complete, err = h.preview(brief, c.Op, d); err == nil && !complete {
-			return h.operate(ctx, c, d)
-		}
+	if !h.complete(brief, d) {
+		return h.operate(ctx, c, d, false)
 	}
-	if err == nil {
-		err = h.operate(brief, c, d)
+	held, err := h.holds(d.UUID)
+	switch {
+	case err != nil:
+	case held && c.Op == Prepare: // what an earlier life has left goes first
+		err = h.operate(ctx, c, d, true)
+	default:
+		if err = h.preview(brief, c.Op, d); err == nil {
+			err = h.operate(brief, c, d, true)
+		}
 	}
 	var refused *planError
 	if err == nil || errors.As(err, &refused) {
@@ -179,28 +180,14 @@ func (h *Hook) withoutUs(c Call, err error) {
 	h.Log.Warn(fmt.Sprintf("%s %q goes on without us: %s", c.Op, c.Domain, OneLine(err)), "op", string(c.Op), "domain", c.Domain)
 }
 
-// preview plans for a plain guest without waiting for anybody, so that what the kernel
-// shows refuses it whatever else is wrong. complete is false where a device is missing, or
-// is ours, so that it could go with another guest.
-func (h *Hook) preview(ctx context.Context, op Op, d *xmlfilter.Domain) (complete bool, err error) {
-	cfg, err := h.Config()
-	if err != nil {
-		if cfg, err = config.Parse("", nil); err != nil {
-			return false, err
-		}
-	}
+// complete reports whether all devices that a plain guest's NICs name are there, as far as
+// the kernel can be asked, and are not ours, so that they could go with another guest.
+func (h *Hook) complete(ctx context.Context, d *xmlfilter.Domain) bool {
 	k, closeKernel, err := h.Kernel()
 	if err != nil {
-		return true, err
+		return true
 	}
 	defer closeKernel()
-	host, err := Survey(ctx, k, cfg, h.records(), d)
-	if err != nil {
-		return true, err
-	}
-	if _, err := Plan(op, d, cfg, host); err != nil {
-		return true, &planError{err}
-	}
 	for i := range d.NICs {
 		n := &d.NICs[i]
 		if n.Type != "direct" || n.Source.Network != "" {
@@ -208,10 +195,34 @@ func (h *Hook) preview(ctx context.Context, op Op, d *xmlfilter.Domain) (complet
 		}
 		l, err := k.ByName(ctx, n.Source.Dev)
 		if errors.Is(err, link.ErrNotFound) || err == nil && (l.Alias == Mark || l.Name != n.Source.Dev) {
-			return false, nil
+			return false
 		}
 	}
-	return true, nil
+	return true
+}
+
+// preview plans for a plain guest without waiting for anybody, so that what the kernel
+// shows refuses it whatever else is wrong.
+func (h *Hook) preview(ctx context.Context, op Op, d *xmlfilter.Domain) error {
+	cfg, err := h.Config()
+	if err != nil {
+		if cfg, err = config.Parse("", nil); err != nil {
+			return err
+		}
+	}
+	k, closeKernel, err := h.Kernel()
+	if err != nil {
+		return err
+	}
+	defer closeKernel()
+	host, err := Survey(ctx, k, cfg, h.records(), d)
+	if err != nil {
+		return err
+	}
+	if _, err := Plan(op, d, cfg, host); err != nil {
+		return &planError{err}
+	}
+	return nil
 }
 
 // planError is what Plan has refused.
@@ -340,8 +351,9 @@ func changed(d *xmlfilter.Domain, changes []xmlfilter.Change) []string {
 	return notes
 }
 
-// operate does the operations that touch the host.
-func (h *Hook) operate(ctx context.Context, c Call, d *xmlfilter.Domain) error {
+// operate does the operations that touch the host. A domain for which nothing is to be
+// made goes on without a configuration that cannot be read.
+func (h *Hook) operate(ctx context.Context, c Call, d *xmlfilter.Domain, unconfigured bool) error {
 	// A configuration that cannot be read stops a start, but never the undoing.
 	cfg, cfgErr := h.Config()
 	deadline := config.DefaultDeadline
@@ -377,7 +389,7 @@ func (h *Hook) operate(ctx context.Context, c Call, d *xmlfilter.Domain) error {
 		a.finish(ctx)
 	}
 	if cfgErr != nil {
-		if !plain(d) {
+		if !unconfigured {
 			return cfgErr
 		}
 		a.note("warning: taken as not configured: %v", cfgErr)

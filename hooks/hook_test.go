@@ -476,7 +476,7 @@ func TestCorruptJournalIsSetAsideAndNeverExecuted(t *testing.T) {
 			require.NoError(t, err)
 			file := filepath.Join(w.journal, "domains", uuidA+".json")
 			require.NoError(t, os.WriteFile(file, []byte(data), 0o600))
-			doc := domain(uuidA, "", direct(mac1, "nica", "bridge"))
+			doc := domain(uuidA, "<ld:nic mac='"+mac1+"' allmulticast='yes'/>", direct(mac1, "nica", "bridge"))
 			_, err = w.run(Prepare, doc)
 			require.ErrorIs(t, err, state.ErrCorrupt)
 			require.Contains(t, err.Error(), "corrupt-")

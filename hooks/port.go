@@ -113,7 +113,7 @@ func (a *applier) undoPort(ctx context.Context, s Step) error {
 func (a *applier) leavePorts(ctx context.Context) error {
 	var errs []error
 	for i := len(a.steps) - 1; i >= 0; i-- {
-		if a.steps[i].Port != nil {
+		if a.steps[i].Port != nil && a.acted(a.steps[i].key()) {
 			errs = append(errs, a.undoPort(ctx, a.steps[i]))
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 
 	"libvirt-direct/internal/link"
 	"libvirt-direct/internal/state"
@@ -108,19 +109,20 @@ func (a *applier) hideSaved(ctx context.Context, d *xmlfilter.Domain) error {
 	var errs []error
 	for i := range d.NICs {
 		if n := &d.NICs[i]; mayBeUndone(n) {
-			errs = append(errs, a.hideSavedOf(ctx, n))
+			errs = append(errs, a.hideSavedOf(ctx, d, n))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func (a *applier) hideSavedOf(ctx context.Context, n *xmlfilter.NIC) error {
+func (a *applier) hideSavedOf(ctx context.Context, d *xmlfilter.Domain, n *xmlfilter.NIC) error {
 	uppers, err := a.kernel.Uppers(ctx, n.Source.Dev)
 	if err != nil || len(uppers) != 1 {
 		return ignore(err, link.ErrNotFound)
 	}
 	guest, err := a.kernel.ByName(ctx, uppers[0])
-	if err != nil || guest.Kind != "macvtap" || guest.MAC == n.MAC {
+	own := slices.ContainsFunc(d.NICs, func(n xmlfilter.NIC) bool { return n.MAC == guest.MAC })
+	if err != nil || guest.Kind != "macvtap" || guest.Mode != "passthrough" || own {
 		return ignore(err, link.ErrNotFound)
 	}
 	file, err := a.savedFile(ctx, n.Source.Dev)

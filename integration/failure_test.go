@@ -61,7 +61,7 @@ func TestFailedHookFailsStart(t *testing.T) {
 				_, err := s.Run(ctx, "chown", "64321", journal)
 				require.NoError(s.t, err)
 			},
-			want: `journal file cannot be trusted: ` + journal + `: owned by uid 64321; nothing of it was done, it is now /run/libvirt-direct/corrupt-*/` + uuid + ".json; look at `libvirt-direct gc --dry-run`",
+			want: `journal file cannot be trusted: ` + journal + `: not to be trusted: owned by uid 64321; nothing of it was done, it is now /run/libvirt-direct/corrupt-*/` + uuid + ".json; look at `libvirt-direct gc --dry-run`",
 		},
 		"misspelt configuration": {
 			nic: direct(2, "nica", "bridge"), conf: conf + "alos = []\n",

@@ -115,6 +115,12 @@ func TestOVSPortIsAsLibvirtMakesIt(t *testing.T) {
 			_, err = s.Run(ctx, "mv", hookPath+".off", hookPath)
 			require.NoError(t, err)
 			s.start("g")
+			require.Equal(t, libvirts, s.rows(s.ports()[0]), "a plain guest's port is libvirt's alone")
+			s.stop("g")
+
+			d.Metadata = metadata(1, "isolated='no'")
+			s.define(d)
+			s.start("g")
 			assisted := s.rows(s.ports()[0])
 			require.Contains(t, assisted, key)
 			// libvirt 9.0 does not say it, later ones do.
@@ -193,7 +199,7 @@ func TestOVSProfileAndPolicy(t *testing.T) {
 		port := slices.DeleteFunc(s.ports(), func(p string) bool { return p == "ids" })
 		require.Len(t, port, 1)
 		require.Equal(t, "101", s.vsctl("get", "Port", port[0], "tag"))
-		require.Contains(t, s.vsctl("get", "Port", port[0], "external_ids"), "libvirt-direct")
+		require.NotContains(t, s.vsctl("get", "Port", port[0], "external_ids"), "libvirt-direct", "it says nothing for us")
 		s.stop(group)
 	}
 	s.unchanged(before)
@@ -210,7 +216,9 @@ func TestOVSDeaths(t *testing.T) {
 	g := tiny("owned", onOVS(1))
 	g.Metadata = metadata(1, "own='hook'")
 	s.rewrite(g)
-	s.define(tiny("assisted", onOVS(2)))
+	assisted := tiny("assisted", onOVS(2))
+	assisted.Metadata = metadata(2, "isolated='no'")
+	s.define(assisted)
 
 	for n := range 4 {
 		started := make(chan error, 1)

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"libvirt-direct/internal/link"
 )
 
@@ -298,6 +300,9 @@ func (d *Devices) remove(index int) {
 
 func (k *Kernel) set(op string, index int, do func(l *link.Link)) error {
 	return k.change(op, k.Name(index), func() error {
+		if index == 0 {
+			return &link.OpError{Op: op, Link: "index 0", Err: unix.EINVAL}
+		}
 		if k.Links[index] == nil {
 			return notFound(index)
 		}
