@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"libvirt-direct/hooks/hooktest"
 	"libvirt-direct/internal/state"
 	"libvirt-direct/xmlfilter"
 )
@@ -74,4 +75,44 @@ func TestExplainOfOneOperation(t *testing.T) {
 	require.Contains(t, out, "started:\n  nothing\n")
 	_, err = explain(Release, domain(uuidA, "", direct(mac1, "nosuch", "bridge")))
 	require.ErrorIs(t, err, ErrNoDevice, "what cannot start is not released")
+}
+
+// Each claim is shown with what stands for and against it, and one that nobody else can
+// end can be dropped by a person, readable or not.
+func TestClaimsAreShownAndForgotten(t *testing.T) {
+	w := newVFWorld(t)
+	a := domain(uuidA, vfWords(mac1, "trust='yes'"), direct(mac1, "vf0", "passthrough"))
+	w.must(Prepare, a)
+	all := func() []ClaimStatus {
+		all, err := AllClaims(t.Context(), w.kernel, w.hook.records())
+		require.NoError(t, err)
+		return all
+	}
+	vf := "vf/" + hooktest.PFAddress + "/0"
+	require.Equal(t, []ClaimStatus{{Resource: vf, UUID: uuidA, Name: "vm a", NIC: mac1, Gen: 1, Phase: state.Done, Holds: true}}, all())
+	w.vfRuns(0, 90, mac1, 0)
+	w.must(Start, a)
+	require.Equal(t, "macvtap90 stands on it", all()[0].Evidence)
+	w.vfEnds(0, 90)
+	require.True(t, all()[0].Stale, "its NIC was unplugged")
+	_, err := w.run(Migrate, domain(uuidB, "", direct(mac2, "fast", "passthrough")))
+	require.NoError(t, err)
+	require.Len(t, all(), 2)
+	require.True(t, all()[1].Reserved)
+
+	file := filepath.Join(w.journal, "domains", uuidB+".json")
+	require.NoError(t, os.WriteFile(file, []byte("{"), 0o600))
+	require.Contains(t, all()[0].Error, "cannot be trusted")
+	lost, err := Forget(t.Context(), w.hook.Journal, uuidB)
+	require.NoError(t, err)
+	require.Contains(t, lost[0], "what it was cannot be read")
+	lost, err = Forget(t.Context(), w.hook.Journal, uuidA)
+	require.NoError(t, err)
+	require.Equal(t, []string{"put VF 0 of ens1f0 back to what it was"}, lost)
+	require.Empty(t, all())
+	hints, err := w.hook.Journal.Claimed("vf/" + hooktest.PFAddress)
+	require.NoError(t, err)
+	require.Empty(t, hints)
+	_, err = Forget(t.Context(), w.hook.Journal, uuidA)
+	require.ErrorIs(t, err, ErrNoJournal)
 }

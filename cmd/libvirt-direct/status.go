@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -26,11 +27,14 @@ type hostStatus struct {
 }
 
 func statusCommand(o *options) *cobra.Command {
-	var asJSON bool
+	var asJSON, claims bool
 	c := &cobra.Command{
-		Use:   "status [--json]",
+		Use:   "status [--claims] [--json]",
 		Short: "Show what is held for running guests, from the journal and the kernel side by side",
-		Args:  noArgs,
+		Long: `status shows what the hook holds for each domain, beside what the kernel shows of it, and the
+host's virtual functions. With --claims it lists each claim instead: who has which device, by
+what generation, how far that has come, and what the kernel shows of its use.`,
+		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			ctx, cancel := o.deadline(c)
 			defer cancel()
@@ -39,6 +43,9 @@ func statusCommand(o *options) *cobra.Command {
 				return err
 			}
 			defer k.Close()
+			if claims {
+				return o.printClaims(ctx, c.OutOrStdout(), k, asJSON)
+			}
 			sw := hooks.OpenSwitch()
 			defer sw.Close()
 			all, err := hooks.Status(ctx, k, sw, state.Existing(o.journal))
@@ -77,23 +84,73 @@ func statusCommand(o *options) *cobra.Command {
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	c.Flags().BoolVar(&claims, "claims", false, "list each claim with its evidence")
 	return c
+}
+
+func (o *options) printClaims(ctx context.Context, w io.Writer, k *link.Conn, asJSON bool) error {
+	all, err := hooks.AllClaims(ctx, k, o.records())
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("status needs root: %w", err)
+	}
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return printJSON(w, all)
+	}
+	if len(all) == 0 {
+		fmt.Fprintln(w, "nothing is claimed")
+	}
+	for _, c := range all {
+		if c.Resource == "" {
+			fmt.Fprintf(w, "domain %s: %s\n", c.UUID, c.Error)
+			continue
+		}
+		fmt.Fprintf(w, "%s: domain %q (%s), NIC %s, %s", c.Resource, c.Name, c.UUID, c.NIC, c.Phase)
+		if c.Gen > 0 {
+			fmt.Fprintf(w, ", generation %d", c.Gen)
+		}
+		switch {
+		case c.Reserved:
+			fmt.Fprint(w, ", reserved for a start")
+		case !c.Holds:
+			fmt.Fprint(w, ", void: another claim is above it")
+		case c.Stale:
+			fmt.Fprint(w, ", stale: the kernel shows no use")
+		}
+		fmt.Fprintln(w)
+		if c.Evidence != "" {
+			fmt.Fprintf(w, "  the kernel: %s\n", c.Evidence)
+		}
+		if c.Error != "" {
+			fmt.Fprintf(w, "  not undone yet: %s\n", c.Error)
+		}
+	}
+	return nil
 }
 
 func gcCommand(o *options) *cobra.Command {
 	var dry bool
+	var forget string
 	c := &cobra.Command{
-		Use:   "gc [--dry-run]",
+		Use:   "gc [--dry-run | --forget UUID]",
 		Short: "Finish or undo what domains have left that are not running any more",
 		Long: `gc goes over the journals of domains that libvirt does not have running or starting, and over
 devices that carry our mark and that no journal names, and removes what is left of them. A
-domain counts as running as long as its QEMU process is there, whatever libvirt knows of it.`,
+domain counts as running as long as its QEMU process is there, whatever libvirt knows of it.
+
+With --forget it drops what the journal says of one domain, even if that cannot be read, undoes
+nothing, and says what is not put back.`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			ctx, cancel := o.deadline(c)
 			defer cancel()
 			if os.Geteuid() != 0 {
 				return errors.New("gc needs root")
+			}
+			if forget != "" {
+				return o.forget(ctx, c.OutOrStdout(), forget, dry)
 			}
 			lines, err := o.collect(ctx, dry)
 			for _, l := range lines {
@@ -106,7 +163,23 @@ domain counts as running as long as its QEMU process is there, whatever libvirt 
 		},
 	}
 	c.Flags().BoolVar(&dry, "dry-run", false, "only say what would be done")
+	c.Flags().StringVar(&forget, "forget", "", "drop the journal of the domain with this `UUID`, and undo nothing")
 	return c
+}
+
+func (o *options) forget(ctx context.Context, w io.Writer, uuid string, dry bool) error {
+	if dry || !state.IsUUID(uuid) {
+		return usageError{fmt.Errorf("gc --forget %q: want a domain's UUID, and no --dry-run", uuid)}
+	}
+	lost, err := hooks.Forget(ctx, state.Existing(o.journal), uuid)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "forgot domain %s; not done, and nobody's to do now:\n", uuid)
+	for _, l := range lost {
+		fmt.Fprintf(w, "  %s\n", l)
+	}
+	return nil
 }
 
 func (o *options) collect(ctx context.Context, dry bool) ([]string, error) {

@@ -18,7 +18,9 @@ import (
 const (
 	uuid   = "aaaaaaaa-0000-4000-8000-000000000001"
 	secret = "geheim"
-	doc    = "<domain type='kvm'><name>vm</name><uuid>" + uuid + "</uuid><devices><graphics type='vnc' passwd='" + secret + "'/>" +
+	doc    = "<domain type='kvm'><name>vm</name><uuid>" + uuid + "</uuid>" +
+		"<metadata><ld:nics xmlns:ld='urn:libvirt-direct:1'><ld:nic mac='52:54:00:00:00:01' allmulticast='yes'/></ld:nics></metadata>" +
+		"<devices><graphics type='vnc' passwd='" + secret + "'/>" +
 		"<interface type='direct'><mac address='52:54:00:00:00:01'/><source dev='nica' mode='vepa'/></interface></devices></domain>"
 	port = "<hookData><network><name>pool</name></network><networkport><owner><name>" + secret + "</name></owner>" +
 		"<plug type='direct' dev='nica' mode='vepa'/></networkport></hookData>"

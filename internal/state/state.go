@@ -285,16 +285,24 @@ func (d *Dir) Save(j *Journal) error {
 	return d.unhint(j)
 }
 
-// Forget removes a domain's journal, readable or not, without undoing anything.
+// Forget removes a domain's journal, readable or not, without undoing anything, and its
+// hints.
 func (d *Dir) Forget(uuid string) error {
 	name, err := file(uuid)
 	if err != nil {
 		return err
 	}
-	if err := d.files.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := d.files.Remove(name); ignoreGone(err) != nil {
 		return failed("", err)
 	}
-	return nil
+	all, err := d.hintsBelow("")
+	errs := []error{err}
+	for _, h := range all {
+		if h.UUID == uuid {
+			errs = append(errs, d.RemoveHint(h))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Domains lists the UUIDs of the domains that have a journal, sorted.
