@@ -3,8 +3,9 @@
 package sriov
 
 import (
+	"errors"
 	"fmt"
-	"net"
+	"io/fs"
 	"os"
 	"sync"
 	"testing"
@@ -22,6 +23,7 @@ import (
 type daemon struct{ *libvirt.Libvirt }
 
 var startLibvirtd = sync.OnceValues(func() (daemon, error) {
+	d := daemon{libvirt.NewWithDialer(dialers.NewLocal(dialers.WithSocket("/run/libvirt/libvirt-sock")))}
 	// Without the filter libvirt asks each new QEMU for every property of its CPU, one by one,
 	// which is two thirds of the time that a start takes when it is emulated.
 	conf := `user = "root"
@@ -30,23 +32,40 @@ security_driver = "none"
 capability_filters = ["cpu-unavailable-features"]
 `
 	if err := os.WriteFile("/etc/libvirt/qemu.conf", []byte(conf), 0o600); err != nil {
-		return daemon{}, err
+		return d, err
 	}
-	out, err := tryShell("modprobe -a vfio-pci macvtap && virtlogd -d && libvirtd -d")
-	if err != nil {
-		return daemon{}, fmt.Errorf("libvirtd: %w: %s", err, out)
+	if out, err := tryShell("modprobe -a vfio-pci macvtap && virtlogd -d"); err != nil {
+		return d, fmt.Errorf("virtlogd: %w: %s", err, out)
+	}
+	return d, d.run()
+})
+
+// run starts libvirtd and connects to it.
+func (d daemon) run() error {
+	if out, err := tryShell("libvirtd -d"); err != nil {
+		return fmt.Errorf("libvirtd: %w: %s", err, out)
 	}
 	for begin := time.Now(); ; time.Sleep(50 * time.Millisecond) {
-		conn, err := net.Dial("unix", "/run/libvirt/libvirt-sock")
-		if err == nil {
-			l := libvirt.NewWithDialer(dialers.NewAlreadyConnected(conn))
-			return daemon{l}, l.ConnectToURI(libvirt.QEMUSystem)
-		}
-		if time.Since(begin) > time.Minute {
-			return daemon{}, err
+		err := d.ConnectToURI(libvirt.QEMUSystem)
+		if err == nil || time.Since(begin) > time.Minute {
+			return err
 		}
 	}
-})
+}
+
+// restart stops the daemon and starts it again; guests go on running. There must be a hook, or
+// the daemon never runs one for the tests that come later.
+func (d daemon) restart(t *testing.T) {
+	t.Helper()
+	pid := sh(t, "cat /run/libvirtd.pid")
+	require.NoError(t, d.Disconnect())
+	sh(t, "kill %s", pid)
+	require.Eventually(t, func() bool {
+		_, err := os.Stat("/proc/" + pid)
+		return errors.Is(err, fs.ErrNotExist)
+	}, time.Minute, 20*time.Millisecond)
+	require.NoError(t, d.run())
+}
 
 // libvirtd starts the daemon, once; it looks for its hooks when it starts.
 func libvirtd(t *testing.T) daemon {
