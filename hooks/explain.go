@@ -19,7 +19,7 @@ func Explain(w io.Writer, op Op, d *xmlfilter.Domain, cfg *config.Config, host H
 	}
 	for i := range d.NICs {
 		n := &d.NICs[i]
-		fmt.Fprintf(w, "  %s: %s\n", n, describe(cfg, host, n))
+		fmt.Fprintf(w, "  %s: %s\n", n, describe(d, cfg, host, n))
 	}
 	before := d
 	changes, rewriteErr := Rewrite(d, cfg, host, true)
@@ -98,7 +98,7 @@ func rewritten(d *xmlfilter.Domain, changes []xmlfilter.Change) (*xmlfilter.Doma
 	return xmlfilter.Parse(doc)
 }
 
-func describe(cfg *config.Config, host Host, n *xmlfilter.NIC) string {
+func describe(d *xmlfilter.Domain, cfg *config.Config, host Host, n *xmlfilter.NIC) string {
 	if !ours(n) {
 		return fmt.Sprintf("type='%s', not ours", n.Type)
 	}
@@ -127,6 +127,9 @@ func describe(cfg *config.Config, host Host, n *xmlfilter.NIC) string {
 	}
 	if s.uplink != nil {
 		text += fmt.Sprintf(", uplink %q", s.uplink.Name)
+	}
+	for _, o := range host.Obstacles[nicID(d, n)] {
+		text += "; on its device: " + o.String()
 	}
 	if n.Type == "direct" && !n.RxFilters && !s.allMulti {
 		text += "; for IPv6 it needs trustGuestRxFilters='yes' or allmulticast"

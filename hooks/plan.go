@@ -120,14 +120,35 @@ func (p *planner) prepare(n *xmlfilter.NIC) error {
 	case n.Type == "direct" && s.own:
 		return p.notRewritten("it asks to be hook-owned")
 	case n.Type == "direct":
-		if err := p.assisted(n, s); err != nil || !isQbg(n.VirtualPort) {
+		err := p.assisted(n, s)
+		if err == nil {
+			err = p.obstacle(n)
+		}
+		if err != nil || !isQbg(n.VirtualPort) {
 			return err
 		}
 		return p.assistedQbg(n)
 	case n.Type == "ethernet" && s.own:
+		if err := p.obstacle(n); err != nil {
+			return err
+		}
 		return p.hookOwned(n, s)
 	}
 	return remedy(ErrUnsuitable, "our words in <metadata> are for type='direct', this is type='%s'; remove its <nic>", n.Type)
+}
+
+// obstacle refuses a macvtap that the kernel would refuse, with a bare EBUSY. That of a
+// plain guest is libvirt's to try.
+func (p *planner) obstacle(n *xmlfilter.NIC) error {
+	if p.op == Reconnect || n.Words == nil {
+		return nil
+	}
+	for _, o := range p.host.Obstacles[p.id(n)] {
+		if o.Errno != 0 {
+			return remedy(ErrNotFree, "no macvtap can be made there: %s", o)
+		}
+	}
+	return nil
 }
 
 func (p *planner) notRewritten(why string) error {
@@ -139,6 +160,11 @@ func (p *planner) assisted(n *xmlfilter.NIC, s settings) error {
 	source, there := p.host.Devices[n.Source.Dev]
 	if !there && n.VLAN != nil && n.Source.Mode == "passthrough" && p.cfg.UplinkCalled(n.Source.Dev) == nil {
 		return noDevice(n.Source.Dev)
+	}
+	if u := p.cfg.UplinkCalled(n.Source.Dev); u != nil && n.Source.Mode == "passthrough" && p.host.Free[u.Name] != nil &&
+		!(there && source.Name == n.Source.Dev && u.Name != n.Source.Dev) {
+		// As an altname it would give the guest the whole card, the host's own address with it.
+		return p.notRewritten(fmt.Sprintf("%q is to be a virtual function of uplink %q", n.Source.Dev, u.Name))
 	}
 	if n.VLAN != nil && !(there && source.VF && n.Source.Mode == "passthrough") {
 		return p.notRewritten("libvirt refuses <vlan> in this mode")

@@ -59,9 +59,6 @@ type Device struct {
 	MTU        int
 	// Bridge is nil for what is no Linux bridge.
 	Bridge *link.Bridge
-	// Obstacles are what stands in the way of a macvtap on it, by the mode in which a
-	// NIC of the domain is to have one there.
-	Obstacles map[string][]link.Obstacle
 }
 
 // VFDevice is a virtual function of this host as Plan sees it.
@@ -107,6 +104,8 @@ type Host struct {
 	Pooled map[string][]string
 	// Held are the VFs that this domain's hook-owned NICs have already, by NIC.
 	Held map[string]VFDevice
+	// Obstacles are what stands in the way of a NIC's macvtap on its device, by NIC.
+	Obstacles map[string][]link.Obstacle
 }
 
 // Records are where it is written down who has what on this host.
@@ -139,7 +138,7 @@ func Survey(ctx context.Context, k Kernel, cfg *config.Config, rec Records, d *x
 	s := surveyor{Records: rec, kernel: k, cfg: cfg, domain: d, vfUses: map[string][]link.VFUse{}}
 	h := Host{
 		Owner: d.UUID, Devices: map[string]Device{}, Uplinks: map[string]Device{}, Missing: map[string]error{},
-		VFs: map[string]VFDevice{}, Held: map[string]VFDevice{},
+		VFs: map[string]VFDevice{}, Held: map[string]VFDevice{}, Obstacles: map[string][]link.Obstacle{},
 	}
 	for _, name := range cfg.UplinkNames() {
 		l, err := FindUplink(ctx, k, cfg.Uplinks[name])
@@ -172,7 +171,43 @@ func Survey(ctx context.Context, k Kernel, cfg *config.Config, rec Records, d *x
 			}
 		}
 	}
+	s.lowers(ctx, &h)
 	return h, s.vfs(ctx, &h)
+}
+
+// lowers looks whether macvtaps can be made where the domain's NICs want them. What cannot
+// be told stands in nobody's way.
+func (s *surveyor) lowers(ctx context.Context, h *Host) {
+	for i := range s.domain.NICs {
+		n := &s.domain.NICs[i]
+		w, err := settingsOf(s.cfg, *h, n)
+		if err != nil || n.VLAN != nil || w.vlan != 0 || n.Source.Network != "" || n.Type != "direct" && !(n.Type == "ethernet" && w.own && wasOnOVS(n) == nil) {
+			continue
+		}
+		dev, there := h.Devices[cmp.Or(w.dev, n.Source.Dev)]
+		if u := s.cfg.UplinkCalled(cmp.Or(w.dev, n.Source.Dev)); !there && u != nil {
+			dev, there = h.Uplinks[u.Name]
+		}
+		if w.uplink != nil && n.Type == "ethernet" {
+			dev, there = h.Uplinks[w.uplink.Name]
+		}
+		mode := cmp.Or(w.mode, n.Source.Mode, "vepa")
+		if !there || mode == "passthrough" && dev.VF {
+			continue
+		}
+		obstacles, err := s.kernel.Lower(ctx, dev.Name, mode, nil)
+		if err != nil {
+			continue
+		}
+		for _, o := range obstacles {
+			if o.Kind == link.UseUnfit { // nobody's use: the kernel says it as well
+				continue
+			}
+			if upper, err := s.kernel.ByName(ctx, o.Device); o.Device == "" || err != nil || upper.MAC != n.MAC {
+				h.Obstacles[nicID(s.domain, n)] = append(h.Obstacles[nicID(s.domain, n)], o)
+			}
+		}
+	}
 }
 
 // vfs looks up the VFs that a domain's NICs name, and free ones of uplinks where a NIC

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/link"
@@ -251,6 +252,43 @@ func TestOnlyListedVFsAreChosen(t *testing.T) {
 	require.ErrorIs(t, err, ErrNoDevice)
 	require.ErrorContains(t, err, "vfs of [uplink.fast] says which may be chosen")
 	w.must(Prepare, domain("cccccccc-0000-4000-8000-000000000003", "", direct(mac3, "vf0", "passthrough")))
+}
+
+// An uplink's name in passthrough mode means one of its VFs. Without the rewriter it would
+// be the whole card, the host's own address with it.
+func TestUplinkNameInPassthroughIsNotTheWholeCard(t *testing.T) {
+	w := newVFWorld(t)
+	before := w.all()
+	for _, name := range []string{"fast", "enpa"} {
+		for _, words := range []string{"", vfWords(mac1, "allmulticast='yes'")} {
+			_, err := w.run(Prepare, domain(uuidA, words, direct(mac1, name, "passthrough")))
+			require.ErrorIs(t, err, ErrNotRewritten, name)
+			require.ErrorContains(t, err, "is to be a virtual function of uplink \"fast\"")
+		}
+	}
+	require.Equal(t, before, w.all())
+	w.must(Prepare, domain(uuidB, "", direct(mac2, "fast", "bridge")))
+}
+
+// What the kernel would answer with a bare EBUSY is said before, with the device to use.
+func TestDeviceOnWhichNoMacvtapCanStand(t *testing.T) {
+	w := newWorld(t, "[uplink.lan]\ndevice = \"nica\"\n", "nica", "bond0")
+	w.kernel.Obstacles = map[string][]link.Obstacle{"nica": {{
+		Use: link.Use{Kind: link.UseMaster, Evidence: "it is a port of bond0", Device: "bond0"}, Errno: unix.EBUSY, Instead: "bond0", Advice: "use bond0",
+	}}}
+	_, err := w.run(Prepare, domain(uuidA, vfWords(mac1, "allmulticast='yes'"), direct(mac1, "nica", "bridge")))
+	require.ErrorIs(t, err, ErrNotFree)
+	require.ErrorContains(t, err, "it is a port of bond0: use bond0")
+	_, err = w.run(Prepare, domain(uuidA, vfWords(mac1, "own='hook' uplink='lan'"), owned(mac1, "ldt1")))
+	require.ErrorContains(t, err, "use bond0")
+	w.must(Prepare, domain(uuidB, "", direct(mac2, "nica", "bridge"))) // libvirt's to try
+	d, err := xmlfilter.Parse([]byte(domain(uuidB, "", direct(mac2, "nica", "bridge"))))
+	require.NoError(t, err)
+	host, err := Survey(t.Context(), w.kernel, w.cfg, w.hook.records(), d)
+	require.NoError(t, err)
+	var out bytes.Buffer
+	require.NoError(t, Explain(&out, "", d, w.cfg, host))
+	require.Contains(t, out.String(), "on its device: it is a port of bond0: use bond0")
 }
 
 // A VF in the host's own use is never chosen, and refused to a managed guest that names it.

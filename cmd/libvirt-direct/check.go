@@ -279,8 +279,28 @@ func (c *checker) uplinks() {
 			c.say(levelOK, about, "%s, MTU %d", l.Name, l.MTU)
 		}
 		if err == nil {
+			c.usable(k, about, l)
 			c.bridges(k, cfg.Uplinks[name], l)
 			c.qbg(name, l.Name)
+		}
+	}
+}
+
+// usable says why no macvtap can be made on an uplink's device, and what to use in its
+// place. A card whose virtual functions the guests get needs none on itself.
+func (c *checker) usable(k *link.Conn, about string, l link.Link) {
+	obstacles, err := k.Lower(c.ctx, l.Name, "bridge", k.Elsewhere(c.ctx))
+	if err != nil {
+		c.say(levelNote, about, "%v", err)
+		return
+	}
+	level := levelFault
+	if uses, err := k.VFUses(c.ctx, l.Name); err == nil && len(uses) > 0 {
+		level = levelNote
+	}
+	for _, o := range obstacles {
+		if o.Errno != 0 {
+			c.say(level, about, "no macvtap can be made on %s: %s", l.Name, o)
 		}
 	}
 }
