@@ -145,17 +145,18 @@ func plain(d *xmlfilter.Domain) bool {
 	return !slices.ContainsFunc(d.NICs, func(n xmlfilter.NIC) bool { return n.Words != nil })
 }
 
-// plainTime bounds how long the start of a plain guest waits for us.
+// plainTime bounds how long the start of a plain guest waits for others: a lock, a switch.
 const plainTime = 50 * time.Millisecond
 
 // plain does prepare and start for a plain guest. Where nothing has to be made for it no
 // state of the host refuses or delays it: what we know of it is then not complete, and
 // that is logged. What Plan refuses libvirt would as well, or, with another guest's
-// device, after it has changed that.
+// device, after it has changed that: what the kernel shows is looked at first, without
+// waiting for anybody, and however long a busy host takes for it.
 func (h *Hook) plain(ctx context.Context, c Call, d *xmlfilter.Domain) error {
-	brief, cancel := context.WithTimeout(ctx, plainTime)
+	ctx, cancel := context.WithTimeout(ctx, config.DefaultDeadline)
 	defer cancel()
-	if !h.complete(brief, d) {
+	if !h.complete(ctx, d) {
 		return h.operate(ctx, c, d, false)
 	}
 	held, err := h.holds(d.UUID)
@@ -164,7 +165,9 @@ func (h *Hook) plain(ctx context.Context, c Call, d *xmlfilter.Domain) error {
 	case held && c.Op == Prepare: // what an earlier life has left goes first
 		err = h.operate(ctx, c, d, true)
 	default:
-		if err = h.preview(brief, c.Op, d); err == nil {
+		if err = h.preview(ctx, c.Op, d); err == nil {
+			brief, cancel := context.WithTimeout(ctx, plainTime)
+			defer cancel()
 			err = h.operate(brief, c, d, true)
 		}
 	}
