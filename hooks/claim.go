@@ -56,7 +56,7 @@ func (a *applier) claim(steps []Step, end time.Duration) error {
 		}
 		e := state.Entry{Resource: resource, Shared: shared, Phase: state.Planned, Expires: end}
 		if !shared {
-			claims, err := a.dir.Claims(resource)
+			claims, err := claimsTo(a.dir, resource)
 			if err != nil {
 				return err
 			}

@@ -52,21 +52,14 @@ func AllClaims(ctx context.Context, k Kernel, rec Records) ([]ClaimStatus, error
 				Holds: true, Reserved: e.Expires != 0, Error: e.Error,
 			}
 			if !e.Shared {
-				claims, err := rec.Journal.Claims(e.Resource)
+				claims, err := claimsTo(rec.Journal, e.Resource)
 				if err != nil {
 					return nil, err
 				}
 				c.Holds = !claims.Beaten(u, e.Gen)
 			}
 			if vf := steps[i].VF; vf != nil {
-				use, err := k.VFUseAt(ctx, vf.VFPlace)
-				if ignore(err, link.ErrNotFound) != nil {
-					return nil, err
-				}
-				dev := VFDevice{VFPlace: vf.VFPlace}
-				if err == nil {
-					err = s.lookVF(ctx, &dev, use)
-				}
+				dev, err := s.at(ctx, vf.VFPlace)
 				if ignore(err, link.ErrNotFound) != nil {
 					return nil, err
 				}

@@ -127,13 +127,9 @@ func (h *Hook) handedOut(ctx context.Context, k Kernel, p *xmlfilter.NetworkPort
 		return refuse(owner)
 	}
 	s := surveyor{Records: h.records(), kernel: k}
-	use, err := k.VFUseAt(ctx, place)
+	vf, err := s.at(ctx, place)
 	if err != nil {
 		return ignore(err, link.ErrNotFound)
-	}
-	vf := VFDevice{VFPlace: place, Netdev: use.Netdev}
-	if err := s.lookVF(ctx, &vf, use); err != nil {
-		return err
 	}
 	host := Host{Owner: p.OwnerUUID}
 	var taken *TakenError
@@ -153,7 +149,7 @@ func (h *Hook) passedThrough(ctx context.Context, k Kernel, p *xmlfilter.Network
 		return "", ignore(err, link.ErrNotFound)
 	}
 	for _, u := range uppers {
-		claims, err := h.Journal.Claims("link/" + u)
+		claims, err := claimsTo(h.Journal, "link/"+u)
 		if err != nil {
 			return "", err
 		}

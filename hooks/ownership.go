@@ -94,10 +94,24 @@ func (h *Host) Available(vf VFDevice, named bool) error {
 	return nil
 }
 
+// at looks who has the virtual function at a place; an error matching link.ErrNotFound
+// where there is none any more.
+func (s *surveyor) at(ctx context.Context, place link.VFPlace) (VFDevice, error) {
+	use, err := s.kernel.VFUseAt(ctx, place)
+	if err != nil {
+		return VFDevice{}, err
+	}
+	vf := VFDevice{VFPlace: place, Netdev: use.Netdev, Driver: use.Driver, NUMA: use.NUMA}
+	return vf, s.lookVF(ctx, &vf, use)
+}
+
+// claimsTo reads who claims a resource.
+func claimsTo(dir *state.Dir, resource string) (state.Claims, error) { return dir.Claims(resource) }
+
 // lookVF fills in who has a virtual function.
 func (s *surveyor) lookVF(ctx context.Context, vf *VFDevice, use link.VFUse) error {
 	var err error
-	if vf.Claims, err = s.Journal.Claims(vf.resource()); err != nil {
+	if vf.Claims, err = claimsTo(s.Journal, vf.resource()); err != nil {
 		return err
 	}
 	for u := range s.kernel.VFUsed(ctx, use, nil) {
@@ -270,7 +284,7 @@ func poolOf(pools []*xmlfilter.Network, vf VFDevice) string {
 // that it claims the resource counts as holding it: it is better to leave a device than
 // to take it from under a guest.
 func (a *applier) others(resource string, is func(Step) (same, made bool)) (held, error) {
-	claims, err := a.dir.Claims(resource)
+	claims, err := claimsTo(a.dir, resource)
 	if err != nil {
 		return unheld, err
 	}
@@ -301,7 +315,7 @@ func (a *applier) beaten(e state.Entry) (bool, error) {
 	if e.Shared {
 		return false, nil
 	}
-	claims, err := a.dir.Claims(e.Resource)
+	claims, err := claimsTo(a.dir, e.Resource)
 	return claims.Beaten(a.journal.UUID, e.Gen), err
 }
 

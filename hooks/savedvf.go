@@ -223,7 +223,7 @@ func (a *applier) guestOn(ctx context.Context, v *SavedVF) (has, free bool, err 
 // settleSaved does what libvirt could not for a guest that has ended: its file had been
 // hidden for another guest's sake, whose release has not come yet.
 func (a *applier) settleSaved(ctx context.Context, v *VF) error {
-	claims, err := a.dir.Claims(fmt.Sprintf("libvirt/qemu/%s_vf%d", v.PFName, v.Number))
+	claims, err := claimsTo(a.dir, fmt.Sprintf("libvirt/qemu/%s_vf%d", v.PFName, v.Number))
 	if err != nil || len(claims.All) == 0 {
 		return err
 	}
@@ -259,7 +259,7 @@ func (a *applier) inLibvirtsPlace(ctx context.Context, v *SavedVF, dev link.Link
 		return err
 	}
 	// Who has claimed it since is given it by libvirt at any moment.
-	claims, err := a.dir.Claims(vfResource(place))
+	claims, err := claimsTo(a.dir, vfResource(place))
 	if err != nil {
 		return err
 	}

@@ -266,20 +266,17 @@ func (s *surveyor) vfs(ctx context.Context, h *Host) error {
 // error here: Plan knows who needs it.
 func (s *surveyor) addVF(ctx context.Context, h *Host, name string, place link.VFPlace, err error) error {
 	var pf link.Link
-	var use link.VFUse
+	var vf VFDevice
 	if err == nil {
 		pf, err = s.kernel.PF(ctx, place)
 	}
 	if err == nil {
-		use, err = s.kernel.VFUseAt(ctx, place)
+		vf, err = s.at(ctx, place)
 	}
 	if err != nil {
 		return ignore(ignore(err, link.ErrNotFound), link.ErrNoVF)
 	}
-	vf := VFDevice{VFPlace: place, PFName: pf.Name, PFIndex: pf.Index, Netdev: use.Netdev, NUMA: use.NUMA}
-	if err := s.lookVF(ctx, &vf, use); err != nil {
-		return err
-	}
+	vf.PFName, vf.PFIndex = pf.Name, pf.Index
 	h.VFs[name] = vf
 	return nil
 }

@@ -295,7 +295,7 @@ func (c *checker) usable(k *link.Conn, about string, l link.Link) {
 		return
 	}
 	level := levelFault
-	if uses, err := k.VFUses(c.ctx, l.Name); err == nil && len(uses) > 0 {
+	if vfs, err := hooks.VFs(c.ctx, k, c.records(), l); err == nil && len(vfs) > 0 {
 		level = levelNote
 	}
 	for _, o := range obstacles {
