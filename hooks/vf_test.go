@@ -291,6 +291,20 @@ func TestDeviceOnWhichNoMacvtapCanStand(t *testing.T) {
 	require.Contains(t, out.String(), "on its device: it is a port of bond0: use bond0")
 }
 
+// What another definition names is not chosen for this one: both could not run.
+func TestRewriteLeavesWhatOtherDefinitionsName(t *testing.T) {
+	w := newVFWorld(t)
+	d, err := xmlfilter.Parse([]byte(domain(uuidA, "", direct(mac1, "fast", "passthrough"))))
+	require.NoError(t, err)
+	rec := w.hook.records()
+	rec.Named = []string{"vf0", "0000:03:10.1"}
+	host, err := Survey(t.Context(), w.kernel, w.cfg, rec, d)
+	require.NoError(t, err)
+	changes, err := Rewrite(d, w.cfg, host, true)
+	require.NoError(t, err)
+	require.Equal(t, "vf2", changes[0].SourceDev)
+}
+
 // A VF in the host's own use is never chosen, and refused to a managed guest that names it.
 func TestVFInUseByTheHost(t *testing.T) {
 	w := newVFWorld(t)

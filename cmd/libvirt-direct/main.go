@@ -188,7 +188,7 @@ type view struct {
 	host hooks.Host
 }
 
-func (o *options) survey(ctx context.Context, d *xmlfilter.Domain) (view, error) {
+func (o *options) survey(ctx context.Context, rec hooks.Records, d *xmlfilter.Domain) (view, error) {
 	cfg, err := config.Load(o.config)
 	if err != nil {
 		return view{}, err
@@ -198,7 +198,7 @@ func (o *options) survey(ctx context.Context, d *xmlfilter.Domain) (view, error)
 		return view{}, err
 	}
 	defer k.Close()
-	host, err := hooks.Survey(ctx, k, cfg, o.records(), d)
+	host, err := hooks.Survey(ctx, k, cfg, rec, d)
 	return view{cfg, host}, err
 }
 
@@ -225,7 +225,7 @@ func explainCommand(o *options) *cobra.Command {
 			}
 			ctx, cancel := o.deadline(c)
 			defer cancel()
-			v, err := o.survey(ctx, d)
+			v, err := o.survey(ctx, o.records(), d)
 			if err != nil {
 				return err
 			}

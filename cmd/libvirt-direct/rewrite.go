@@ -50,7 +50,7 @@ defines that domain anew. What it changes it keeps in the metadata, so that --un
 			if named {
 				return o.rewriteDefined(ctx, c, name, dry, do)
 			}
-			out, _, err := do(ctx, d)
+			out, _, err := do(ctx, o.records(), d)
 			if err != nil {
 				return err
 			}
@@ -90,8 +90,8 @@ func (o *options) domainNames(c *cobra.Command, _ []string, _ string) ([]string,
 }
 
 // rewritten returns a domain's XML rewritten for this host, and what was changed.
-func (o *options) rewritten(ctx context.Context, d *xmlfilter.Domain) ([]byte, []string, error) {
-	v, err := o.survey(ctx, d)
+func (o *options) rewritten(ctx context.Context, rec hooks.Records, d *xmlfilter.Domain) ([]byte, []string, error) {
+	v, err := o.survey(ctx, rec, d)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -105,7 +105,7 @@ func (o *options) rewritten(ctx context.Context, d *xmlfilter.Domain) ([]byte, [
 
 // undone returns a domain's XML as it was before. A domain that asks to be rewritten
 // as soon as it is defined stops asking, or the agent would do it again.
-func (o *options) undone(_ context.Context, d *xmlfilter.Domain) ([]byte, []string, error) {
+func (o *options) undone(_ context.Context, _ hooks.Records, d *xmlfilter.Domain) ([]byte, []string, error) {
 	out, err := d.Undo()
 	if err != nil {
 		return nil, nil, err
@@ -133,7 +133,7 @@ func (o *options) undone(_ context.Context, d *xmlfilter.Domain) ([]byte, []stri
 
 // A change is what rewrite, or its undoing, makes of a domain: its XML, the same
 // bytes where nothing changes, and a line for each thing changed.
-type change func(context.Context, *xmlfilter.Domain) (doc []byte, notes []string, err error)
+type change func(context.Context, hooks.Records, *xmlfilter.Domain) (doc []byte, notes []string, err error)
 
 func (o *options) rewriteDefined(ctx context.Context, c *cobra.Command, name string, dry bool, do change) error {
 	conn, err := libvirtd.Dial(ctx, o.connect)
@@ -151,7 +151,7 @@ func (o *options) rewriteDefined(ctx context.Context, c *cobra.Command, name str
 	case !persistent:
 		return fmt.Errorf("domain %q is transient, it has no definition to rewrite; rewrite its XML before it is created: libvirt-direct rewrite < domain.xml", name)
 	}
-	notes, err := redefine(ctx, conn, dom, dry, do)
+	notes, err := o.redefine(ctx, conn, dom, dry, do)
 	if err != nil {
 		return err
 	}
@@ -176,7 +176,7 @@ func (o *options) rewriteDefined(ctx context.Context, c *cobra.Command, name str
 }
 
 // redefine defines a domain anew if do changes its XML, and returns what it changed.
-func redefine(ctx context.Context, conn *libvirtd.Conn, dom libvirtd.Domain, dry bool, do change) ([]string, error) {
+func (o *options) redefine(ctx context.Context, conn *libvirtd.Conn, dom libvirtd.Domain, dry bool, do change) ([]string, error) {
 	text, err := conn.XML(ctx, dom)
 	if err != nil {
 		return nil, err
@@ -186,7 +186,11 @@ func redefine(ctx context.Context, conn *libvirtd.Conn, dom libvirtd.Domain, dry
 	if err != nil {
 		return nil, err
 	}
-	out, notes, err := do(ctx, d)
+	rec := o.records()
+	if rec.Named, err = namedElsewhere(ctx, conn, dom); err != nil {
+		return nil, err
+	}
+	out, notes, err := do(ctx, rec, d)
 	if err != nil || bytes.Equal(out, doc) {
 		return nil, err
 	}
@@ -197,4 +201,37 @@ func redefine(ctx context.Context, conn *libvirtd.Conn, dom libvirtd.Domain, dry
 		return nil, fmt.Errorf("define domain %q: %w", dom.Name, err)
 	}
 	return notes, nil
+}
+
+// namedElsewhere lists the virtual functions, by network device or PCI address, that the
+// definitions of other domains name, whether they run or not: two that were rewritten for
+// the same one could not run at the same time.
+func namedElsewhere(ctx context.Context, conn *libvirtd.Conn, but libvirtd.Domain) ([]string, error) {
+	domains, err := conn.Domains(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var named []string
+	for _, dom := range domains {
+		if dom.UUID == but.UUID {
+			continue
+		}
+		text, err := conn.XML(ctx, dom)
+		if err != nil {
+			continue // it was undefined just now
+		}
+		d, err := xmlfilter.Parse([]byte(text))
+		if d == nil {
+			return nil, fmt.Errorf("domain %q: %w", dom.Name, err)
+		}
+		for i := range d.NICs {
+			switch n := &d.NICs[i]; {
+			case n.Type == "direct" && n.Source.Mode == "passthrough":
+				named = append(named, n.Source.Dev)
+			case n.Type == "hostdev":
+				named = append(named, n.Source.PCI)
+			}
+		}
+	}
+	return named, nil
 }

@@ -110,7 +110,7 @@ func (w *watcher) follow(ctx context.Context) error {
 func (w *watcher) domain(ctx context.Context, conn *libvirtd.Conn, dom libvirtd.Domain) {
 	ctx, cancel := context.WithTimeout(ctx, w.timeout)
 	defer cancel()
-	notes, err := redefine(ctx, conn, dom, false, func(ctx context.Context, d *xmlfilter.Domain) ([]byte, []string, error) {
+	notes, err := w.redefine(ctx, conn, dom, false, func(ctx context.Context, rec hooks.Records, d *xmlfilter.Domain) ([]byte, []string, error) {
 		cfg, err := config.Load(w.config)
 		if err != nil {
 			return nil, nil, err
@@ -119,7 +119,7 @@ func (w *watcher) domain(ctx context.Context, conn *libvirtd.Conn, dom libvirtd.
 			out, err := d.Rewrite(nil) // as it is
 			return out, nil, err
 		}
-		return w.rewritten(ctx, d)
+		return w.rewritten(ctx, rec, d)
 	})
 	text := ""
 	if err != nil && !errors.Is(err, libvirtd.ErrNoDomain) { // it may be undefined already
