@@ -1,0 +1,37 @@
+package hooks
+
+import (
+	"encoding/json"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"libvirt-direct/hooks/hooktest"
+	"libvirt-direct/internal/link"
+	"libvirt-direct/internal/state"
+)
+
+// stopped comes after a prepare that was killed, too, before it had made what it claims.
+func TestStoppedLeavesAloneWhatWasOnlyClaimed(t *testing.T) {
+	w := newWorld(t, "", "nica")
+	j := w.hook.Journal.New(uuidA, "vm a")
+	for _, s := range []Step{
+		{NIC: mac1, Macvtap: &Macvtap{Name: "ldt0", Lower: "nica", Mode: "vepa", MAC: mac1}},
+		{NIC: mac2, Port: &Port{VFPlace: link.VFPlace{}, Device: "nica", Profile: "gold", MAC: mac2}},
+	} {
+		data, err := json.Marshal(s)
+		require.NoError(t, err)
+		r, shared := s.resource()
+		j.Entries = append(j.Entries, state.Entry{Resource: r, Shared: shared, Gen: 1, Phase: state.Planned, Step: data})
+	}
+	require.NoError(t, w.hook.Journal.Make())
+	require.NoError(t, w.hook.Journal.Save(j))
+	w.kernel.Gate = func(p hooktest.Point) error {
+		require.False(t, p.Change, "%s %s", p.Op, p.What)
+		return nil
+	}
+	doc := domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook'/>", owned(mac1, "ldt0"))
+	w.must(Stopped, doc)
+	w.must(Release, doc)
+	require.Empty(t, w.journals())
+}
