@@ -82,17 +82,17 @@ func (o osFiles) Read(name string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	if err := trusted(f); err != nil {
+	fi, err := f.Stat()
+	if err != nil { // which says nothing of the file
+		return nil, err
+	}
+	if err := trusted(fi); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUntrusted, err)
 	}
 	return io.ReadAll(io.LimitReader(f, maxSize+1))
 }
 
-func trusted(f *os.File) error {
-	fi, err := f.Stat()
-	if err != nil {
-		return err
-	}
+func trusted(fi fs.FileInfo) error {
 	st, ok := fi.Sys().(*syscall.Stat_t)
 	switch {
 	case !fi.Mode().IsRegular():
