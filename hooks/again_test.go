@@ -2,6 +2,7 @@ package hooks
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -34,4 +35,31 @@ func TestStoppedLeavesAloneWhatWasOnlyClaimed(t *testing.T) {
 	w.must(Stopped, doc)
 	w.must(Release, doc)
 	require.Empty(t, w.journals())
+}
+
+// libvirtd was restarted, or an earlier life's end could not be undone: what the domain has
+// made is still its own to remove.
+func TestWhatIsFoundAgainIsStillOurs(t *testing.T) {
+	for _, op := range []Op{Reconnect, Prepare} {
+		t.Run(string(op), func(t *testing.T) {
+			w := newWorld(t, twoUplinks, "enpb")
+			before := w.dump()
+			doc := every()
+			w.must(Prepare, doc)
+			if op == Prepare {
+				w.fail = func(_ int, op string) error {
+					if strings.HasPrefix(op, "remove altname") {
+						return link.ErrBusy
+					}
+					return nil
+				}
+			}
+			w.must(op, doc)
+			w.fail = nil
+			w.must(Stopped, doc)
+			w.must(Release, doc)
+			require.Equal(t, before, w.dump())
+			require.Empty(t, w.journals())
+		})
+	}
 }

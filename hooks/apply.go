@@ -83,6 +83,16 @@ func (a *applier) acted(key string) bool {
 	return i >= 0 && a.journal.Entries[i].Phase != state.Planned
 }
 
+// made reports whether the domain itself has made something shared that is found there: at
+// reconnect, or in a life that could not be undone.
+func (a *applier) made(key string, is func(Step) (same, made bool)) bool {
+	if !a.acted(key) {
+		return false
+	}
+	same, made := is(a.steps[a.index(key)])
+	return same && made
+}
+
 // intend writes a step to the journal before it acts; the returned function marks it
 // done.
 func (a *applier) intend(s Step) (done func() error, err error) {
@@ -314,7 +324,7 @@ func (a *applier) doVLAN(ctx context.Context, s Step) error {
 		if err != nil {
 			return err
 		}
-		v.Made = h == heldMade
+		v.Made = h == heldMade || a.made(s.key(), v.same)
 	}
 	if err := a.put(s, state.Done); err != nil {
 		return err
@@ -446,7 +456,7 @@ func (a *applier) doAltName(ctx context.Context, s Step) error {
 		if err != nil {
 			return err
 		}
-		n.Made = h == heldMade
+		n.Made = h == heldMade || a.made(s.key(), n.same)
 		return a.put(s, state.Done)
 	}
 	if !errors.Is(err, link.ErrNotFound) {
