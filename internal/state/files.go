@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -36,7 +37,8 @@ type Files interface {
 	Remove(name string) error
 	// SetAside renames a file so that nothing reads it again, and returns its new name.
 	SetAside(name string) (string, error)
-	// Sweep removes what a process killed in Replace has left.
+	// Sweep removes what a process that was killed or failed in Replace, Touch or Remove has
+	// left.
 	Sweep() error
 	// Lock takes an exclusive lock by name, waiting until ctx ends; then the error
 	// matches ErrLocked. It is dropped when the process dies.
@@ -185,7 +187,29 @@ func (o osFiles) Sweep() error {
 			}
 		}
 	}
+	if err := o.sweepFolders(); err != nil {
+		return err
+	}
 	return os.RemoveAll(filepath.Join(o.path, "locks"))
+}
+
+// sweepFolders removes the folders of hints that are empty. Touch makes one again that goes
+// while it is at work.
+func (o osFiles) sweepFolders() error {
+	var folders []string
+	top := filepath.Join(o.path, hints)
+	err := filepath.WalkDir(top, func(name string, e fs.DirEntry, err error) error {
+		if err == nil && e.IsDir() && name != top {
+			folders = append(folders, name)
+		}
+		return ignoreGone(err)
+	})
+	for _, name := range slices.Backward(folders) { // what lies in another comes before it
+		if rmErr := syscall.Rmdir(name); ignoreGone(rmErr) != nil && !errors.Is(rmErr, syscall.ENOTEMPTY) {
+			err = errors.Join(err, &fs.PathError{Op: "rmdir", Path: name, Err: rmErr})
+		}
+	}
+	return err
 }
 
 func (o osFiles) SetAside(name string) (string, error) {

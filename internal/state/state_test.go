@@ -153,7 +153,11 @@ func TestSweepRemovesWhatAKilledWriterLeft(t *testing.T) {
 		require.NoError(t, os.Chtimes(f, time.Time{}, time.Now().Add(-time.Hour)))
 	}
 	require.NoError(t, d.Save(journal(`{}`)))
+	empty := filepath.Join(d.Path(), "claims", "vf", "a", "1")
+	require.NoError(t, os.MkdirAll(empty, 0o700))
 	require.NoError(t, d.Sweep())
+	require.NoDirExists(t, filepath.Join(d.Path(), "claims", "vf"))
+	require.FileExists(t, filepath.Join(d.Path(), "claims", "vlan", "7", "100", uuid))
 	require.NoFileExists(t, old)
 	require.NoFileExists(t, stray)
 	require.FileExists(t, young, "it may be at work")
