@@ -6,6 +6,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ import (
 )
 
 func main() {
+	notes := &bytes.Buffer{}
 	h := &hooks.Hook{
 		Config:     func() (*config.Config, error) { return config.Load(config.Path) },
 		Kernel:     openKernel,
@@ -29,13 +31,14 @@ func main() {
 		OVS:        hooks.OpenSwitch,
 		Journal:    state.Existing(state.DefaultDir),
 		Libvirt:    hooks.LibvirtFolder(hooks.LibvirtDir),
-		Log:        logging.New("libvirt-direct", os.Stderr),
+		Log:        logging.New("libvirt-direct", notes),
 		Privileged: os.Geteuid() == 0,
 	}
 	p := process{
 		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr,
 		// Where there is neither journal nor syslog nothing is to be shown twice.
-		log: logging.New("libvirt-direct", io.Discard),
+		log:   logging.New("libvirt-direct", io.Discard),
+		notes: notes,
 	}
 	os.Exit(p.run(os.Args, h))
 }
@@ -45,6 +48,7 @@ type process struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	log            *slog.Logger
+	notes          *bytes.Buffer // what no log has taken
 }
 
 // run does one call and returns the exit status.
@@ -61,6 +65,11 @@ func (p process) run(args []string, h *hooks.Hook) int {
 	}
 	err := p.call(args, h)
 	if err == nil {
+		// Only now: libvirt shows all that a hook that fails has written there, and that is
+		// to be one line.
+		if p.notes != nil {
+			_, _ = p.notes.WriteTo(p.stderr)
+		}
 		return 0
 	}
 	// libvirt shows this line to whoever started the domain.

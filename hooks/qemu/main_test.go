@@ -130,3 +130,24 @@ func TestCallsByAPerson(t *testing.T) {
 	}
 	require.Zero(t, process{}.run([]string{"/etc/libvirt/hooks/qemu.d/direct.dpkg-old", "vm", "prepare", "begin", "-"}, nil))
 }
+
+// Where no log takes the notes they are on standard error, but never beside an error.
+func TestNotesThatNoLogTakes(t *testing.T) {
+	for doc, want := range map[string]string{doc: "note\n", doc[1:]: ""} {
+		notes, stderr := bytes.NewBufferString("note\n"), &bytes.Buffer{}
+		p := process{
+			stdin: strings.NewReader(doc), stdout: &bytes.Buffer{}, stderr: stderr, notes: notes, log: slog.New(slog.DiscardHandler),
+		}
+		h := started(t)
+		require.NoError(t, h.Journal.Forget(uuid))
+		code := p.run([]string{"/etc/libvirt/hooks/qemu", "vm", "release", "begin", "-"}, h)
+		if want != "" {
+			require.Zero(t, code)
+			require.Equal(t, want, stderr.String())
+			continue
+		}
+		require.Equal(t, 1, code)
+		require.Equal(t, 1, strings.Count(stderr.String(), "\n"), stderr)
+		require.NotContains(t, stderr.String(), "note\n")
+	}
+}
