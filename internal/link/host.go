@@ -85,6 +85,9 @@ func (c *Conn) TapNode(ctx context.Context, l Link) (string, error) {
 // VLANs, a bridge or bond. UppersEverywhere knows of other namespaces too.
 func (c *Conn) Uppers(_ context.Context, name string) ([]string, error) {
 	uppers, err := sys.uppers(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = &errnoError{ErrNotFound, err}
+	}
 	if err != nil {
 		return nil, &OpError{Op: "list what stands on", Link: name, Err: err}
 	}
