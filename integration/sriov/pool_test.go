@@ -57,7 +57,7 @@ func TestPoolsBesideOwnChoice(t *testing.T) {
 	more := d.define(t, tiny("more", nic3, words(word3)))
 	both := d.define(t, tiny("pooled", pooled(macP, "mt")+pooled(macH, "hd"),
 		words(nic(macP, "spoofchk='no' vlan='43' qos='5'"), nic(macH, "trust='yes' vlan='42' qos='3'"))))
-	named := d.define(t, tiny("named", host.DirectNIC(macX, netdevs[0], "passthrough"), ""))
+	named := d.define(t, tiny("named", host.DirectNIC(macX, netdevs[0], "passthrough"), words(nic(macX, "trust='no'"))))
 
 	d.start(t, own)
 	for i, macvtap := range []string{"ldtown1", "ldtown2"} {
