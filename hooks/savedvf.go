@@ -213,11 +213,18 @@ func (a *applier) guestOn(ctx context.Context, v *SavedVF) (has, free bool, err 
 	if err != nil {
 		return false, false, err
 	}
+	free = true
 	for _, u := range uppers {
 		l, err := a.kernel.ByName(ctx, u)
-		has = has || err == nil && l.Index == v.Index
+		switch {
+		case errors.Is(err, link.ErrNotFound): // it has gone since it was listed
+			continue
+		case err == nil && l.Index == v.Index:
+			has = true
+		}
+		free = false
 	}
-	return has, len(uppers) == 0, nil
+	return has, free, nil
 }
 
 // settleSaved does what libvirt could not for a guest that has ended: its file had been
