@@ -137,8 +137,8 @@ func (db *DB) once(ctx context.Context, f func(*session) error) error {
 		db.s = s
 	}
 	err := f(db.s)
-	if errors.Is(err, ErrNoAnswer) {
-		db.Close() // the answer may still come
+	if db.s.spent {
+		db.Close()
 	}
 	return err
 }

@@ -96,6 +96,28 @@ func TestAnswersThatMakeNoSense(t *testing.T) {
 	require.Equal(t, "so", refused.Details)
 }
 
+// Whoever has not waited for an answer does not get it with the next question.
+func TestLateAnswerIsForNobody(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	late := make(chan struct{})
+	var n atomic.Int32
+	db := server(t, func(id string) string {
+		if n.Add(1) > 1 {
+			return `{"id":"` + id + `","result":` + onePort + `,"error":null}`
+		}
+		cancel()
+		<-late
+		return `{"id":"` + id + `","result":[{"error":"timed out","details":"late"}],"error":null}`
+	})
+	require.ErrorIs(t, db.Installed(ctx, "p"), ErrNotInstalled)
+	close(late)
+	ctx, cancel = context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	owned, err := db.List(ctx)
+	require.NoError(t, err)
+	require.Equal(t, []Owned{{"p", "me"}}, owned)
+}
+
 // A server that goes away while it is asked, or speaks no JSON, is tried again; then it
 // is said that it cannot be reached.
 func TestServerThatGoesAway(t *testing.T) {

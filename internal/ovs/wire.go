@@ -91,6 +91,8 @@ type session struct {
 	client *ovsdb.Client
 	wire   *wire
 	ctx    context.Context // ends with the connection
+	// spent: an answer may still come, which the next question would take for its own.
+	spent bool
 }
 
 func dial(ctx context.Context, socket string) (*session, error) {
@@ -107,7 +109,7 @@ func dial(ctx context.Context, socket string) (*session, error) {
 	if err != nil {
 		return nil, errors.Join(unreachable(err), conn.Close())
 	}
-	return &session{client, w, own}, nil
+	return &session{client: client, wire: w, ctx: own}, nil
 }
 
 func (s *session) close() {
@@ -141,6 +143,7 @@ func (s *session) transact(ctx context.Context, ops ...op) ([]result, error) {
 	}
 	switch {
 	case ctx.Err() != nil:
+		s.spent = true
 		return nil, fmt.Errorf("%w: %w", ErrNoAnswer, ctx.Err())
 	case s.ctx.Err() != nil:
 		return nil, unreachable(context.Cause(s.ctx))
