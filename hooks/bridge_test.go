@@ -41,11 +41,11 @@ func TestBridgePortIsSetAtStart(t *testing.T) {
 	w.must(Prepare, domain(uuidA, vfWords(mac1, "profile='access'"), bridged(mac1, "br0", "")))
 	require.Empty(t, w.kernel.PortVLANs)
 	for _, op := range []Op{Start, Reconnect} {
-		w.kernel.Links[102].Port, w.kernel.PortVLANs[102], w.kernel.PortMACs[102] = nil, nil, ""
+		w.kernel.Links[102].Port, w.kernel.PortVLANs[102], w.kernel.PortMACs[102] = nil, nil, nil
 		w.must(op, doc)
 		require.Equal(t, "isolated on, learning off, bpduguard on", w.kernel.Links[102].Port.String())
 		require.Equal(t, []link.PortVLAN{{ID: 10, PVID: true, Untagged: true}, {ID: 20}, {ID: 21}}, w.kernel.PortVLANs[102])
-		require.Equal(t, mac1, w.kernel.PortMACs[102])
+		require.Equal(t, []string{mac1}, w.kernel.PortMACs[102])
 	}
 	require.Contains(t, w.log.String(), "vnet0 in br0 has isolated on, learning off, bpduguard on, native VLAN 10, tagged 20-21, address "+mac1)
 	require.Empty(t, w.journals())

@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io/fs"
 	"maps"
+	"net"
 	"slices"
 	"strings"
 
@@ -34,16 +36,21 @@ type Devices struct {
 	PCI map[string]string
 	// PortVLANs and PortMACs are what ports of bridges have, by index.
 	PortVLANs map[int][]link.PortVLAN
-	PortMACs  map[int]string
+	PortMACs  map[int][]string
 	VFs       []*VF
 	Driver    Driver
 	// Profiles are the 802.1Qbh port profiles, by "eth0/3", "eth0/-1" for the device itself.
 	Profiles map[string]string
 	// Host is what the host itself does with devices, by name: addresses, routes.
 	Host map[string][]link.Use
-	// Elsewhere is what stands on devices in other network namespaces, by name.
+	// Elsewhere is what stands on devices in other network namespaces, by name, beside
+	// what Away has.
 	Elsewhere map[string][]link.Use
-	// Obstacles keep macvtaps from devices, beside the macvtaps that are there, by name.
+	// Away are the devices that have been moved into containers, by the container's name.
+	Away map[string][]*link.Link
+	// NoIPv6 tells for which devices the host's IPv6 is off, by index.
+	NoIPv6 map[int]bool
+	// Obstacles keep macvtaps from devices, beside what is there, by name.
 	Obstacles map[string][]link.Obstacle
 	// NodeTaken makes that many macvtaps find their node taken.
 	NodeTaken int
@@ -63,8 +70,8 @@ type Kernel struct {
 // NewKernel is a host with physical devices of those names, up.
 func NewKernel(names ...string) *Kernel {
 	d := &Devices{
-		Links: map[int]*link.Link{}, PCI: map[string]string{}, PortVLANs: map[int][]link.PortVLAN{}, PortMACs: map[int]string{},
-		Profiles: map[string]string{}, OwnMACs: map[int]string{}, Next: 1,
+		Links: map[int]*link.Link{}, PCI: map[string]string{}, PortVLANs: map[int][]link.PortVLAN{}, PortMACs: map[int][]string{},
+		Profiles: map[string]string{}, OwnMACs: map[int]string{}, Away: map[string][]*link.Link{}, NoIPv6: map[int]bool{}, Next: 1,
 	}
 	for _, n := range names {
 		l := d.Add(link.Link{Name: n, MTU: 1500, Up: true})
@@ -86,12 +93,28 @@ func (d *Devices) Add(l link.Link) *link.Link {
 // With is another connection to the same devices.
 func (k *Kernel) With(g Gate) *Kernel { return &Kernel{Devices: k.Devices, Gate: g} }
 
-// read passes the gate in front of a look-up.
-func (k *Kernel) read(op, what string) error {
+// look passes the gate in front of a look-up, whose answer is from behind it.
+func (k *Kernel) look(op, what string) error {
 	if k.Gate == nil {
 		return nil
 	}
 	return k.wrap(op, what, k.Gate(Point{Op: op, What: what}))
+}
+
+// read is a look-up by rtnetlink, which does not answer whose time is up. What is read
+// from sysfs has no time limit.
+func (k *Kernel) read(ctx context.Context, op, what string) error {
+	if err := k.look(op, what); err != nil {
+		return err
+	}
+	return k.late(ctx, op, what)
+}
+
+func (k *Kernel) late(ctx context.Context, op, what string) error {
+	if ctx.Err() == nil {
+		return nil
+	}
+	return k.wrap(op, what, context.DeadlineExceeded)
 }
 
 func (k *Kernel) wrap(op, what string, err error) error {
@@ -102,11 +125,14 @@ func (k *Kernel) wrap(op, what string, err error) error {
 }
 
 // change runs a change between the two points at which a process can be stopped.
-func (k *Kernel) change(op, what string, do func() error) error {
+func (k *Kernel) change(ctx context.Context, op, what string, do func() error) error {
 	if k.Gate != nil {
 		if err := k.Gate(Point{Op: op, What: what, Change: true}); err != nil {
 			return k.wrap(op, what, err)
 		}
+	}
+	if err := k.late(ctx, op, what); err != nil {
+		return err
 	}
 	err := do()
 	if k.Gate != nil {
@@ -119,11 +145,21 @@ func notFound(what any) error {
 	return &link.OpError{Op: "look up", Link: fmt.Sprint(what), Err: link.ErrNotFound}
 }
 
+func refused(op, what string, err error) error { return &link.OpError{Op: op, Link: what, Err: err} }
+
 func (d *Devices) byName(name string) *link.Link {
 	for _, l := range d.Links {
 		if l.Called(name) {
 			return l
 		}
+	}
+	return nil
+}
+
+// inSysfs is byName without altnames, which sysfs does not show.
+func (d *Devices) inSysfs(name string) *link.Link {
+	if l := d.byName(name); l != nil && l.Name == name {
+		return l
 	}
 	return nil
 }
@@ -141,10 +177,31 @@ func (d *Devices) sorted() []*link.Link {
 	return slices.SortedFunc(maps.Values(d.Links), func(a, b *link.Link) int { return strings.Compare(a.Name, b.Name) })
 }
 
-func (k *Kernel) get(what string, l *link.Link) (link.Link, error) {
-	if err := k.read("look up", what); err != nil {
+// on are the devices that stand on one, by name, those in containers last.
+func (d *Devices) on(index int) []*link.Link {
+	var on []*link.Link
+	for _, l := range d.sorted() {
+		if l.Parent == index {
+			on = append(on, l)
+		}
+	}
+	for _, c := range slices.Sorted(maps.Keys(d.Away)) {
+		for _, l := range d.Away[c] {
+			if l.Parent == index {
+				on = append(on, l)
+			}
+		}
+	}
+	return on
+}
+
+func macvlan(l *link.Link) bool { return l.Kind == "macvtap" || l.Kind == "macvlan" }
+
+func (k *Kernel) get(ctx context.Context, what string, find func() *link.Link) (link.Link, error) {
+	if err := k.read(ctx, "look up", what); err != nil {
 		return link.Link{}, err
 	}
+	l := find()
 	if l == nil {
 		return link.Link{}, notFound(what)
 	}
@@ -152,33 +209,49 @@ func (k *Kernel) get(what string, l *link.Link) (link.Link, error) {
 }
 
 // ByName is link.Conn.ByName.
-func (k *Kernel) ByName(_ context.Context, name string) (link.Link, error) {
-	return k.get(name, k.byName(name))
+func (k *Kernel) ByName(ctx context.Context, name string) (link.Link, error) {
+	return k.get(ctx, name, func() *link.Link { return k.byName(name) })
 }
 
 // ByIndex is link.Conn.ByIndex.
-func (k *Kernel) ByIndex(_ context.Context, index int) (link.Link, error) {
-	return k.get(k.Name(index), k.Links[index])
+func (k *Kernel) ByIndex(ctx context.Context, index int) (link.Link, error) {
+	l, err := k.get(ctx, k.Name(index), func() *link.Link { return k.Links[index] })
+	if err != nil && index == 0 { // to the kernel no index is no question
+		return link.Link{}, refused("look up", "index 0", unix.EINVAL)
+	}
+	return l, err
 }
 
 // ByPCI is link.Conn.ByPCI.
-func (k *Kernel) ByPCI(_ context.Context, address string) (link.Link, error) {
-	return k.get("PCI "+address, k.byName(k.PCI[address]))
+func (k *Kernel) ByPCI(ctx context.Context, address string) (link.Link, error) {
+	return k.get(ctx, "PCI "+address, func() *link.Link {
+		for _, v := range k.VFs {
+			switch address {
+			case v.Device:
+				return k.inSysfs(v.Netdev)
+			case v.PF:
+				return k.inSysfs(v.PFNetdev)
+			}
+		}
+		return k.byName(k.PCI[address])
+	})
 }
 
 // ByPermanentMAC is link.Conn.ByPermanentMAC.
-func (k *Kernel) ByPermanentMAC(_ context.Context, mac string) (link.Link, error) {
-	for _, l := range k.sorted() {
-		if l.PermMAC == mac {
-			return k.get(mac, l)
+func (k *Kernel) ByPermanentMAC(ctx context.Context, mac string) (link.Link, error) {
+	return k.get(ctx, "permanent MAC "+mac, func() *link.Link {
+		for _, l := range k.sorted() {
+			if l.PermMAC == mac {
+				return l
+			}
 		}
-	}
-	return k.get(mac, nil)
+		return nil
+	})
 }
 
 // All is link.Conn.All.
-func (k *Kernel) All(context.Context) ([]link.Link, error) {
-	if err := k.read("list", "links"); err != nil {
+func (k *Kernel) All(ctx context.Context) ([]link.Link, error) {
+	if err := k.read(ctx, "list", "links"); err != nil {
 		return nil, err
 	}
 	var all []link.Link
@@ -190,11 +263,19 @@ func (k *Kernel) All(context.Context) ([]link.Link, error) {
 
 // Uppers is link.Conn.Uppers.
 func (k *Kernel) Uppers(_ context.Context, name string) ([]string, error) {
-	lower, err := k.get(name, k.byName(name))
-	if err != nil {
+	if err := k.look("look up", name); err != nil {
 		return nil, err
 	}
-	return k.uppers(lower.Index), nil
+	l := k.inSysfs(name)
+	if l == nil {
+		return nil, notFound(name)
+	}
+	uppers := k.uppers(l.Index)
+	if m := k.Links[l.Master]; m != nil {
+		uppers = append(uppers, m.Name)
+		slices.Sort(uppers)
+	}
+	return uppers, nil
 }
 
 func (d *Devices) uppers(index int) []string {
@@ -212,74 +293,152 @@ func (k *Kernel) IsVF(_ context.Context, name string) bool { return k.vfOf(name)
 
 // TapNode is link.Conn.TapNode.
 func (k *Kernel) TapNode(_ context.Context, l link.Link) (string, error) {
+	if have := k.Links[l.Index]; have == nil || have.Kind != "macvtap" {
+		return "", refused("find node", l.Name, fs.ErrNotExist)
+	}
 	if k.NodeTaken > 0 {
 		k.NodeTaken--
-		return "", &link.OpError{Op: "find node", Link: l.Name, Err: link.ErrNodeTaken}
+		return "", refused("find node", l.Name, link.ErrNodeTaken)
 	}
 	return fmt.Sprintf("/dev/tap%d", l.Index), nil
 }
 
-func (k *Kernel) add(op string, l link.Link) error {
-	return k.change(op, l.Name, func() error {
+// nameSize is IFNAMSIZ, with the NUL.
+const nameSize = unix.IFNAMSIZ
+
+func (k *Kernel) add(ctx context.Context, op string, l link.Link, fit func(lower *link.Link) error) error {
+	return k.change(ctx, op, l.Name, func() error {
+		switch {
+		case len(l.Name) >= nameSize:
+			return refused(op, l.Name, unix.ERANGE)
+		case k.byName(l.Name) != nil || k.Links[l.Index] != nil:
+			return refused(op, l.Name, link.ErrExists)
+		}
 		lower := k.Links[l.Parent]
 		if lower == nil {
 			return notFound(l.Parent)
 		}
-		for _, have := range k.Links {
-			switch {
-			case have.Called(l.Name), l.VLANID != 0 && have.VLANID == l.VLANID && have.Parent == l.Parent:
-				return &link.OpError{Op: op, Link: l.Name, Err: link.ErrExists}
-			case l.Kind == "macvtap" && have.Parent == l.Parent && have.Kind == "macvtap" && (have.Mode == "passthrough" || l.Mode == "passthrough"):
-				return &link.OpError{Op: op, Link: l.Name, Err: link.ErrBusy}
-			}
+		if macvlan(&l) && macvlan(lower) {
+			lower = k.Links[lower.Parent]
+			l.Parent = lower.Index
 		}
-		if l.MTU == 0 {
-			l.MTU = lower.MTU
+		if l.MTU > lower.MTU {
+			return refused(op, l.Name, unix.EINVAL)
 		}
-		if l.MAC == "" {
-			l.MAC = lower.MAC
+		if err := fit(lower); err != nil {
+			return refused(op, l.Name, err)
 		}
+		l.MTU, l.MAC = cmp.Or(l.MTU, lower.MTU), cmp.Or(l.MAC, lower.MAC)
 		k.Devices.Add(l)
 		return nil
 	})
 }
 
 // AddVLAN is link.Conn.AddVLAN.
-func (k *Kernel) AddVLAN(_ context.Context, v link.VLAN) error {
-	return k.add("create vlan", link.Link{Index: v.Index, Name: v.Name, Kind: "vlan", Parent: v.Parent, VLANID: v.ID})
+func (k *Kernel) AddVLAN(ctx context.Context, v link.VLAN) error {
+	return k.add(ctx, "create vlan", link.Link{Index: v.Index, Name: v.Name, Kind: "vlan", Parent: v.Parent, VLANID: v.ID}, func(lower *link.Link) error {
+		if v.ID > 4094 {
+			return unix.ERANGE
+		}
+		for _, have := range k.on(lower.Index) {
+			if have.Kind == "vlan" && have.VLANID == v.ID {
+				return link.ErrExists
+			}
+		}
+		return nil
+	})
 }
 
 // AddMacvtap is link.Conn.AddMacvtap.
-func (k *Kernel) AddMacvtap(_ context.Context, m link.Macvtap) error {
-	mac := m.MAC
-	if m.Mode == "passthrough" {
+func (k *Kernel) AddMacvtap(ctx context.Context, m link.Macvtap) error {
+	const op = "create macvtap"
+	if !slices.Contains([]string{"vepa", "bridge", "private", "passthrough"}, m.Mode) {
+		return refused(op, m.Name, fmt.Errorf("unknown mode %q", m.Mode))
+	}
+	if err := unicast(m.MAC); err != nil {
+		return refused(op, m.Name, err)
+	}
+	whole, mac := m.Mode == "passthrough", m.MAC
+	if whole {
 		mac = "" // the lower device's
 	}
-	return k.add("create macvtap", link.Link{Index: m.Index, Name: m.Name, Kind: "macvtap", Parent: m.Lower, Mode: m.Mode, MAC: mac, MTU: m.MTU})
+	l := link.Link{Index: m.Index, Name: m.Name, Kind: "macvtap", Parent: m.Lower, Mode: m.Mode, MAC: mac, MTU: m.MTU}
+	return k.add(ctx, op, l, func(lower *link.Link) error {
+		if lower.Master != 0 {
+			return fmt.Errorf("%w: %w", link.ErrBusy, unix.EBUSY)
+		}
+		for _, have := range k.on(lower.Index) {
+			if macvlan(have) && (whole || have.Mode == "passthrough") {
+				return unix.EINVAL
+			}
+		}
+		return nil
+	})
+}
+
+// unicast checks an address as link.Conn does, and as the kernel does.
+func unicast(mac string) error {
+	b, err := net.ParseMAC(mac)
+	switch {
+	case err != nil:
+		return err
+	case len(b) != 6:
+		return fmt.Errorf("%q is no Ethernet address", mac)
+	case b[0]&1 != 0:
+		return unix.EADDRNOTAVAIL
+	}
+	return nil
 }
 
 // AddTap is link.Conn.AddTap.
-func (k *Kernel) AddTap(_ context.Context, t link.Tap) error {
-	return k.change("create tap", t.Name, func() error {
-		if k.byName(t.Name) != nil {
-			return &link.OpError{Op: "create tap", Link: t.Name, Err: link.ErrExists}
+func (k *Kernel) AddTap(ctx context.Context, t link.Tap) error {
+	const op = "create tap"
+	return k.change(ctx, op, t.Name, func() error {
+		switch have := k.byName(t.Name); {
+		case have != nil && have.Kind != "tun":
+			return refused(op, t.Name, unix.EINVAL)
+		case have != nil || k.Links[t.Index] != nil:
+			return refused(op, t.Name, link.ErrExists)
 		}
-		k.Devices.Add(link.Link{Index: t.Index, Name: t.Name, Kind: "tun", MTU: 1500})
+		k.Devices.Add(link.Link{Index: t.Index, Name: t.Name, Kind: "tun", MTU: 1500, MAC: fmt.Sprintf("02:00:00:00:01:%02x", len(k.Links)&0xff)})
 		return nil
 	})
 }
 
 // SetMTU is link.Conn.SetMTU.
-func (k *Kernel) SetMTU(_ context.Context, index, mtu int) error {
-	return k.set("set MTU", index, func(l *link.Link) { l.MTU = mtu })
+func (k *Kernel) SetMTU(ctx context.Context, index, mtu int) error {
+	const op = "set MTU"
+	if mtu < 1 {
+		return refused(op, k.Name(index), unix.EINVAL)
+	}
+	return k.set(ctx, op, index, func(l *link.Link) error {
+		if lower := k.Links[l.Parent]; lower != nil && mtu > lower.MTU {
+			if l.Kind == "vlan" {
+				return unix.ERANGE
+			}
+			return unix.EINVAL
+		}
+		k.shrink(l, mtu)
+		return nil
+	})
+}
+
+// shrink gives a device an MTU, and what stands on it no larger one.
+func (d *Devices) shrink(l *link.Link, mtu int) {
+	l.MTU = mtu
+	for _, u := range d.on(l.Index) {
+		if u.MTU > mtu {
+			d.shrink(u, mtu)
+		}
+	}
 }
 
 // Delete is link.Conn.Delete. What stands on a device goes with it; the device below a
 // macvtap in passthrough mode gets its own MAC back.
-func (k *Kernel) Delete(_ context.Context, index int) error {
-	return k.change("remove", k.Name(index), func() error {
-		if k.Links[index] == nil {
-			return notFound(index)
+func (k *Kernel) Delete(ctx context.Context, index int) error {
+	return k.set(ctx, "remove", index, func(l *link.Link) error {
+		if l.Kind == "" { // a driver's
+			return fmt.Errorf("%w: %w", link.ErrNotSupported, unix.EOPNOTSUPP)
 		}
 		k.remove(index)
 		return nil
@@ -288,53 +447,141 @@ func (k *Kernel) Delete(_ context.Context, index int) error {
 
 func (d *Devices) remove(index int) {
 	for _, l := range d.sorted() {
-		if l.Parent == index {
+		switch {
+		case l.Parent == index && index != 0:
 			d.remove(l.Index)
+		case l.Master == index && index != 0:
+			d.leave(l)
 		}
 	}
+	for c := range d.Away {
+		d.Away[c] = slices.DeleteFunc(d.Away[c], func(l *link.Link) bool { return l.Parent == index })
+	}
 	d.letGo(index)
+	delete(d.Elsewhere, d.Name(index))
 	delete(d.Links, index)
+	delete(d.NoIPv6, index)
 	delete(d.PortVLANs, index)
 	delete(d.PortMACs, index)
 }
 
-func (k *Kernel) set(op string, index int, do func(l *link.Link)) error {
-	return k.change(op, k.Name(index), func() error {
+// Join makes a device a port of a bridge, as `ip link` does.
+func (d *Devices) Join(port, bridge string) {
+	l, on, off := d.byName(port), true, false
+	l.Master = d.byName(bridge).Index
+	l.Port = &link.BridgePort{PortFlags: link.PortFlags{Isolated: &off, Learning: &on, Hairpin: &off, BPDUGuard: &off}}
+	d.PortVLANs[l.Index] = []link.PortVLAN{{ID: 1, PVID: true, Untagged: true}}
+}
+
+// leave undoes Join.
+func (d *Devices) leave(l *link.Link) {
+	l.Master, l.Port = 0, nil
+	delete(d.PortVLANs, l.Index)
+	delete(d.PortMACs, l.Index)
+}
+
+// Move moves a device into a container. It stays on the one below it, and goes with it.
+func (d *Devices) Move(name, container string) {
+	l := d.byName(name)
+	if d.Away == nil {
+		d.Away = map[string][]*link.Link{}
+	}
+	d.Away[container] = append(d.Away[container], l)
+	l.Up = false // as whatever leaves its namespace
+	delete(d.Links, l.Index)
+}
+
+func (k *Kernel) set(ctx context.Context, op string, index int, do func(l *link.Link) error) error {
+	return k.change(ctx, op, k.Name(index), func() error {
+		l := k.Links[index]
 		if index == 0 {
 			return &link.OpError{Op: op, Link: "index 0", Err: unix.EINVAL}
 		}
-		if k.Links[index] == nil {
+		if l == nil {
 			return notFound(index)
 		}
-		do(k.Links[index])
-		return nil
+		return k.wrap(op, l.Name, do(l))
 	})
 }
 
 // SetUp is link.Conn.SetUp.
-func (k *Kernel) SetUp(_ context.Context, index int, up bool) error {
-	return k.set(fmt.Sprintf("set up=%t", up), index, func(l *link.Link) { l.Up = up })
+func (k *Kernel) SetUp(ctx context.Context, index int, up bool) error {
+	return k.set(ctx, fmt.Sprintf("set up=%t", up), index, func(l *link.Link) error {
+		switch lower := k.Links[l.Parent]; {
+		case !up || l.Up:
+		case l.Kind == "vlan" && lower != nil && !lower.Up:
+			return unix.ENETDOWN
+		case macvlan(l) && k.busy(l, l.MAC):
+			return unix.EADDRINUSE
+		}
+		k.turn(l, up)
+		return nil
+	})
+}
+
+// turn sets a device up or down, and its VLANs with it.
+func (d *Devices) turn(l *link.Link, up bool) {
+	if l.Up == up {
+		return
+	}
+	l.Up = up
+	for _, u := range d.on(l.Index) {
+		if u.Kind == "vlan" {
+			d.turn(u, up)
+		}
+	}
+}
+
+// busy reports whether a macvtap cannot be up with a MAC: that of the device below it, or
+// of one beside it that is up.
+func (d *Devices) busy(l *link.Link, mac string) bool {
+	lower := d.Links[l.Parent]
+	if l.Mode == "passthrough" || lower == nil {
+		return false
+	}
+	return lower.MAC == mac || slices.ContainsFunc(d.on(lower.Index), func(o *link.Link) bool {
+		return o.Index != l.Index && macvlan(o) && o.Up && o.MAC == mac
+	})
+}
+
+// Receiver is the device that gets a frame which a macvtap sends to a MAC: one beside it,
+// where both are in mode bridge, and otherwise nil for what is on the wire.
+func (d *Devices) Receiver(from, mac string) *link.Link {
+	sender := d.byName(from)
+	for _, l := range d.on(sender.Parent) {
+		if sender.Mode == "bridge" && l.Mode == "bridge" && l.Up && l.MAC == mac {
+			return l
+		}
+	}
+	return nil
 }
 
 // SetAllMulticast is link.Conn.SetAllMulticast.
-func (k *Kernel) SetAllMulticast(_ context.Context, index int, on bool) error {
-	return k.set("set allmulticast", index, func(l *link.Link) { l.AllMulti = on })
+func (k *Kernel) SetAllMulticast(ctx context.Context, index int, on bool) error {
+	return k.set(ctx, "set allmulticast", index, func(l *link.Link) error { l.AllMulti = on; return nil })
 }
 
 // SetAlias is link.Conn.SetAlias.
-func (k *Kernel) SetAlias(_ context.Context, index int, alias string) error {
-	return k.set("set alias", index, func(l *link.Link) { l.Alias = alias })
+func (k *Kernel) SetAlias(ctx context.Context, index int, alias string) error {
+	return k.set(ctx, "set alias", index, func(l *link.Link) error {
+		if len(alias) > 255 {
+			return unix.ERANGE
+		}
+		l.Alias = alias
+		return nil
+	})
 }
 
 // SetName is link.Conn.SetName.
-func (k *Kernel) SetName(_ context.Context, index int, name string) error {
-	return k.change("rename", k.Name(index), func() error {
-		l := k.Links[index]
+func (k *Kernel) SetName(ctx context.Context, index int, name string) error {
+	return k.set(ctx, "rename", index, func(l *link.Link) error {
 		switch {
-		case l == nil:
-			return notFound(index)
+		case name == l.Name:
+			return nil
+		case len(name) >= nameSize:
+			return unix.ERANGE
 		case k.byName(name) != nil:
-			return &link.OpError{Op: "rename", Link: name, Err: link.ErrExists}
+			return link.ErrExists
 		}
 		if v := k.vfOf(l.Name); v != nil {
 			v.Netdev = name
@@ -350,53 +597,87 @@ func (k *Kernel) SetName(_ context.Context, index int, name string) error {
 }
 
 // AddAltName is link.Conn.AddAltName.
-func (k *Kernel) AddAltName(_ context.Context, index int, name string) error {
-	return k.change("add altname", k.Name(index), func() error {
-		switch {
-		case k.Links[index] == nil:
-			return notFound(index)
-		case k.byName(name) != nil:
-			return &link.OpError{Op: "add altname", Link: name, Err: link.ErrExists}
+func (k *Kernel) AddAltName(ctx context.Context, index int, name string) error {
+	return k.set(ctx, "add altname", index, func(l *link.Link) error {
+		if k.byName(name) != nil {
+			return link.ErrExists
 		}
-		k.Links[index].AltNames = append(slices.Clone(k.Links[index].AltNames), name)
+		l.AltNames = append(slices.Clone(l.AltNames), name)
 		return nil
 	})
 }
 
 // RemoveAltName is link.Conn.RemoveAltName.
-func (k *Kernel) RemoveAltName(_ context.Context, index int, name string) error {
-	return k.set("remove altname", index, func(l *link.Link) {
+func (k *Kernel) RemoveAltName(ctx context.Context, index int, name string) error {
+	return k.set(ctx, "remove altname", index, func(l *link.Link) error {
+		if !slices.Contains(l.AltNames, name) {
+			return unix.ENOENT
+		}
 		l.AltNames = slices.DeleteFunc(slices.Clone(l.AltNames), func(n string) bool { return n == name })
+		return nil
 	})
 }
 
 // DisableIPv6 is link.Conn.DisableIPv6.
-func (k *Kernel) DisableIPv6(_ context.Context, name string) error {
-	return k.change("disable IPv6", name, func() error { return nil })
+func (k *Kernel) DisableIPv6(ctx context.Context, name string) error {
+	return k.change(context.WithoutCancel(ctx), "disable IPv6", name, func() error {
+		if l := k.inSysfs(name); l != nil {
+			if k.NoIPv6 == nil {
+				k.NoIPv6 = map[int]bool{}
+			}
+			k.NoIPv6[l.Index] = true
+		}
+		return nil
+	})
+}
+
+// port runs a change of a bridge's port.
+func (k *Kernel) port(ctx context.Context, op string, index int, do func(l *link.Link) error) error {
+	return k.set(ctx, op, index, func(l *link.Link) error {
+		if l.Master == 0 {
+			return fmt.Errorf("%w: %w", link.ErrNotSupported, unix.EOPNOTSUPP)
+		}
+		return do(l)
+	})
 }
 
 // SetPortFlags is link.Conn.SetPortFlags.
-func (k *Kernel) SetPortFlags(_ context.Context, index int, want link.PortFlags) error {
-	return k.set("set port flags", index, func(l *link.Link) {
-		have := link.PortFlags{}
+func (k *Kernel) SetPortFlags(ctx context.Context, index int, want link.PortFlags) error {
+	return k.port(ctx, "set port flags", index, func(l *link.Link) error {
+		port := link.BridgePort{}
 		if l.Port != nil {
-			have = l.Port.PortFlags
+			port = *l.Port
 		}
-		l.Port = &link.BridgePort{PortFlags: link.PortFlags{
+		have := port.PortFlags
+		port.PortFlags = link.PortFlags{
 			Isolated: cmp.Or(want.Isolated, have.Isolated), Learning: cmp.Or(want.Learning, have.Learning),
 			Hairpin: cmp.Or(want.Hairpin, have.Hairpin), BPDUGuard: cmp.Or(want.BPDUGuard, have.BPDUGuard),
-		}}
+		}
+		l.Port = &port
+		return nil
 	})
 }
 
 // SetPortVLANs is link.Conn.SetPortVLANs.
-func (k *Kernel) SetPortVLANs(_ context.Context, index int, want []link.PortVLAN) error {
-	return k.set("set port VLANs", index, func(*link.Link) { k.PortVLANs[index] = want })
+func (k *Kernel) SetPortVLANs(ctx context.Context, index int, want []link.PortVLAN) error {
+	return k.port(ctx, "set port VLANs", index, func(*link.Link) error {
+		k.PortVLANs[index] = slices.SortedFunc(slices.Values(want), func(a, b link.PortVLAN) int { return a.ID - b.ID })
+		return nil
+	})
 }
 
 // AddPortMAC is link.Conn.AddPortMAC.
-func (k *Kernel) AddPortMAC(_ context.Context, index int, mac string) error {
-	return k.set("add port MAC", index, func(*link.Link) { k.PortMACs[index] = mac })
+func (k *Kernel) AddPortMAC(ctx context.Context, index int, mac string) error {
+	const op = "add port MAC"
+	if err := unicast(mac); err != nil {
+		return refused(op, k.Name(index), err)
+	}
+	return k.port(ctx, op, index, func(*link.Link) error {
+		if !slices.Contains(k.PortMACs[index], mac) {
+			k.PortMACs[index] = append(slices.Clone(k.PortMACs[index]), mac)
+		}
+		return nil
+	})
 }
 
 // Dump is the devices' state for comparison. Indexes are left out, since they are drawn.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -31,9 +32,6 @@ type VF struct {
 	// Fixed: the MAC is given by the PF, so that an untrusted VF may not change it.
 	Fixed bool
 	link.VFSettings
-
-	// Was is the MAC before that of a macvtap in passthrough mode, nil without one.
-	Was *string
 }
 
 // PFAddress is the PF of AddVFs on the bus.
@@ -89,16 +87,28 @@ func (d *Devices) under(index int) *VF {
 	return d.vfOf(d.Links[l.Parent].Name)
 }
 
-// letGo gives the device below a macvtap in passthrough mode its own MAC back.
+// letGo gives the device below a macvtap in passthrough mode its own MAC back, by its
+// driver, which tells the PF.
 func (d *Devices) letGo(index int) {
-	if own, changed := d.OwnMACs[index]; changed && d.Links[d.Links[index].Parent] != nil {
-		d.Links[d.Links[index].Parent].MAC = own
+	own, changed := d.OwnMACs[index]
+	if !changed {
+		return
 	}
 	delete(d.OwnMACs, index)
-	if v := d.under(index); v != nil && v.Was != nil {
-		v.MAC, v.Was = v.Was, nil
+	lower := d.Links[d.Links[index].Parent]
+	if lower == nil {
+		return
 	}
+	if v := d.vfOf(lower.Name); v != nil && v.mayNotBe(own) {
+		return // the PF has fixed another meanwhile
+	} else if v != nil {
+		v.MAC = &own
+	}
+	lower.MAC = own
 }
+
+// mayNotBe reports whether a VF's own driver may not give it a MAC.
+func (v *VF) mayNotBe(mac string) bool { return v.Fixed && !*v.Trust && *v.MAC != mac }
 
 // Unbind takes the driver of a VF's network device away, as for VFIO: the device goes.
 func (d *Devices) Unbind(number int, driver string) {
@@ -117,63 +127,92 @@ func (d *Devices) Bind(number int, name string) {
 }
 
 // SetMAC is link.Conn.SetMAC. That of a macvtap in passthrough mode becomes its lower
-// device's, whose driver tells the PF.
-func (k *Kernel) SetMAC(_ context.Context, index int, mac string) error {
-	return k.change("set MAC "+mac, k.Name(index), func() error {
-		l := k.Links[index]
-		if l == nil {
-			return notFound(index)
-		}
-		lower, vf := l, k.vfOf(l.Name)
-		if l.Mode == "passthrough" {
-			lower, vf = k.Links[l.Parent], k.under(index)
-			if _, noted := k.OwnMACs[index]; !noted {
-				k.OwnMACs[index] = lower.MAC
+// device's, and a lower device's that of such a macvtap. A VF's driver tells the PF.
+func (k *Kernel) SetMAC(ctx context.Context, index int, mac string) error {
+	op := "set MAC " + mac
+	if err := unicast(mac); err != nil {
+		return refused(op, k.Name(index), err)
+	}
+	return k.set(ctx, op, index, func(l *link.Link) error {
+		if macvlan(l) && l.Mode != "passthrough" {
+			if k.busy(l, mac) {
+				return unix.EADDRINUSE
 			}
+			l.MAC = mac
+			return nil
 		}
+		lower := l
+		if macvlan(l) {
+			lower = k.Links[l.Parent]
+		}
+		v := k.vfOf(lower.Name)
 		switch {
-		case vf == nil:
+		case v == nil:
 		case k.Driver.NotWhileUp && lower.Up:
-			return &link.OpError{Op: "set MAC of", Link: lower.Name, Err: link.ErrBusy}
-		case vf.Fixed && !*vf.Trust && *vf.MAC != mac:
-			return &link.OpError{Op: "set MAC of", Link: lower.Name, Err: link.ErrMACFixed}
-		case l != lower && vf.Was == nil:
-			vf.Was = vf.MAC
-			fallthrough
+			return link.ErrBusy
+		case v.mayNotBe(mac):
+			return link.ErrMACFixed
 		default:
-			vf.MAC = &mac
+			v.MAC = &mac
 		}
-		l.MAC, lower.MAC = mac, mac
+		for _, u := range k.on(lower.Index) {
+			if u.Mode != "passthrough" {
+				continue
+			}
+			// What the lower device gets otherwise is its own from then on.
+			if _, noted := k.OwnMACs[u.Index]; l == lower {
+				delete(k.OwnMACs, u.Index)
+			} else if !noted {
+				k.OwnMACs[u.Index] = lower.MAC
+			}
+			u.MAC = mac
+		}
+		lower.MAC = mac
 		return nil
 	})
 }
 
-func (k *Kernel) place(what string, v *VF, other error) (link.VFPlace, error) {
-	if err := k.read("find the PF of", what); err != nil {
+func (k *Kernel) place(what string, find func() (*VF, error)) (link.VFPlace, error) {
+	const op = "find the PF of"
+	if err := k.look(op, what); err != nil {
 		return link.VFPlace{}, err
 	}
-	if v == nil {
-		return link.VFPlace{}, &link.OpError{Op: "find the PF of", Link: what, Err: other}
+	v, err := find()
+	if err != nil {
+		return link.VFPlace{}, refused(op, what, err)
 	}
 	return v.VFPlace, nil
 }
 
 // VFOf is link.Conn.VFOf.
 func (k *Kernel) VFOf(_ context.Context, name string) (link.VFPlace, error) {
-	if k.byName(name) == nil {
-		return k.place(name, nil, link.ErrNotFound)
-	}
-	return k.place(name, k.vfOf(name), link.ErrNoVF)
+	return k.place(name, func() (*VF, error) {
+		l, v := k.inSysfs(name), k.vfOf(name)
+		switch {
+		case l == nil || l.Kind != "": // on no bus
+			return nil, link.ErrNotFound
+		case v == nil:
+			return nil, link.ErrNoVF
+		}
+		return v, nil
+	})
 }
 
 // VFAt is link.Conn.VFAt.
 func (k *Kernel) VFAt(_ context.Context, address string) (link.VFPlace, error) {
-	for _, v := range k.VFs {
-		if v.Device == address {
-			return k.place("PCI "+address, v, nil)
+	return k.place("PCI "+address, func() (*VF, error) {
+		_, other := k.PCI[address]
+		for _, v := range k.VFs {
+			if v.Device == address {
+				return v, nil
+			}
+			other = other || v.PF == address
 		}
-	}
-	return k.place("PCI "+address, nil, link.ErrNotFound)
+		if other {
+			return nil, link.ErrNoVF
+		}
+		return nil, link.ErrNotFound
+	})
 }
 
 // PF is link.Conn.PF.
@@ -186,11 +225,12 @@ func (k *Kernel) PF(ctx context.Context, p link.VFPlace) (link.Link, error) {
 
 // VFUses is link.Conn.VFUses.
 func (k *Kernel) VFUses(_ context.Context, pf string) ([]link.VFUse, error) {
-	if err := k.read("list the VFs of", pf); err != nil {
+	const op = "list the VFs of"
+	if err := k.look(op, pf); err != nil {
 		return nil, err
 	}
-	if k.byName(pf) == nil {
-		return nil, &link.OpError{Op: "list the VFs of", Link: pf, Err: link.ErrNotFound}
+	if l := k.inSysfs(pf); l == nil || l.Kind != "" {
+		return nil, refused(op, pf, link.ErrNotFound)
 	}
 	var uses []link.VFUse
 	for _, v := range k.VFs {
@@ -203,7 +243,7 @@ func (k *Kernel) VFUses(_ context.Context, pf string) ([]link.VFUse, error) {
 
 // VFUseAt is link.Conn.VFUseAt.
 func (k *Kernel) VFUseAt(_ context.Context, p link.VFPlace) (link.VFUse, error) {
-	if err := k.read("look up", p.Device); err != nil {
+	if err := k.look("look up", p.Device); err != nil {
 		return link.VFUse{}, err
 	}
 	if v := k.Function(p.Number); v != nil && v.VFPlace == p {
@@ -213,24 +253,23 @@ func (k *Kernel) VFUseAt(_ context.Context, p link.VFPlace) (link.VFUse, error) 
 }
 
 // VFUsed is link.Conn.VFUsed, as far as Devices go: what stands on the VF's network device,
-// or that it has none.
+// whose port it is, and Host; or why it has none.
 func (k *Kernel) VFUsed(ctx context.Context, vf link.VFUse, _ *link.Elsewhere) iter.Seq[link.Use] {
 	return func(yield func(link.Use) bool) {
-		if vf.Netdev == "" {
+		switch {
+		case vf.Netdev == "" && vf.Driver == "":
+			yield(link.Use{Kind: link.UseUnbound, Evidence: "it is bound to no driver"})
+			return
+		case vf.Netdev == "":
 			yield(link.Use{Kind: link.UseDriver, Evidence: "it is bound to " + vf.Driver + " and has no network device"})
 			return
 		}
-		uppers, err := k.Uppers(ctx, vf.Netdev)
+		l, err := k.ByName(ctx, vf.Netdev)
 		if err != nil {
 			yield(link.Use{Kind: link.UseUnknown, Evidence: "whether it is used cannot be told: " + err.Error(), Err: err})
 			return
 		}
-		for _, u := range uppers {
-			if !yield(link.Use{Kind: link.UseUpper, Evidence: u + " stands on it", Device: u}) {
-				return
-			}
-		}
-		for _, u := range k.Host[vf.Netdev] {
+		for _, u := range k.usesHere(l) {
 			if !yield(u) {
 				return
 			}
@@ -238,47 +277,110 @@ func (k *Kernel) VFUsed(ctx context.Context, vf link.VFUse, _ *link.Elsewhere) i
 	}
 }
 
+// usesHere are a device's uses in this network namespace.
+func (k *Kernel) usesHere(l link.Link) []link.Use {
+	var uses []link.Use
+	for _, u := range k.uppers(l.Index) {
+		uses = append(uses, link.Use{Kind: link.UseUpper, Evidence: u + " stands on it", Device: u})
+	}
+	return append(append(uses, k.masterUse(l)...), k.Host[l.Name]...)
+}
+
+func (k *Kernel) masterUse(l link.Link) []link.Use {
+	m := k.Links[l.Master]
+	if m == nil {
+		return nil
+	}
+	return []link.Use{{Kind: link.UseMaster, Evidence: "it is a port of " + m.Kind + " " + m.Name, Device: m.Name}}
+}
+
 // UppersEverywhere is link.Conn.UppersEverywhere.
 func (k *Kernel) UppersEverywhere(ctx context.Context, name string) ([]link.Use, error) {
-	uppers, err := k.Uppers(ctx, name)
+	l, err := k.ByName(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	var uses []link.Use
-	for _, u := range uppers {
+	uses := k.masterUse(l)
+	for _, u := range k.uppers(l.Index) {
 		uses = append(uses, link.Use{Kind: link.UseUpper, Evidence: u + " stands on it", Device: u})
 	}
-	return append(uses, k.Elsewhere[name]...), nil
+	for _, c := range slices.Sorted(maps.Keys(k.Away)) {
+		for _, u := range k.Away[c] {
+			if u.Parent != l.Index {
+				continue
+			}
+			what := u.Kind + " " + u.Name
+			if u.Mode != "" {
+				what += " (" + u.Mode + ")"
+			}
+			uses = append(uses, link.Use{Kind: link.UseElsewhere, Evidence: what + " stands on it in the network namespace of " + c})
+		}
+	}
+	return append(uses, k.Elsewhere[l.Name]...), nil
 }
 
-// Lower is link.Conn.Lower.
-func (k *Kernel) Lower(_ context.Context, name, mode string, _ *link.Elsewhere) ([]link.Obstacle, error) {
-	if err := k.read("look whether a macvtap can be made on", name); err != nil {
+// Lower is link.Conn.Lower, without a look at other network namespaces.
+func (k *Kernel) Lower(ctx context.Context, name, mode string, _ *link.Elsewhere) ([]link.Obstacle, error) {
+	const op = "look whether a macvtap can be made on"
+	if err := k.read(ctx, op, name); err != nil {
 		return nil, err
 	}
 	l := k.byName(name)
 	if l == nil {
 		return nil, notFound(name)
 	}
-	var obstacles []link.Obstacle
-	for _, u := range k.sorted() {
-		if u.Parent == l.Index && u.Kind == "macvtap" && (u.Mode == "passthrough" || mode == "passthrough") {
-			obstacles = append(obstacles, link.Obstacle{Use: link.Use{Kind: link.UseUpper, Evidence: u.Name + " stands on it", Device: u.Name}, Errno: unix.EBUSY})
+	if !slices.Contains([]string{"vepa", "bridge", "private", "passthrough"}, mode) {
+		return nil, refused(op, name, fmt.Errorf("unknown mode %q", mode))
+	}
+	obstacles := append(k.refusal(l, mode == "passthrough"), k.Obstacles[name]...)
+	if mode != "passthrough" {
+		return obstacles, nil
+	}
+	for _, u := range k.usesHere(*l) {
+		if !slices.ContainsFunc(obstacles, func(o link.Obstacle) bool { return o.Evidence == u.Evidence }) {
+			obstacles = append(obstacles, link.Obstacle{Use: u})
 		}
 	}
-	return append(obstacles, k.Obstacles[name]...), nil
+	return obstacles, nil
+}
+
+// refusal is what AddMacvtap answers, by what is here.
+func (k *Kernel) refusal(l *link.Link, whole bool) []link.Obstacle {
+	unfit := func(evidence string) []link.Obstacle {
+		return []link.Obstacle{{Use: link.Use{Kind: link.UseUnfit, Evidence: evidence}, Errno: unix.EINVAL}}
+	}
+	switch {
+	case macvlan(l) && l.Mode == "passthrough":
+		return unfit("it is a " + l.Kind + " in mode passthrough, which has its own lower device alone")
+	case macvlan(l) && whole:
+		return unfit("it is a " + l.Kind + ", and a macvtap in mode passthrough needs the device below that alone")
+	case macvlan(l):
+		return nil
+	}
+	for _, u := range k.masterUse(*l) {
+		return []link.Obstacle{{Use: u, Errno: unix.EBUSY, Instead: u.Device, Advice: "use " + u.Device}}
+	}
+	for _, u := range k.sorted() {
+		if u.Parent == l.Index && macvlan(u) && (u.Mode == "passthrough" || whole) {
+			return []link.Obstacle{{Use: link.Use{Kind: link.UseUpper, Evidence: u.Name + " stands on it", Device: u.Name}, Errno: unix.EINVAL}}
+		}
+	}
+	return nil
 }
 
 // RestoreVF is link.Conn.RestoreVF.
-func (k *Kernel) RestoreVF(_ context.Context, pf link.Link, number int, choose func(now link.VFSettings) link.VFSettings) error {
-	now, err := k.readVF(pf.Name, number)
+func (k *Kernel) RestoreVF(ctx context.Context, pf link.Link, number int, choose func(now link.VFSettings) link.VFSettings) error {
+	now, err := k.readVF(ctx, pf, number)
 	if err != nil {
 		return err
 	}
 	want := choose(now.VFSettings)
+	if err := want.Check(); err != nil {
+		return &link.VFError{PF: pf.Name, VF: number, Err: err}
+	}
 	var errs []error
 	for _, attr := range now.Differ(want) {
-		errs = append(errs, k.setAttr(k.Function(number), attr, want))
+		errs = append(errs, k.setAttr(ctx, k.Function(number), attr, want))
 	}
 	return errors.Join(errs...)
 }
@@ -292,40 +394,47 @@ func (k *Kernel) shown(v *VF) link.VFSettings {
 }
 
 // readVF is what VF returns.
-func (k *Kernel) readVF(pf string, number int) (link.VF, error) {
-	if err := k.read("read the VFs of", pf); err != nil {
+func (k *Kernel) readVF(ctx context.Context, pf link.Link, number int) (link.VF, error) {
+	const op = "read the VFs of"
+	if err := k.read(ctx, op, pf.Name); err != nil {
 		return link.VF{}, err
 	}
-	v := k.Function(number)
-	if v == nil {
-		return link.VF{}, noVF(pf, number)
+	l, v := k.Links[pf.Index], k.Function(number)
+	switch {
+	case l == nil:
+		return link.VF{}, refused(op, pf.Name, link.ErrNotFound)
+	case v == nil || v.PFNetdev != l.Name:
+		return link.VF{}, noVF(pf.Name, number)
 	}
 	return link.VF{Number: number, VFSettings: k.shown(v)}, nil
 }
 
 // VF is link.Conn.VF.
-func (k *Kernel) VF(_ context.Context, pf link.Link, number int) (link.VF, error) {
-	return k.readVF(pf.Name, number)
+func (k *Kernel) VF(ctx context.Context, pf link.Link, number int) (link.VF, error) {
+	return k.readVF(ctx, pf, number)
 }
 
 // SetVF is link.Conn.SetVF: one attribute after the other, and back when one is refused.
 // A process can be stopped between any two of them.
-func (k *Kernel) SetVF(_ context.Context, pf link.Link, number int, want link.VFSettings, optional ...string) (warnings []error, err error) {
-	now, err := k.readVF(pf.Name, number)
+func (k *Kernel) SetVF(ctx context.Context, pf link.Link, number int, want link.VFSettings, optional ...string) (warnings []error, err error) {
+	if err := want.Check(); err != nil {
+		return nil, &link.VFError{PF: pf.Name, VF: number, Err: err}
+	}
+	now, err := k.readVF(ctx, pf, number)
 	if err != nil {
 		return nil, err
 	}
 	v := k.Function(number)
 	var written []string
 	for _, attr := range now.Differ(want) {
-		err := k.setAttr(v, attr, want)
+		err := k.setAttr(ctx, v, attr, want)
 		if err != nil && slices.Contains(optional, attr) && errors.Is(err, link.ErrVFRefused) {
 			warnings = append(warnings, err)
 			continue
 		}
 		if err != nil {
 			for _, back := range slices.Backward(written) {
-				err = errors.Join(err, k.setAttr(v, back, now.VFSettings))
+				err = errors.Join(err, k.setAttr(context.WithoutCancel(ctx), v, back, now.VFSettings))
 			}
 			return warnings, err
 		}
@@ -334,10 +443,10 @@ func (k *Kernel) SetVF(_ context.Context, pf link.Link, number int, want link.VF
 	return warnings, nil
 }
 
-func (k *Kernel) setAttr(v *VF, attr string, want link.VFSettings) error {
+func (k *Kernel) setAttr(ctx context.Context, v *VF, attr string, want link.VFSettings) error {
 	value, _ := want.Value(attr)
 	what := fmt.Sprintf("VF %d of %s", v.Number, v.PFNetdev)
-	return k.change("set "+attr+" "+value, what, func() error {
+	return k.change(ctx, "set "+attr+" "+value, what, func() error {
 		if slices.Contains(k.Driver.Refuse, attr) || attr == link.AttrMAC && k.Driver.NoZeroMAC && value == NoMAC {
 			return &link.VFError{PF: v.PFNetdev, VF: v.Number, Driver: "fake", Attr: attr, Value: value, Err: link.ErrVFRefused}
 		}
@@ -354,18 +463,40 @@ func (v *VF) Set(attr string, want link.VFSettings) {
 	v.VFSettings = want.Only(func(a string) bool { return a == attr }).Over(v.VFSettings)
 }
 
+// ported runs a change of a port profile, for a driver that has them.
+func (k *Kernel) ported(ctx context.Context, op string, dev link.Link, vf int, do func(at string) error) error {
+	return k.change(ctx, op, dev.Name, func() error {
+		err := error(nil)
+		switch l, v := k.Links[dev.Index], k.Function(vf); {
+		case l == nil:
+			err = link.ErrNotFound
+		case l.Kind != "" || vf != link.SelfPort && (v == nil || v.PFNetdev != l.Name):
+			err = link.ErrPortRefused
+		default:
+			err = do(fmt.Sprintf("%s/%d", l.Name, vf))
+		}
+		if err != nil {
+			return &link.PortError{Device: dev.Name, VF: vf, Driver: "fake", Err: err}
+		}
+		return nil
+	})
+}
+
 // AssociatePort is link.Conn.AssociatePort.
-func (k *Kernel) AssociatePort(_ context.Context, dev link.Link, _ link.PortRequest, p link.Port) error {
-	return k.change("associate", dev.Name, func() error {
-		k.Profiles[fmt.Sprintf("%s/%d", dev.Name, p.VF)] = p.Profile
+func (k *Kernel) AssociatePort(ctx context.Context, dev link.Link, _ link.PortRequest, p link.Port) error {
+	return k.ported(ctx, "associate", dev, p.VF, func(at string) error {
+		if p.Profile == "" || len(p.Profile) > 39 {
+			return fmt.Errorf("profile %q: want 1 to 39 octets", p.Profile)
+		}
+		k.Profiles[at] = p.Profile
 		return nil
 	})
 }
 
 // DisassociatePort is link.Conn.DisassociatePort.
-func (k *Kernel) DisassociatePort(_ context.Context, dev link.Link, vf int) error {
-	return k.change("disassociate", dev.Name, func() error {
-		delete(k.Profiles, fmt.Sprintf("%s/%d", dev.Name, vf))
+func (k *Kernel) DisassociatePort(ctx context.Context, dev link.Link, vf int) error {
+	return k.ported(ctx, "disassociate", dev, vf, func(at string) error {
+		delete(k.Profiles, at)
 		return nil
 	})
 }
