@@ -50,6 +50,7 @@ ovn = true
 
 func (w *world) withSwitch(bridge string) {
 	w.ovs = hooktest.NewOVS(bridge)
+	w.ovs.Others = []string{"tap-ids"}
 	w.ovs.Gate = w.gate
 	w.hook.OVS = w.openSwitch
 }

@@ -28,6 +28,7 @@ func TestOVSPageIsTrue(t *testing.T) {
 	w := newWorld(t, cfg, "ovsbr0", "br-int")
 	w.withSwitch("ovsbr0")
 	w.ovs.ByName = map[string]ovs.Port{"vnet0": {Name: "vnet0"}, "vnet1": {Name: "vnet1"}, "vnet2": {Name: "vnet2"}}
+	w.ovs.Others = []string{"ids0"}
 	integration := regexp.MustCompile("ovsbr0").ReplaceAllString(onSwitch(mac3, "<target dev='vnet2'/>"), "br-int")
 	doc := "<domain><name>g</name><uuid>" + uuidA + "</uuid>" + block("xml") + "<devices>" +
 		onSwitch(mac1, "<target dev='vnet0'/>") + onSwitch(mac2, "<target dev='vnet1'/>") + integration + "</devices></domain>"

@@ -62,7 +62,7 @@ func (w *World) snapshot(name string, d *Domain) Snapshot {
 func load(program Program, s Snapshot) (*World, *Domain) {
 	w := newWorld(program, nil)
 	w.calm = true
-	w.Kernel.Devices = s.Devices
+	w.Kernel.Devices, w.OVS.Kernel = s.Devices, s.Devices
 	if s.Ports != nil {
 		w.OVS.ByName = s.Ports
 	}

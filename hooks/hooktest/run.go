@@ -30,6 +30,7 @@ func newWorld(program Program, tape []byte) *World {
 		program: program, tape: NewTape(tape), hostdevs: map[int]*Domain{}, tool: map[int]string{}, residue: map[int]bool{},
 		installed: true, boot: time.Now(),
 	}
+	w.OVS.Kernel = w.Kernel.Devices
 	w.Kernel.AddVFs(pfName, VFCount)
 	w.vf(1).VLAN = &link.VFVLAN{ID: 7, Proto: link.Dot1Q} // an administrator's
 	w.before = w.truth()
