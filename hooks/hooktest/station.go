@@ -2,14 +2,19 @@ package hooktest
 
 import (
 	"context"
+	"fmt"
+	"slices"
 
 	"libvirt-direct/vdp"
+	"libvirt-direct/vdp/control"
 )
 
 // VSIs are a station's, as the switch knows them.
 type VSIs struct {
 	// Absent is the error of a station that does not run, nil for one that does.
 	Absent error
+	// Ports are the station's. With nil it has each that it is asked for.
+	Ports []string
 	// Waiting is how often the switch is not ready yet, and NotYet the error that says so.
 	Waiting int
 	NotYet  error
@@ -38,9 +43,19 @@ func (s *Station) at(p Point) error {
 	return s.Gate(p)
 }
 
+func (s *Station) has(port string) error {
+	if s.Ports != nil && !slices.Contains(s.Ports, port) {
+		return fmt.Errorf("%w: %s", control.ErrUnknownUplink, port)
+	}
+	return nil
+}
+
 // Ready says whether the switch has agreed to EVB.
 func (s *Station) Ready(_ context.Context, port string) error {
 	if err := s.at(Point{Op: "ask for EVB", What: port}); err != nil {
+		return err
+	}
+	if err := s.has(port); err != nil {
 		return err
 	}
 	if s.Waiting > 0 {
@@ -62,6 +77,9 @@ func (s *Station) change(op, port string, do func() error) error {
 // Associate asks the switch for a VSI.
 func (s *Station) Associate(_ context.Context, port string, v vdp.VSI) error {
 	return s.change("associate VSI", port, func() error {
+		if err := s.has(port); err != nil {
+			return err
+		}
 		if s.Refuse != nil {
 			return s.Refuse
 		}
