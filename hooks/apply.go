@@ -415,6 +415,11 @@ func (a *applier) undoVLAN(ctx context.Context, s Step) error {
 		return err
 	}
 	if len(uses) > 0 {
+		if have.Alias == "" { // we were killed before it was marked: gc is to find it
+			if err := a.kernel.SetAlias(ctx, v.Index, Mark); err != nil {
+				return err
+			}
+		}
 		a.note("left %s: %s", have.Name, uses[0])
 		return a.drop(s.key())
 	}

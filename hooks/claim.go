@@ -33,7 +33,7 @@ func (a *applier) withClaims(ctx context.Context, f func() error) error {
 // steps that were planned from what was seen under it.
 //
 // What a stale claim stands on is taken over with that claim's debt: what the VF was
-// before stays owed, as an entry that is intended, and is put back first. With end not
+// before stays owed, as an entry that is intended, and is put back before anything is set. With end not
 // zero the claims are reservations.
 func (a *applier) claim(steps []Step, end time.Duration) error {
 	for _, s := range steps {
@@ -41,9 +41,12 @@ func (a *applier) claim(steps []Step, end time.Duration) error {
 		if resource == "" {
 			continue
 		}
+		if i := a.index(s.key()); i >= 0 && a.dir.Expired(a.journal.Entries[i]) {
+			a.forget(s.key()) // somebody else can have had it since
+		}
 		if i := a.index(s.key()); i >= 0 {
 			e := &a.journal.Entries[i]
-			if e.Phase != state.Planned || end == 0 && e.Expires == 0 {
+			if e.Phase != state.Planned || e.Expires == 0 {
 				continue // the guest's already, or left by its last life: doing it again finds it
 			}
 			if err := a.encode(s, e); err != nil {
@@ -103,7 +106,7 @@ func (s Step) takeOver(holder state.Claim) (Step, state.Phase, error) {
 		return s, state.Planned, nil
 	}
 	debt := *was.VF
-	s.VF = &debt
+	debt.Debt, s.VF = true, &debt
 	return s, state.Intended, nil
 }
 

@@ -159,17 +159,19 @@ func (h *Hook) plain(ctx context.Context, c Call, d *xmlfilter.Domain) error {
 	if !h.complete(ctx, d) {
 		return h.operate(ctx, c, d, false)
 	}
-	held, err := h.holds(d.UUID)
+	err := h.preview(ctx, c.Op, d)
+	held := false
+	if err == nil {
+		held, err = h.holds(d.UUID)
+	}
 	switch {
 	case err != nil:
 	case held && c.Op == Prepare: // what an earlier life has left goes first
 		err = h.operate(ctx, c, d, true)
 	default:
-		if err = h.preview(ctx, c.Op, d); err == nil {
-			brief, cancel := context.WithTimeout(ctx, plainTime)
-			defer cancel()
-			err = h.operate(brief, c, d, true)
-		}
+		brief, cancel := context.WithTimeout(ctx, plainTime)
+		defer cancel()
+		err = h.operate(brief, c, d, true)
 	}
 	var refused *planError
 	if err == nil || errors.As(err, &refused) {
@@ -197,11 +199,18 @@ func (h *Hook) complete(ctx context.Context, d *xmlfilter.Domain) bool {
 			continue
 		}
 		l, err := k.ByName(ctx, n.Source.Dev)
-		if errors.Is(err, link.ErrNotFound) || err == nil && (l.Alias == Mark || l.Name != n.Source.Dev) {
+		if errors.Is(err, link.ErrNotFound) || err == nil && (l.Alias == Mark || l.Name != n.Source.Dev && h.ourName(n.Source.Dev)) {
 			return false
 		}
 	}
 	return true
+}
+
+// ourName reports whether an alternative name is claimed by a domain, and can go with it.
+func (h *Hook) ourName(name string) bool {
+	resource, _ := Step{AltName: &AltName{Name: name}}.resource()
+	claims, err := claimsTo(h.Journal, resource)
+	return err == nil && len(claims.All)+len(claims.Unreadable) > 0
 }
 
 // preview plans for a plain guest without waiting for anybody, so that what the kernel
@@ -383,8 +392,9 @@ func (h *Hook) operate(ctx context.Context, c Call, d *xmlfilter.Domain, unconfi
 	switch c.Op {
 	case Stopped:
 		// Until libvirt has put back what it has changed, nobody takes it for free.
+		ran := a.journal.Started
 		a.journal.Started = false
-		return errors.Join(a.rewrite(), a.quiet(ctx), a.hideSaved(ctx, d))
+		return errors.Join(a.rewrite(), a.quiet(ctx), a.hideSaved(ctx, d, ran))
 	case Release:
 		a.journal.Started = true // it is over: what stays keeps nobody waiting
 		return a.undoAll(ctx, everything)
@@ -437,6 +447,7 @@ func (a *applier) plan(ctx context.Context, d *xmlfilter.Domain, cfg *config.Con
 		}
 		switch a.op {
 		case Prepare:
+			a.journal.Started = false // what an earlier life has left can say otherwise
 			a.dropReservations(steps)
 		case Reconnect:
 			again, err := Plan(Start, d, cfg, host)

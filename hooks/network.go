@@ -62,6 +62,10 @@ func (h *Hook) RunNetwork(ctx context.Context, c NetworkCall) error {
 		err = h.portDeleted(ctx, p)
 	} else {
 		err = h.portCreated(ctx, n, p)
+		if err != nil && n.Words(p) == nil && !errors.Is(err, ErrInUse) {
+			h.withoutUs(Call{Domain: p.Owner, Op: c.Op}, err)
+			return nil
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("network %q: %w", c.Network, err)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strings"
 
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/link"
@@ -63,14 +64,14 @@ func (e *TakenError) Is(target error) bool { return target == e.kind() }
 // Available is the answer to whether a domain may have a virtual function: nil, or a
 // *TakenError. named is false for who takes any that is free.
 //
-// Its own claim, or one that nobody else has and that the kernel shows unused, is
-// available; to who names it also one whose claim is stale: its domain was started, and
+// One that it claims itself and that the kernel shows in no other hands, or that nobody
+// claims and that the kernel shows unused, is available; to who names it also one whose claim is stale: its domain was started, and
 // the kernel shows no use. A domain that was not started yet may be about to have it, and
 // one that was stopped may have it put back at this moment.
 func (h *Host) Available(vf VFDevice, named bool) error {
 	holder, held := vf.Claims.Holder(h.Owner)
 	own := slices.ContainsFunc(vf.Claims.All, func(c state.Claim) bool {
-		return c.UUID == h.Owner && (c.Started || vf.Used == "") // who has not started uses nothing yet
+		return c.UUID == h.Owner && (vf.Used == "" || vf.mine || vf.bound && c.Started)
 	})
 	taken := &TakenError{VF: vf, Evidence: vf.Used}
 	switch {
@@ -119,19 +120,33 @@ func (s *surveyor) lookVF(ctx context.Context, vf *VFDevice, use link.VFUse) err
 			l, err := s.kernel.ByName(ctx, u.Device)
 			if err == nil && l.Kind == "macvtap" {
 				vf.Guest, vf.GuestMAC = l.Name, l.MAC
+				vf.mine = s.mine(l)
 			}
 		}
 		switch {
 		case u.Kind == link.UseUnknown:
 			vf.Doubt = u.String()
 		case vf.Used == "":
-			vf.Used = u.String()
+			vf.Used, vf.bound = u.String(), u.Kind == link.UseDriver || u.Kind == link.UseUnbound
 		}
 		if u.Kind != link.UseUpper { // the kinds come in order, what stands on it first
 			break
 		}
 	}
 	return nil
+}
+
+// mine reports whether a macvtap is that of the domain for which is looked: it has the MAC
+// of one of its NICs, or is a device of its own that was not finished.
+func (s *surveyor) mine(l link.Link) bool {
+	if s.domain == nil {
+		return false
+	}
+	if slices.ContainsFunc(s.domain.NICs, func(n xmlfilter.NIC) bool { return n.MAC == l.MAC }) {
+		return true
+	}
+	claims, err := claimsTo(s.Journal, "link/"+l.Name)
+	return err == nil && slices.ContainsFunc(claims.All, func(c state.Claim) bool { return c.UUID == s.domain.UUID && c.Phase != state.Planned })
 }
 
 // VFs looks at who has each virtual function of a PF.
@@ -310,12 +325,17 @@ func (a *applier) others(resource string, is func(Step) (same, made bool)) (held
 	return h, nil
 }
 
-// beaten reports whether another domain holds by now what an entry of this one claims.
+// beaten reports whether another domain holds by now what an entry of this one claims. Of
+// what is made by its claimant, a device or a port, the claim alone is no hold: it can be
+// that of a start which is refused because the thing is there.
 func (a *applier) beaten(e state.Entry) (bool, error) {
 	if e.Shared {
 		return false, nil
 	}
 	claims, err := claimsTo(a.dir, e.Resource)
+	if !strings.HasPrefix(e.Resource, "vf/") {
+		claims.All = slices.DeleteFunc(claims.All, func(c state.Claim) bool { return c.Phase == state.Planned })
+	}
 	return claims.Beaten(a.journal.UUID, e.Gen), err
 }
 
@@ -325,7 +345,7 @@ func (a *applier) beaten(e state.Entry) (bool, error) {
 func (a *applier) hands(ctx context.Context, v *VF, dev link.Link, there bool) (string, error) {
 	if !there {
 		if v.Hostdev {
-			return "", nil
+			return a.hostdevHands(ctx, v)
 		}
 		return "its network device is gone from here", nil
 	}
@@ -341,6 +361,29 @@ func (a *applier) hands(ctx context.Context, v *VF, dev link.Link, there bool) (
 		return u + " stands on " + dev.Name, ignore(err, link.ErrNotFound)
 	}
 	return "", nil
+}
+
+// hostdevHands is hands for a VF without a network device: the MAC tells.
+func (a *applier) hostdevHands(ctx context.Context, v *VF) (string, error) {
+	if v.Baseline == nil {
+		return "", nil
+	}
+	pf, err := a.kernel.PF(ctx, v.VFPlace)
+	if err != nil {
+		return "", err
+	}
+	now, err := a.kernel.VF(ctx, pf, v.Number)
+	if err != nil || now.MAC == nil {
+		return "", err
+	}
+	known := []string{v.MAC, v.Baseline.Own, noMAC}
+	if was := v.Baseline.Settings.MAC; was != nil {
+		known = append(known, *was)
+	}
+	if slices.Contains(known, *now.MAC) {
+		return "", nil
+	}
+	return "it has the MAC " + *now.MAC, nil
 }
 
 // netdev returns a VF's network device, whatever it is called now; there is false where

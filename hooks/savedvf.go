@@ -105,24 +105,25 @@ func mayBeUndone(n *xmlfilter.NIC) bool {
 // hideSaved takes the files out of libvirt's way that are other guests'. One that libvirt
 // has written for this domain itself, in another guest's place, says what that guest has,
 // and is to be used.
-func (a *applier) hideSaved(ctx context.Context, d *xmlfilter.Domain) error {
+func (a *applier) hideSaved(ctx context.Context, d *xmlfilter.Domain, ran bool) error {
 	var errs []error
 	for i := range d.NICs {
 		if n := &d.NICs[i]; mayBeUndone(n) {
-			errs = append(errs, a.hideSavedOf(ctx, d, n))
+			errs = append(errs, a.hideSavedOf(ctx, d, n, ran))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func (a *applier) hideSavedOf(ctx context.Context, d *xmlfilter.Domain, n *xmlfilter.NIC) error {
-	uppers, err := a.kernel.Uppers(ctx, n.Source.Dev)
-	if err != nil || len(uppers) != 1 {
-		return ignore(err, link.ErrNotFound)
-	}
-	guest, err := a.kernel.ByName(ctx, uppers[0])
-	own := slices.ContainsFunc(d.NICs, func(n xmlfilter.NIC) bool { return n.MAC == guest.MAC })
-	if err != nil || guest.Kind != "macvtap" || guest.Mode != "passthrough" || own {
+// The macvtap that libvirt has made for the domain has the name that libvirt says; its
+// guest can have changed the MAC, and another's can be the same. Only a domain of which no
+// name is known, and that has run, is known by its MACs.
+func (a *applier) hideSavedOf(ctx context.Context, d *xmlfilter.Domain, n *xmlfilter.NIC, ran bool) error {
+	guest, err := a.passedTo(ctx, n.Source.Dev)
+	own := slices.ContainsFunc(d.NICs, func(n xmlfilter.NIC) bool {
+		return n.Target == guest.Name || n.Target == "" && ran && n.MAC == guest.MAC
+	})
+	if err != nil || guest.Index == 0 || own {
 		return ignore(err, link.ErrNotFound)
 	}
 	file, err := a.savedFile(ctx, n.Source.Dev)
@@ -145,6 +146,19 @@ func (a *applier) hideSavedOf(ctx context.Context, d *xmlfilter.Domain, n *xmlfi
 	}
 	a.note("%s is another guest's: kept from libvirt, which would undo it", cmp.Or(n.Source.Dev, file))
 	return nil
+}
+
+// passedTo is the macvtap that has all of a device, there is but one; its index is 0 where
+// there is none.
+func (a *applier) passedTo(ctx context.Context, dev string) (link.Link, error) {
+	uppers, err := a.kernel.Uppers(ctx, dev)
+	for _, u := range uppers {
+		l, err := a.kernel.ByName(ctx, u)
+		if ignore(err, link.ErrNotFound) != nil || err == nil && l.Kind == "macvtap" && l.Mode == "passthrough" {
+			return l, err
+		}
+	}
+	return link.Link{}, err
 }
 
 // savedFile is what libvirt calls its file of a device.

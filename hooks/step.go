@@ -93,7 +93,7 @@ func (s Step) resource() (name string, shared bool) {
 	case s.Port != nil:
 		return "port/" + s.Port.Device, false
 	case s.VSI != nil:
-		return fmt.Sprintf("vsi/%s/%s", s.VSI.Port, s.VSI.Instance), false
+		return fmt.Sprintf("vsi/%s/i-%s", s.VSI.Port, s.VSI.Instance), false
 	case s.OVSPort != nil:
 		return "ovs/" + s.OVSPort.Name, false
 	case s.SavedVF != nil:

@@ -79,7 +79,9 @@ type VFDevice struct {
 	// that runs or is started at this moment. Both are "" without one.
 	Guest, GuestMAC string
 
-	chosen bool // by the plan, of those that are free
+	// mine: that is the domain's for which it was looked at. bound: Used says how it is bound.
+	mine, bound bool
+	chosen      bool // by the plan, of those that are free
 }
 
 // Host is what Plan knows of this host's devices: those that the domain's NICs name,
@@ -223,6 +225,11 @@ func (s *surveyor) vfs(ctx context.Context, h *Host) error {
 			place, err := s.kernel.VFAt(ctx, n.Source.PCI)
 			if err := s.addVF(ctx, h, n.Source.PCI, place, err); err != nil {
 				return err
+			}
+			vf := h.VFs[n.Source.PCI]
+			if _, held := vf.Claims.Holder(h.Owner); !held && vf.bound && n.Unmanaged {
+				vf.Used, vf.bound = "", false // as whoever runs the host has bound it for this
+				h.VFs[n.Source.PCI] = vf
 			}
 		}
 		names := []string{n.Source.Dev}

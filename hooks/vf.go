@@ -62,6 +62,8 @@ type VF struct {
 	Freed bool `json:"freed,omitempty"`
 	// Set: the wanted settings were set.
 	Set bool `json:"set,omitempty"`
+	// Debt: all this is of the domain whose claim was taken over, and is to be put back.
+	Debt bool `json:"debt,omitempty"`
 
 	seen   string // its network device when it was planned
 	chosen bool   // freely: another would do
@@ -122,7 +124,7 @@ func (a *applier) doVF(ctx context.Context, s Step) (err error) {
 		return fmt.Errorf("%s is not claimed", v.name())
 	}
 	noted, phase := *a.steps[i].VF, a.journal.Entries[i].Phase
-	owes := a.op == Prepare && !v.Program && phase != state.Planned
+	owes := noted.Debt || a.op == Prepare && !v.Program && phase != state.Planned
 	if owes && !v.Managed {
 		// A plain guest is not refused what could not be put back before it.
 		defer func() {
@@ -147,11 +149,17 @@ func (a *applier) doVF(ctx context.Context, s Step) (err error) {
 	v.Baseline, v.Freed, v.Set = noted.Baseline, noted.Freed, noted.Set
 	switch {
 	case owes:
-		if err := a.pay(ctx, pf, &noted); err != nil {
+		if a.op == Prepare {
+			err = a.pay(ctx, pf, &noted)
+			v.Freed = false
+		} else {
+			err = a.paySettings(ctx, pf, &noted)
+		}
+		if err != nil {
 			return err
 		}
-		v.Freed, v.Set = false, false
-		if !v.Managed {
+		v.Set = false
+		if !v.Managed && a.op == Prepare {
 			v.Baseline = nil
 			return a.put(s, state.Planned)
 		}
@@ -159,6 +167,9 @@ func (a *applier) doVF(ctx context.Context, s Step) (err error) {
 		if err := a.remember(ctx, pf, &v); err != nil {
 			return err
 		}
+	}
+	if noted.Debt {
+		noted.Program = false // by another domain
 	}
 	if v.Program {
 		return a.program(ctx, pf, s, noted)
@@ -185,6 +196,18 @@ func (a *applier) pay(ctx context.Context, pf link.Link, owed *VF) error {
 		return errors.Join(err, remedy(ErrInUse, "%s: %s", owed.name(), who))
 	}
 	return a.putBack(ctx, pf, owed, dev, there)
+}
+
+// paySettings does that for a VF that the guest has already: its MAC and its VLAN are
+// libvirt's by now, and the rest is not to be left as another guest had it.
+func (a *applier) paySettings(ctx context.Context, pf link.Link, owed *VF) error {
+	if owed.Baseline == nil {
+		return nil
+	}
+	return a.kernel.RestoreVF(ctx, pf, owed.Number, func(now link.VFSettings) link.VFSettings {
+		back, _ := owed.toPutBack(now)
+		return back.Only(func(attr string) bool { return attr != link.AttrMAC && attr != link.AttrVLAN })
+	})
 }
 
 func (a *applier) program(ctx context.Context, pf link.Link, s Step, noted VF) error {
@@ -293,6 +316,9 @@ func (a *applier) undoVF(ctx context.Context, s Step) error {
 		dev, there, err = a.netdev(ctx, v.VFPlace)
 	}
 	if errors.Is(err, link.ErrNotFound) {
+		if _, _, at := a.netdev(ctx, v.VFPlace); at == nil {
+			return fmt.Errorf("%w: %s: its PF has no network device here", errLater, v.name())
+		}
 		a.note("%s is gone, and its settings with it", v.name())
 		return a.drop(s.key())
 	}

@@ -85,6 +85,11 @@ func (p *planner) claimVF(n *xmlfilter.NIC, s settings, vf VFDevice) error {
 	if err != nil {
 		return err
 	}
+	for _, o := range p.steps {
+		if o.VF != nil && o.VF.VFPlace == vf.VFPlace {
+			return remedy(ErrUnsuitable, "VF %d of %s is its NIC %s's already; name another one", vf.Number, vf.PFName, o.NIC)
+		}
+	}
 	p.addVF(n, s, vf, link.VFSettings{}, false)
 	return nil
 }

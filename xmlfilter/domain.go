@@ -78,6 +78,7 @@ type NIC struct {
 	Source      Source
 	Target      string // <target dev=>
 	Managed     string // <target managed=>: "yes", "no" or ""
+	Unmanaged   bool   // a hostdev NIC's <interface managed=> is not "yes": libvirt leaves it bound as it is
 	Model       string
 	Queues      int // <driver queues=>, 0 when not given
 	MTU         int // <mtu size=>, 0 when not given
@@ -258,6 +259,7 @@ func readNIC(index int, e *element) NIC {
 		},
 		Target:    target.get("dev"),
 		Managed:   target.get("managed"),
+		Unmanaged: e.get("type") == "hostdev" && e.get("managed") != "yes",
 		Model:     e.child("model").get("type"),
 		RxFilters: e.get("trustGuestRxFilters") == "yes",
 		Bandwidth: e.child("bandwidth") != nil,

@@ -13,7 +13,8 @@ import (
 // Claim is an entry of a domain's journal, seen from outside.
 type Claim struct {
 	UUID, Name string
-	// Started: the domain's guest has been started, by our start hook or before it came.
+	// Started: the domain's guest has been started, by our start hook or before it came. What
+	// is reserved for a guest is not started, whatever the domain was in an earlier life.
 	Started bool
 	Entry
 }
@@ -82,7 +83,7 @@ func (d *Dir) Claims(resource string) (Claims, error) {
 		}
 		for _, e := range j.Entries {
 			if e.Resource == resource && !d.Expired(e) {
-				c.All = append(c.All, Claim{j.UUID, j.Name, j.Started, e})
+				c.All = append(c.All, Claim{j.UUID, j.Name, j.Started && e.Expires == 0, e})
 			}
 		}
 	}
@@ -120,7 +121,7 @@ var part = regexp.MustCompile(`^[^/\x00]{1,255}$`)
 func validResource(r string) bool {
 	parts := strings.Split(r, "/")
 	return len(parts) > 1 && len(r) < 1024 && !slices.ContainsFunc(parts, func(p string) bool {
-		return !part.MatchString(p) || p == "." || p == ".."
+		return !part.MatchString(p) || p == "." || p == ".." || IsUUID(p) // that is a hint's
 	})
 }
 

@@ -1,0 +1,363 @@
+package hooks
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"libvirt-direct/hooks/hooktest"
+	"libvirt-direct/internal/config"
+	"libvirt-direct/internal/link"
+	"libvirt-direct/internal/state"
+)
+
+// Who is who: a device changes hands behind the hook's back, or looks as if it had.
+
+const vlan42 = "<vlan><tag id='42'/></vlan>"
+
+// A guest that QEMU and libvirtd were killed under, and that is starting again, is on its way.
+func TestStartedIsOfThisLife(t *testing.T) {
+	w := newVFWorld(t)
+	a := domain(uuidA, vfWords(mac1, "trust='yes'"), direct(mac1, "vf0", "passthrough", vlan42))
+	b := domain(uuidB, vfWords(mac2, "trust='no'"), direct(mac2, "vf0", "passthrough", vlan42))
+	w.must(Prepare, a)
+	w.vfRuns(0, 90, mac1, 42)
+	w.must(Start, a)
+	w.vfEnds(0, 90) // libvirtd and QEMU killed: no stopped, no release
+	w.must(Prepare, a)
+	_, err := w.run(Prepare, b) // A is on its way
+	require.ErrorIs(t, err, ErrInUse, "B takes the VF from A, which is starting")
+}
+
+// The same where its last life could not be undone.
+func TestStartedIsOfThisLifeBehindADebt(t *testing.T) {
+	w := newVFWorld(t)
+	a := domain(uuidA, vfWords(mac1, "trust='yes'"), direct(mac1, "vf0", "passthrough", vlan42))
+	b := domain(uuidB, vfWords(mac2, "trust='no'"), direct(mac2, "vf0", "passthrough", vlan42))
+	w.must(Prepare, a)
+	w.vfRuns(0, 90, mac1, 42)
+	w.must(Start, a)
+	w.must(Stopped, a)
+	w.vfEnds(0, 90)
+	w.kernel.Driver.Refuse = []string{link.AttrTrust}
+	_, err := w.run(Release, a)
+	require.Error(t, err)
+	w.kernel.Driver.Refuse = nil
+	w.must(Prepare, a)
+	_, err = w.run(Prepare, b)
+	require.ErrorIs(t, err, ErrInUse, "B takes the VF from A, which is starting")
+}
+
+// Somebody else has had the VF since a reservation ended: its claim is drawn again.
+func TestEndedReservationIsDrawnAnew(t *testing.T) {
+	w := newVFWorld(t)
+	now := time.Hour
+	w.hook.Journal.Clock = func() time.Duration { return now }
+	before := w.kernel.DumpVFs()
+	in := domain(uuidA, "", direct(mac1, "fast", "passthrough"))
+	out := w.must(Migrate, in)
+	require.Contains(t, out, "dev='vf0'")
+	now += 10 * time.Minute
+	b := domain(uuidB, vfWords(mac2, "trust='yes'"), direct(mac2, "vf0", "passthrough", vlan42))
+	w.must(Prepare, b)
+	w.vfRuns(0, 91, mac2, 42)
+	w.must(Start, b)
+	w.vfEnds(0, 91) // unplugged from B, which runs on
+	w.must(Prepare, out)
+	require.False(t, *w.kernel.Function(0).Trust, "A has B's trust")
+	w.vfRuns(0, 90, mac1, 0)
+	w.must(Start, out)
+	w.must(Stopped, b)
+	w.must(Release, b)
+	w.must(Stopped, out)
+	w.vfEnds(0, 90)
+	w.must(Release, out)
+	require.Equal(t, before, w.kernel.DumpVFs())
+}
+
+// A pool hands out a VF that was unplugged from a guest which had settings.
+func TestPoolPassesOnNobodysSettings(t *testing.T) {
+	w := newVFWorld(t)
+	b := domain(uuidB, vfWords(mac2, "trust='yes' spoofchk='no'"), direct(mac2, "vf0", "passthrough", vlan42))
+	w.must(Prepare, b)
+	w.vfRuns(0, 91, mac2, 42)
+	w.must(Start, b)
+	w.vfEnds(0, 91) // unplugged
+	pool := "<ld:network xmlns:ld='urn:libvirt-direct:1' maxrate='100'/>"
+	require.NoError(t, w.runNetwork(PortCreated, portXML(uuidA, mac1, plugVF0, "", pool)))
+	require.False(t, *w.kernel.Function(0).Trust, "A runs with B's trust")
+}
+
+// A guest has been given such a VF behind the hook's back, and libvirtd restarts.
+func TestReconnectPassesOnNobodysSettings(t *testing.T) {
+	w := newVFWorld(t)
+	b := domain(uuidB, vfWords(mac2, "trust='yes' spoofchk='no'"), direct(mac2, "vf0", "passthrough", vlan42))
+	a := domain(uuidA, vfWords(mac1, "maxrate='100'"), direct(mac1, "vf0", "passthrough", vlan42))
+	w.must(Prepare, b)
+	w.vfRuns(0, 91, mac2, 42)
+	w.must(Start, b)
+	w.vfEnds(0, 91)        // unplugged from B
+	no, yes := false, true // an administrator cleans up by hand
+	w.kernel.Function(0).Trust, w.kernel.Function(0).SpoofChk = &no, &yes
+	w.vfRuns(0, 90, mac1, 42) // hot-plugged into A: no hook
+	w.must(Reconnect, a)
+	require.False(t, *w.kernel.Function(0).Trust, "B's trust is set on A's VF")
+}
+
+// What a domain owes for a VF is no claim to what another guest has by now.
+func TestOwnLeftoverInOtherHandsIsRefused(t *testing.T) {
+	w := newVFWorld(t)
+	m := domain(uuidA, vfWords(mac1, "trust='yes'"), direct(mac1, "vf0", "passthrough", vlan42))
+	p := domain(uuidA, "", direct(mac1, "vf0", "passthrough", vlan42))
+	w.must(Prepare, m)
+	w.vfRuns(0, 90, mac1, 42)
+	w.must(Start, m)
+	w.vfEnds(0, 90)           // unplugged
+	w.vfRuns(0, 91, mac2, 42) // hot-plugged into B
+	w.must(Stopped, m)
+	w.must(Release, m)
+	running := w.all()
+	_, err := w.run(Prepare, p)
+	require.ErrorIs(t, err, ErrInUse, "the kernel shows vf0 in B's hands")
+	require.Equal(t, running, w.all())
+}
+
+// Nor is it chosen before those that are free.
+func TestOwnLeftoverInOtherHandsIsNotChosen(t *testing.T) {
+	w := newVFWorld(t)
+	a := domain(uuidA, vfWords(mac1, "own='hook' uplink='fast' mode='passthrough'"), owned(mac1, "ldt1"))
+	w.must(Prepare, a)
+	w.must(Start, a)
+	l, err := w.kernel.ByName(t.Context(), "ldt1")
+	require.NoError(t, err)
+	require.NoError(t, w.kernel.Delete(t.Context(), l.Index)) // detached by hand
+	w.vfRuns(0, 91, mac2, 42)                                 // and hot-plugged into B
+	w.must(Stopped, a)
+	w.must(Release, a)
+	_, err = w.run(Prepare, a)
+	require.NoError(t, err, "three VFs are free")
+}
+
+// With trustGuestRxFilters a guest may change its MAC: it is known by its device.
+func TestGuestThatChangedItsMACIsPutBack(t *testing.T) {
+	w := newVFWorld(t)
+	before := w.kernel.DumpVFs()
+	a := domain(uuidA, "", "<interface type='direct' trustGuestRxFilters='yes'><mac address='"+mac1+"'/><source dev='vf0' mode='passthrough'/><target dev='macvtap90'/>"+vlan42+"</interface>")
+	w.must(Prepare, a)
+	w.vfRuns(0, 90, mac1, 42)
+	w.must(Start, a)
+	require.NoError(t, w.kernel.SetMAC(context.Background(), 90, "52:54:00:66:66:66"))
+	w.must(Stopped, a)
+	w.vfEnds(0, 90)
+	w.must(Release, a)
+	require.Equal(t, before, w.kernel.DumpVFs())
+}
+
+// A clone that kept its original's MAC is not its original.
+func TestCloneWithTheSameMACLeavesTheOriginal(t *testing.T) {
+	w := newVFWorld(t)
+	a := domain(uuidA, "", direct(mac1, "vf0", "passthrough", vlan42))
+	b := domain(uuidB, "", direct(mac1, "vf0", "passthrough", vlan42))
+	w.must(Prepare, a)
+	w.vfRuns(0, 90, mac1, 42)
+	w.must(Start, a)
+	running := w.all()
+	_, err := w.run(Prepare, b)
+	require.ErrorIs(t, err, ErrInUse)
+	w.must(Stopped, b)
+	w.vfEnds(0, 0)
+	w.must(Release, b)
+	require.Equal(t, running, w.all())
+}
+
+// Something of the host stands on the guest's VF as well.
+func TestRefusedStartBesideAVLANOfTheHost(t *testing.T) {
+	w := newVFWorld(t)
+	a := domain(uuidA, "", direct(mac1, "vf0", "passthrough", vlan42))
+	b := domain(uuidB, "", direct(mac2, "vf0", "passthrough", vlan42))
+	w.must(Prepare, a)
+	w.vfRuns(0, 90, mac1, 42)
+	w.must(Start, a)
+	l, _ := w.kernel.ByName(t.Context(), "vf0")
+	w.kernel.Add(link.Link{Name: "aaa.7", Kind: "vlan", VLANID: 7, Parent: l.Index, Up: true})
+	running := w.all()
+	_, err := w.run(Prepare, b)
+	require.ErrorIs(t, err, ErrInUse)
+	w.must(Stopped, b)
+	w.vfEnds(0, 0)
+	w.must(Release, b)
+	require.Equal(t, running, w.all())
+}
+
+// A hostdev NIC was unplugged, and its VF given to another guest with the same VLAN.
+func TestHostdevInOtherHandsIsLeft(t *testing.T) {
+	w := newVFWorld(t)
+	vf := w.kernel.Function(1)
+	a := domain(uuidA, vfWords(mac1, "qos='3'"), hostdev(mac1, "1", vlan42))
+	own := *vf.MAC
+	w.must(Prepare, a)
+	vf.Give(mac1, 42)
+	w.kernel.VFs[1].Netdev = ""
+	w.must(Start, a)
+	vf.Give(own, 0)   // unplugged: libvirt puts back
+	vf.Give(mac2, 42) // hot-plugged into B
+	running := w.kernel.DumpVFs()
+	w.must(Stopped, a)
+	w.must(Release, a)
+	require.Equal(t, running, w.kernel.DumpVFs())
+}
+
+// A start that wants the name of a running guest's device is killed behind its claim.
+func TestKilledStartHoldsNoDevice(t *testing.T) {
+	w := newWorld(t, "", "nica", "nicb")
+	before := w.dump()
+	a := domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook' dev='nica'/>", owned(mac1, "ldt0"))
+	b := domain(uuidB, "<ld:nic mac='"+mac2+"' own='hook' dev='nicb'/>", owned(mac2, "ldt0"))
+	w.must(Prepare, a)
+	w.must(Start, a)
+	died := false
+	w.kernel.Gate = func(hooktest.Point) error {
+		if len(w.journals()) == 2 && !died { // B has claimed
+			died = true
+			panic("SIGKILL")
+		}
+		return nil
+	}
+	func() {
+		defer func() { _ = recover() }()
+		_, _ = w.run(Prepare, b)
+	}()
+	w.kernel.Gate = nil
+	require.True(t, died)
+	w.must(Stopped, a)
+	w.must(Release, a)
+	require.Equal(t, before, w.dump(), "A's end leaves its own device")
+}
+
+// The guest ends while such a start is between its claim and its refusal.
+func TestRefusedStartHoldsNoDevice(t *testing.T) {
+	w := newWorld(t, "", "nica", "nicb")
+	before := w.dump()
+	a := domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook' dev='nica'/>", owned(mac1, "ldt0"))
+	b := domain(uuidB, "<ld:nic mac='"+mac2+"' own='hook' dev='nicb'/>", owned(mac2, "ldt0"))
+	w.must(Prepare, a)
+	w.must(Start, a)
+	done := false
+	w.kernel.Gate = func(hooktest.Point) error {
+		if len(w.journals()) == 2 && !done {
+			done = true
+			w.must(Stopped, a)
+			w.must(Release, a)
+		}
+		return nil
+	}
+	_, _ = w.run(Prepare, b) // started or refused: both will do
+	w.kernel.Gate = nil
+	w.must(Release, b)
+	require.True(t, done)
+	require.Equal(t, before, w.dump())
+}
+
+// The PF's network device is elsewhere when the guest ends.
+func TestPFInAContainerLeavesTheDebt(t *testing.T) {
+	w := newVFWorld(t)
+	a := domain(uuidA, vfWords(mac1, "trust='yes'"), direct(mac1, "vf0", "passthrough", vlan42))
+	w.must(Prepare, a)
+	w.vfRuns(0, 90, mac1, 42)
+	w.must(Start, a)
+	w.must(Stopped, a)
+	w.vfEnds(0, 90)
+	pf, _ := w.kernel.ByName(t.Context(), "ens1f0")
+	l := w.kernel.Links[pf.Index]
+	delete(w.kernel.Links, pf.Index) // ip link set ens1f0 netns x
+	w.must(Release, a)
+	w.kernel.Links[pf.Index] = l
+	require.NotEmpty(t, w.journals(), "the debt is forgotten, and the VF keeps trust: "+w.kernel.Function(0).String())
+}
+
+// An instance's identifier looks like that of a domain.
+func TestHintsOfAVSIAreNotStale(t *testing.T) {
+	w := newWorld(t, "", "nica")
+	w.must(Prepare, ownedVSI(t, w))
+	dir, err := state.Open(w.journal)
+	require.NoError(t, err)
+	stale, err := dir.StaleHints()
+	require.NoError(t, err)
+	require.Empty(t, stale)
+	w.gc(false, uuidA)
+}
+
+// A VF that is bound to vfio-pci for guests, and so managed='no'.
+func TestHostdevThatTheHostHasBound(t *testing.T) {
+	w := newVFWorld(t)
+	w.kernel.VFs[1].Netdev, w.kernel.VFs[1].Driver = "", "vfio-pci"
+	doc := domain(uuidA, vfWords(mac1, "trust='yes'"), strings.Replace(hostdev(mac1, "1", ""), "managed='yes'", "managed='no'", 1))
+	w.must(Prepare, doc)
+}
+
+// libvirt asks for a restore before it looks whether the domain runs.
+func TestClaimIsNeverMadeAReservation(t *testing.T) {
+	w := newVFWorld(t)
+	now := time.Hour
+	w.hook.Journal.Clock = func() time.Duration { return now }
+	a := domain(uuidA, "", direct(mac1, "vf0", "passthrough"))
+	w.must(Prepare, a)
+	// libvirt calls restore before it looks whether the domain is active
+	r := domain(uuidA, vfWords(mac1, "uplink='fast'"), direct(mac1, "vf0", "passthrough"))
+	w.must(Restore, r)
+	w.must(Start, a)
+	j, err := w.hook.Journal.Load(uuidA)
+	require.NoError(t, err)
+	for _, e := range j.Entries {
+		require.Zero(t, e.Expires, "A's claim has become a reservation, which ends")
+	}
+}
+
+// An alternative name that udev has given goes with nobody.
+func TestPlainGuestOnAnAltName(t *testing.T) {
+	for name, spoil := range map[string]func(w *world){
+		"config": func(w *world) {
+			w.hook.Config = func() (*config.Config, error) { return nil, errors.New("config.toml:7: unknown key") }
+		},
+		"journal": func(w *world) { require.NoError(w.t, os.WriteFile(w.journal, nil, 0o600)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newPlainWorld(t)
+			l, err := w.kernel.ByName(t.Context(), "nica")
+			require.NoError(t, err)
+			require.NoError(t, w.kernel.AddAltName(t.Context(), l.Index, "enp0s31f6"))
+			spoil(w)
+			w.must(Prepare, domain(uuidA, "", direct(mac1, "enp0s31f6", "bridge")))
+		})
+	}
+}
+
+// What is wrong with us keeps no pool from handing out a device.
+func TestPlainPoolOnABrokenHost(t *testing.T) {
+	for name, spoil := range map[string]func(w *world){
+		"no kernel": func(w *world) {
+			w.hook.Kernel = func() (Kernel, func(), error) { return nil, nil, errors.New("no netlink socket") }
+		},
+		"journal is no directory": func(w *world) { require.NoError(w.t, os.WriteFile(w.journal, nil, 0o600)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newVFWorld(t)
+			spoil(w)
+			require.NoError(t, w.runNetwork(PortCreated, portXML(uuidB, mac2, plugVF0, "", "")))
+		})
+	}
+}
+
+// By its network device and by its PCI address it is the same VF.
+func TestTwoNICsOnOneVF(t *testing.T) {
+	w := newVFWorld(t)
+	doc := domain(uuidA, vfWords(mac1, "trust='yes'")+vfWords(mac2, "maxrate='100'"), direct(mac1, "vf0", "passthrough")+hostdev(mac2, "0", ""))
+	_, err := w.run(Prepare, doc)
+	require.ErrorIs(t, err, ErrUnsuitable)
+	require.Empty(t, w.journals())
+}
