@@ -294,6 +294,15 @@ func poolOf(pools []*xmlfilter.Network, vf VFDevice) string {
 	return ""
 }
 
+// held is how other domains hold something shared.
+type held int
+
+const (
+	unheld held = iota
+	heldForeign
+	heldMade // and one of us made it
+)
+
 // others reads how other domains hold something shared. is says that a step is about the
 // same thing, and whether one of us has made that. A journal of which it is only known
 // that it claims the resource counts as holding it: it is better to leave a device than

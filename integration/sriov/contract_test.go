@@ -13,20 +13,20 @@ import (
 	"libvirt-direct/internal/link"
 )
 
-// card is igb's, with two VFs.
-type card struct {
+// contractCard is igb's, with two VFs.
+type contractCard struct {
 	t *testing.T
 	c *link.Conn
 }
 
-func (h card) Kernel() hooktest.AnyKernel { return h.c }
+func (h contractCard) Kernel() hooktest.AnyKernel { return h.c }
 
-func (h card) PF() (netdev, address string) {
+func (h contractCard) PF() (netdev, address string) {
 	h.t.Helper()
 	return "eth0", sh(h.t, "basename $(readlink -f /sys/class/net/eth0/device)")
 }
 
-func (h card) Unbind(number int) {
+func (h contractCard) Unbind(number int) {
 	h.t.Helper()
 	sh(h.t, "cd /sys/class/net/eth0/device/virtfn%d && basename $(readlink -f .) >driver/unbind", number)
 }
@@ -78,6 +78,6 @@ func TestContractOfTheFakeKernel(t *testing.T) {
 			require.NoError(t, err)
 			sh(t, "cd /sys/class/net/eth0/device/virtfn1 && if [ -e driver ]; then ip link set $(ls net) down; else basename $(readlink -f .) >/sys/bus/pci/drivers/igbvf/bind; fi")
 		})
-		return card{t, c}
+		return contractCard{t, c}
 	})
 }

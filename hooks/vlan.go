@@ -1,0 +1,156 @@
+package hooks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"libvirt-direct/internal/link"
+	"libvirt-direct/internal/state"
+)
+
+func (v *VLAN) resource() string {
+	r, _ := Step{VLAN: v}.resource()
+	return r
+}
+
+func (v *VLAN) same(s Step) (is, made bool) {
+	return s.VLAN != nil && s.VLAN.Index == v.Index, s.VLAN != nil && s.VLAN.Made
+}
+
+func (a *applier) doVLAN(ctx context.Context, s Step) error {
+	v := *s.VLAN
+	s.VLAN = &v
+	parent, err := a.kernel.ByName(ctx, v.Parent)
+	if err != nil {
+		return err
+	}
+	if v.ParentIndex != parent.Index {
+		return fmt.Errorf("%w: %s has changed since this moment; try again", ErrWrongDevice, v.Parent)
+	}
+	unlock, err := a.lockLink(ctx, parent.Index)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	have, err := a.kernel.ByName(ctx, v.Name)
+	switch {
+	case errors.Is(err, link.ErrNotFound):
+		return a.makeVLAN(ctx, s, parent)
+	case err != nil:
+		return err
+	case have.Kind != "vlan" || have.VLANID != v.ID || have.Parent != parent.Index:
+		return fmt.Errorf("%w: %s is not VLAN %d of %s", ErrWrongDevice, v.Name, v.ID, v.Parent)
+	}
+	v.Index = have.Index
+	v.Made = have.Alias == Mark
+	if have.Alias == "" { // whoever made it may have been killed before he marked it
+		h, err := a.others(v.resource(), v.same)
+		if err != nil {
+			return err
+		}
+		v.Made = h == heldMade || a.made(s.key(), v.same)
+	}
+	if err := a.put(s, state.Done); err != nil {
+		return err
+	}
+	// Whoever made it may have been killed before it was ready.
+	return a.readyVLAN(ctx, v, parent)
+}
+
+func (a *applier) makeVLAN(ctx context.Context, s Step, parent link.Link) error {
+	v := s.VLAN
+	var err error
+	if v.Index, err = link.FreeIndex(); err != nil {
+		return err
+	}
+	v.Made = true
+	done, err := a.intend(s)
+	if err != nil {
+		return err
+	}
+	err = a.kernel.AddVLAN(ctx, link.VLAN{Name: v.Name, Index: v.Index, Parent: parent.Index, ID: v.ID})
+	switch {
+	case errors.Is(err, link.ErrExists):
+		return fmt.Errorf("VLAN %d of %s is there under another name (ip -d link show type vlan): name that as source: %w", v.ID, v.Parent, err)
+	case errors.Is(err, link.ErrNotSupported):
+		return fmt.Errorf("%w; load the kernel module 8021q", err)
+	case err != nil:
+		return err
+	}
+	if err := a.readyVLAN(ctx, *v, parent); err != nil {
+		return err
+	}
+	a.note("made %s", v.Name)
+	return done()
+}
+
+// readyVLAN brings a sub-interface that we made into the state in which guests can
+// use it. Its parent must be up for that, and stays so.
+func (a *applier) readyVLAN(ctx context.Context, v VLAN, parent link.Link) error {
+	if !v.Made {
+		return nil
+	}
+	if err := a.kernel.SetAlias(ctx, v.Index, Mark); err != nil {
+		return err
+	}
+	if err := a.kernel.DisableIPv6(ctx, v.Name); err != nil {
+		return err
+	}
+	if !parent.Up {
+		if err := a.kernel.SetUp(ctx, parent.Index, true); err != nil {
+			return err
+		}
+	}
+	return a.kernel.SetUp(ctx, v.Index, true)
+}
+
+func (a *applier) undoVLAN(ctx context.Context, s Step) error {
+	v := s.VLAN
+	unlock, err := a.lockLink(ctx, v.ParentIndex)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if !v.Made {
+		return a.drop(s.key())
+	}
+	have, err := a.kernel.ByIndex(ctx, v.Index)
+	if errors.Is(err, link.ErrNotFound) {
+		return a.drop(s.key())
+	}
+	if err != nil {
+		return err
+	}
+	h, err := a.others(v.resource(), v.same)
+	if err != nil {
+		return err
+	}
+	if h != unheld || have.Kind != "vlan" || have.VLANID != v.ID {
+		return a.drop(s.key())
+	}
+	if have.Alias != "" && have.Alias != Mark { // somebody, the helper for instance, wants to keep it
+		a.note("left %s: it is %s", have.Name, have.Alias)
+		return a.drop(s.key())
+	}
+	// With it the kernel would remove what stands on it in a container, too. What cannot
+	// be told is left to gc.
+	uses, err := a.kernel.UppersEverywhere(ctx, have.Name)
+	if err != nil {
+		return err
+	}
+	if len(uses) > 0 {
+		if have.Alias == "" { // we were killed before it was marked: gc is to find it
+			if err := a.kernel.SetAlias(ctx, v.Index, Mark); err != nil {
+				return err
+			}
+		}
+		a.note("left %s: %s", have.Name, uses[0])
+		return a.drop(s.key())
+	}
+	if err := a.kernel.Delete(ctx, v.Index); err != nil && !errors.Is(err, link.ErrNotFound) {
+		return err
+	}
+	a.note("removed %s", v.Name)
+	return a.drop(s.key())
+}
