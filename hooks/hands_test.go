@@ -20,14 +20,33 @@ import (
 
 const vlan42 = "<vlan><tag id='42'/></vlan>"
 
+// starts lets libvirt start a domain that has a VF.
+func (w *world) starts(doc string, vf, index int, mac string, vlan int) {
+	w.t.Helper()
+	w.must(Prepare, doc)
+	w.vfRuns(vf, index, mac, vlan)
+	w.must(Start, doc)
+}
+
+// refused lets libvirt start a domain that is refused VF 0, which a guest has, and undo
+// that as libvirt before 11 does: nothing is to change.
+func (w *world) refused(doc string) {
+	w.t.Helper()
+	running := w.all()
+	_, err := w.run(Prepare, doc)
+	require.ErrorIs(w.t, err, ErrInUse)
+	w.must(Stopped, doc)
+	w.vfEnds(0, 0)
+	w.must(Release, doc)
+	require.Equal(w.t, running, w.all())
+}
+
 // A guest that QEMU and libvirtd were killed under, and that is starting again, is on its way.
 func TestStartedIsOfThisLife(t *testing.T) {
 	w := newVFWorld(t)
 	a := domain(uuidA, vfWords(mac1, "trust='yes'"), direct(mac1, "vf0", "passthrough", vlan42))
 	b := domain(uuidB, vfWords(mac2, "trust='no'"), direct(mac2, "vf0", "passthrough", vlan42))
-	w.must(Prepare, a)
-	w.vfRuns(0, 90, mac1, 42)
-	w.must(Start, a)
+	w.starts(a, 0, 90, mac1, 42)
 	w.vfEnds(0, 90) // libvirtd and QEMU killed: no stopped, no release
 	w.must(Prepare, a)
 	_, err := w.run(Prepare, b) // A is on its way
@@ -39,9 +58,7 @@ func TestStartedIsOfThisLifeBehindADebt(t *testing.T) {
 	w := newVFWorld(t)
 	a := domain(uuidA, vfWords(mac1, "trust='yes'"), direct(mac1, "vf0", "passthrough", vlan42))
 	b := domain(uuidB, vfWords(mac2, "trust='no'"), direct(mac2, "vf0", "passthrough", vlan42))
-	w.must(Prepare, a)
-	w.vfRuns(0, 90, mac1, 42)
-	w.must(Start, a)
+	w.starts(a, 0, 90, mac1, 42)
 	w.must(Stopped, a)
 	w.vfEnds(0, 90)
 	w.kernel.Driver.Refuse = []string{link.AttrTrust}
@@ -64,9 +81,7 @@ func TestEndedReservationIsDrawnAnew(t *testing.T) {
 	require.Contains(t, out, "dev='vf0'")
 	now += 10 * time.Minute
 	b := domain(uuidB, vfWords(mac2, "trust='yes'"), direct(mac2, "vf0", "passthrough", vlan42))
-	w.must(Prepare, b)
-	w.vfRuns(0, 91, mac2, 42)
-	w.must(Start, b)
+	w.starts(b, 0, 91, mac2, 42)
 	w.vfEnds(0, 91) // unplugged from B, which runs on
 	w.must(Prepare, out)
 	require.False(t, *w.kernel.Function(0).Trust, "A has B's trust")
@@ -84,9 +99,7 @@ func TestEndedReservationIsDrawnAnew(t *testing.T) {
 func TestPoolPassesOnNobodysSettings(t *testing.T) {
 	w := newVFWorld(t)
 	b := domain(uuidB, vfWords(mac2, "trust='yes' spoofchk='no'"), direct(mac2, "vf0", "passthrough", vlan42))
-	w.must(Prepare, b)
-	w.vfRuns(0, 91, mac2, 42)
-	w.must(Start, b)
+	w.starts(b, 0, 91, mac2, 42)
 	w.vfEnds(0, 91) // unplugged
 	pool := "<ld:network xmlns:ld='urn:libvirt-direct:1' maxrate='100'/>"
 	require.NoError(t, w.runNetwork(PortCreated, portXML(uuidA, mac1, plugVF0, "", pool)))
@@ -98,9 +111,7 @@ func TestReconnectPassesOnNobodysSettings(t *testing.T) {
 	w := newVFWorld(t)
 	b := domain(uuidB, vfWords(mac2, "trust='yes' spoofchk='no'"), direct(mac2, "vf0", "passthrough", vlan42))
 	a := domain(uuidA, vfWords(mac1, "maxrate='100'"), direct(mac1, "vf0", "passthrough", vlan42))
-	w.must(Prepare, b)
-	w.vfRuns(0, 91, mac2, 42)
-	w.must(Start, b)
+	w.starts(b, 0, 91, mac2, 42)
 	w.vfEnds(0, 91)        // unplugged from B
 	no, yes := false, true // an administrator cleans up by hand
 	w.kernel.Function(0).Trust, w.kernel.Function(0).SpoofChk = &no, &yes
@@ -114,9 +125,7 @@ func TestOwnLeftoverInOtherHandsIsRefused(t *testing.T) {
 	w := newVFWorld(t)
 	m := domain(uuidA, vfWords(mac1, "trust='yes'"), direct(mac1, "vf0", "passthrough", vlan42))
 	p := domain(uuidA, "", direct(mac1, "vf0", "passthrough", vlan42))
-	w.must(Prepare, m)
-	w.vfRuns(0, 90, mac1, 42)
-	w.must(Start, m)
+	w.starts(m, 0, 90, mac1, 42)
 	w.vfEnds(0, 90)           // unplugged
 	w.vfRuns(0, 91, mac2, 42) // hot-plugged into B
 	w.must(Stopped, m)
@@ -148,9 +157,7 @@ func TestGuestThatChangedItsMACIsPutBack(t *testing.T) {
 	w := newVFWorld(t)
 	before := w.kernel.DumpVFs()
 	a := domain(uuidA, "", "<interface type='direct' trustGuestRxFilters='yes'><mac address='"+mac1+"'/><source dev='vf0' mode='passthrough'/><target dev='macvtap90'/>"+vlan42+"</interface>")
-	w.must(Prepare, a)
-	w.vfRuns(0, 90, mac1, 42)
-	w.must(Start, a)
+	w.starts(a, 0, 90, mac1, 42)
 	require.NoError(t, w.kernel.SetMAC(context.Background(), 90, "52:54:00:66:66:66"))
 	w.must(Stopped, a)
 	w.vfEnds(0, 90)
@@ -163,16 +170,8 @@ func TestCloneWithTheSameMACLeavesTheOriginal(t *testing.T) {
 	w := newVFWorld(t)
 	a := domain(uuidA, "", direct(mac1, "vf0", "passthrough", vlan42))
 	b := domain(uuidB, "", direct(mac1, "vf0", "passthrough", vlan42))
-	w.must(Prepare, a)
-	w.vfRuns(0, 90, mac1, 42)
-	w.must(Start, a)
-	running := w.all()
-	_, err := w.run(Prepare, b)
-	require.ErrorIs(t, err, ErrInUse)
-	w.must(Stopped, b)
-	w.vfEnds(0, 0)
-	w.must(Release, b)
-	require.Equal(t, running, w.all())
+	w.starts(a, 0, 90, mac1, 42)
+	w.refused(b)
 }
 
 // Something of the host stands on the guest's VF as well.
@@ -180,18 +179,10 @@ func TestRefusedStartBesideAVLANOfTheHost(t *testing.T) {
 	w := newVFWorld(t)
 	a := domain(uuidA, "", direct(mac1, "vf0", "passthrough", vlan42))
 	b := domain(uuidB, "", direct(mac2, "vf0", "passthrough", vlan42))
-	w.must(Prepare, a)
-	w.vfRuns(0, 90, mac1, 42)
-	w.must(Start, a)
+	w.starts(a, 0, 90, mac1, 42)
 	l, _ := w.kernel.ByName(t.Context(), "vf0")
 	w.kernel.Add(link.Link{Name: "aaa.7", Kind: "vlan", VLANID: 7, Parent: l.Index, Up: true})
-	running := w.all()
-	_, err := w.run(Prepare, b)
-	require.ErrorIs(t, err, ErrInUse)
-	w.must(Stopped, b)
-	w.vfEnds(0, 0)
-	w.must(Release, b)
-	require.Equal(t, running, w.all())
+	w.refused(b)
 }
 
 // A hostdev NIC was unplugged, and its VF given to another guest with the same VLAN.
@@ -267,9 +258,7 @@ func TestRefusedStartHoldsNoDevice(t *testing.T) {
 func TestPFInAContainerLeavesTheDebt(t *testing.T) {
 	w := newVFWorld(t)
 	a := domain(uuidA, vfWords(mac1, "trust='yes'"), direct(mac1, "vf0", "passthrough", vlan42))
-	w.must(Prepare, a)
-	w.vfRuns(0, 90, mac1, 42)
-	w.must(Start, a)
+	w.starts(a, 0, 90, mac1, 42)
 	w.must(Stopped, a)
 	w.vfEnds(0, 90)
 	pf, _ := w.kernel.ByName(t.Context(), "ens1f0")

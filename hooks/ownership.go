@@ -364,10 +364,13 @@ func (a *applier) hands(ctx context.Context, v *VF, dev link.Link, there bool) (
 	}
 	for _, u := range uppers {
 		l, err := a.kernel.ByName(ctx, u)
+		if errors.Is(err, link.ErrNotFound) { // it has gone since it was listed
+			continue
+		}
 		if err == nil && l.Kind == "macvtap" && l.MAC == v.MAC {
 			continue
 		}
-		return u + " stands on " + dev.Name, ignore(err, link.ErrNotFound)
+		return u + " stands on " + dev.Name, err
 	}
 	return "", nil
 }

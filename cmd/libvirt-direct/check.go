@@ -287,8 +287,12 @@ func (c *checker) uplinks() {
 }
 
 // usable says why no macvtap can be made on an uplink's device, and what to use in its
-// place. A card whose virtual functions the guests get needs none on itself.
+// place. A card whose virtual functions the guests get needs none on itself, and a port of
+// a switch none where they get ports of that: bridges tells of a Linux bridge's.
 func (c *checker) usable(k *link.Conn, about string, l link.Link) {
+	if l.Port != nil {
+		return
+	}
 	obstacles, err := k.Lower(c.ctx, l.Name, "bridge", k.Elsewhere(c.ctx))
 	if err != nil {
 		c.say(levelNote, about, "%v", err)
@@ -296,6 +300,9 @@ func (c *checker) usable(k *link.Conn, about string, l link.Link) {
 	}
 	level := levelFault
 	if vfs, err := hooks.VFs(c.ctx, k, c.records(), l); err == nil && len(vfs) > 0 {
+		level = levelNote
+	}
+	if master, err := k.ByIndex(c.ctx, l.Master); err == nil && master.Kind == "openvswitch" {
 		level = levelNote
 	}
 	for _, o := range obstacles {

@@ -18,8 +18,8 @@ type Tap struct {
 	Queues int // more than 1 makes it IFF_MULTI_QUEUE, and only then several can be opened
 }
 
-// AddTap makes a tap device, down, that stays until it is deleted. A device of that
-// name is an error matching ErrExists.
+// AddTap makes a tap device, down, that stays until it is deleted. A tap of that name is
+// an error matching ErrExists; that of another device is the kernel's, EINVAL.
 func (c *Conn) AddTap(_ context.Context, t Tap) error {
 	if err := addTap(t); err != nil {
 		if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) {

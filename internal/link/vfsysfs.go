@@ -62,7 +62,7 @@ func base(path ...string) string {
 }
 
 // VFOf returns the place of a VF by its network device. A device that is no VF is an
-// error matching ErrNoVF.
+// error matching ErrNoVF, one that is not there or on no bus ErrNotFound.
 func (c *Conn) VFOf(_ context.Context, name string) (VFPlace, error) {
 	return sys.place(filepath.Join("class/net", name, "device"), name)
 }
