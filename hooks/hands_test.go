@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -349,4 +350,38 @@ func TestTwoNICsOnOneVF(t *testing.T) {
 	_, err := w.run(Prepare, doc)
 	require.ErrorIs(t, err, ErrUnsuitable)
 	require.Empty(t, w.journals())
+}
+
+// A journal that cannot be read can be that of a guest which is starting: its VF is given
+// to nobody, and put back by nobody, until it can be.
+func TestUnreadableJournalKeepsItsVF(t *testing.T) {
+	w := newVFWorld(t)
+	before := w.kernel.DumpVFs()
+	a := domain(uuidA, vfWords(mac1, "trust='yes'"), direct(mac1, "vf0", "passthrough"))
+	b := domain(uuidB, vfWords(mac2, "spoofchk='no'"), direct(mac2, "vf0", "passthrough"))
+	w.starts(a, 0, 90, mac1, 0)
+	w.vfEnds(0, 90)           // unplugged,
+	w.must(Prepare, b)        // and another's by now
+	w.vfRuns(0, 91, mac2, 42) // who is starting
+	file := filepath.Join(w.journal, "domains", uuidB+".json")
+	journal, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(file, []byte("{"), 0o600))
+	starting := w.kernel.DumpVFs()
+
+	w.must(Stopped, a)
+	w.must(Release, a)
+	_, err = w.run(Prepare, a)
+	require.ErrorIs(t, err, ErrInUse)
+	require.ErrorContains(t, err, "journal cannot be read")
+	require.Equal(t, starting, w.kernel.DumpVFs())
+
+	require.NoError(t, os.WriteFile(file, journal, 0o600))
+	w.must(Start, b)
+	w.must(Stopped, b)
+	w.vfEnds(0, 91)
+	w.must(Release, b)
+	w.must(Release, a)
+	require.Empty(t, w.journals())
+	require.Equal(t, before, w.kernel.DumpVFs())
 }

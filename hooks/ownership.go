@@ -32,6 +32,8 @@ type TakenError struct {
 	By string
 	// Starting: that domain is on its way to or from its VF, and the kernel does not tell.
 	Starting bool
+	// Unreadable: that domain's journal cannot be read, By is its UUID.
+	Unreadable bool
 	// Evidence is what the kernel shows, "" where it shows no use.
 	Evidence string
 }
@@ -43,6 +45,8 @@ func (e *TakenError) Error() string {
 		seen = fmt.Sprintf(" (%s: %s)", cmp.Or(e.VF.Netdev, e.VF.Device), e.Evidence)
 	}
 	switch {
+	case e.Unreadable:
+		return fmt.Sprintf("%v: %s is claimed by domain %s, whose journal cannot be read%s; try again, choose another VF, or see libvirt-direct status --claims", ErrInUse, who, e.By, seen)
 	case e.Starting:
 		return fmt.Sprintf("%v: %s is held for domain %q, which is starting, stopping or about to arrive%s; try again, choose another VF, or run libvirt-direct gc if it is none of these", ErrInUse, who, e.By, seen)
 	case e.By != "":
@@ -74,7 +78,11 @@ func (h *Host) Available(vf VFDevice, named bool) error {
 		return c.UUID == h.Owner && (vf.Used == "" || vf.mine || vf.bound && c.Started)
 	})
 	taken := &TakenError{VF: vf, Evidence: vf.Used}
+	unknown := slices.DeleteFunc(slices.Clone(vf.Claims.Unreadable), func(uuid string) bool { return uuid == h.Owner })
 	switch {
+	case len(unknown) > 0: // it can be starting, and above all that can be read
+		taken.By, taken.Unreadable = unknown[0], true
+		return taken
 	case held:
 		taken.By, taken.Starting = cmp.Or(holder.Name, holder.UUID), !holder.Started && vf.Used == ""
 		if named && holder.Started && vf.Used == "" {
@@ -87,9 +95,6 @@ func (h *Host) Available(vf VFDevice, named bool) error {
 		return taken
 	case !named && vf.Doubt != "":
 		taken.Evidence = vf.Doubt
-		return taken
-	case !named && len(vf.Claims.Unreadable) > 0:
-		taken.By = vf.Claims.Unreadable[0]
 		return taken
 	}
 	return nil
@@ -342,7 +347,13 @@ func (a *applier) beaten(e state.Entry) (bool, error) {
 		return false, nil
 	}
 	claims, err := claimsTo(a.dir, e.Resource)
-	if !strings.HasPrefix(e.Resource, "vf/") {
+	isVF := strings.HasPrefix(e.Resource, "vf/")
+	for _, u := range claims.Unreadable {
+		if isVF && u != a.journal.UUID {
+			return false, fmt.Errorf("%w: the journal of domain %s, which claims it, cannot be read", errLater, u)
+		}
+	}
+	if !isVF {
 		claims.All = slices.DeleteFunc(claims.All, func(c state.Claim) bool { return c.Phase == state.Planned })
 	}
 	return claims.Beaten(a.journal.UUID, e.Gen), err
