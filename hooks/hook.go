@@ -326,6 +326,7 @@ func (h *Hook) remap(ctx context.Context, k Kernel, cfg *config.Config, d *xmlfi
 		if changes, reserve, err = remap(d, cfg, host, false); err != nil {
 			return err
 		}
+		a.journal.Started = false // an earlier life's word, where that has left a debt
 		a.dropReservations(reserve)
 		return a.claim(reserve, a.dir.Clock()+reservationTime)
 	})

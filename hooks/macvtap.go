@@ -94,6 +94,9 @@ func (a *applier) makeMacvtap(ctx context.Context, m Macvtap, lower link.Link, a
 	if err != nil {
 		return err
 	}
+	if m.Mode == "passthrough" && made.MAC != m.MAC {
+		return remedy(ErrNotFree, "%s has been given the MAC %s at this moment, by somebody else", m.Lower, made.MAC)
+	}
 	if made.MAC != m.MAC || made.Mode != m.Mode {
 		return fmt.Errorf("%w: %s came out with MAC %s and mode %s", ErrWrongDevice, m.Name, made.MAC, made.Mode)
 	}

@@ -122,11 +122,17 @@ func (a *applier) undoVLAN(ctx context.Context, s Step) error {
 	if err != nil {
 		return err
 	}
+	if have.Kind != "vlan" || have.VLANID != v.ID {
+		return a.drop(s.key())
+	}
 	h, err := a.others(v.resource(), v.same)
 	if err != nil {
 		return err
 	}
-	if h != unheld || have.Kind != "vlan" || have.VLANID != v.ID {
+	if h != unheld {
+		if err := a.markVLAN(ctx, have); err != nil {
+			return err
+		}
 		return a.drop(s.key())
 	}
 	if have.Alias != "" && have.Alias != Mark { // somebody, the helper for instance, wants to keep it
@@ -140,10 +146,8 @@ func (a *applier) undoVLAN(ctx context.Context, s Step) error {
 		return err
 	}
 	if len(uses) > 0 {
-		if have.Alias == "" { // we were killed before it was marked: gc is to find it
-			if err := a.kernel.SetAlias(ctx, v.Index, Mark); err != nil {
-				return err
-			}
+		if err := a.markVLAN(ctx, have); err != nil {
+			return err
 		}
 		a.note("left %s: %s", have.Name, uses[0])
 		return a.drop(s.key())
@@ -153,4 +157,13 @@ func (a *applier) undoVLAN(ctx context.Context, s Step) error {
 	}
 	a.note("removed %s", v.Name)
 	return a.drop(s.key())
+}
+
+// markVLAN marks a sub-interface that we made, and that is left to others, where we were
+// killed before that was done: gc is to find it.
+func (a *applier) markVLAN(ctx context.Context, have link.Link) error {
+	if have.Alias != "" {
+		return nil
+	}
+	return a.kernel.SetAlias(ctx, have.Index, Mark)
 }
