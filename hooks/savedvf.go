@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 
 	"libvirt-direct/internal/link"
 	"libvirt-direct/internal/state"
@@ -116,12 +117,14 @@ func (a *applier) hideSaved(ctx context.Context, d *xmlfilter.Domain, ran bool) 
 }
 
 // The macvtap that libvirt has made for the domain has the name that libvirt says; its
-// guest can have changed the MAC, and another's can be the same. Only a domain of which no
-// name is known, and that has run, is known by its MACs.
+// guest can have changed the MAC, and another's can be the same. libvirt does not always
+// say it, after a migration for instance: then a domain is known by its MACs, if it has
+// come so far that libvirt has given its NICs aliases, which is after prepare.
 func (a *applier) hideSavedOf(ctx context.Context, d *xmlfilter.Domain, n *xmlfilter.NIC, ran bool) error {
 	guest, err := a.passedTo(ctx, n.Source.Dev)
 	own := slices.ContainsFunc(d.NICs, func(n xmlfilter.NIC) bool {
-		return n.Target == guest.Name || n.Target == "" && ran && n.MAC == guest.MAC
+		begun := ran || n.Alias != "" && !strings.HasPrefix(n.Alias, "ua-")
+		return n.Target == guest.Name || n.Target == "" && begun && n.MAC == guest.MAC
 	})
 	if err != nil || guest.Index == 0 || own {
 		return ignore(err, link.ErrNotFound)
@@ -273,7 +276,7 @@ func (a *applier) inLibvirtsPlace(ctx context.Context, v *SavedVF, dev link.Link
 		return nil
 	}
 	place, err := a.kernel.VFOf(ctx, v.Dev)
-	if errors.Is(err, link.ErrNoVF) {
+	if errors.Is(err, link.ErrNoVF) || errors.Is(err, link.ErrNotFound) { // a device on no bus
 		return a.kernel.SetMAC(ctx, dev.Index, saved.MAC)
 	}
 	if err != nil {
