@@ -385,3 +385,28 @@ func TestUnreadableJournalKeepsItsVF(t *testing.T) {
 	require.Empty(t, w.journals())
 	require.Equal(t, before, w.kernel.DumpVFs())
 }
+
+// A plain guest that moved away had the whole of a device, and libvirt does not say its
+// macvtap's name any more: what libvirt has saved is its own, and libvirt's to use.
+func TestMovedGuestsFileIsItsOwn(t *testing.T) {
+	w := newWorld(t, "", "nica")
+	lower, err := w.kernel.ByName(t.Context(), "nica")
+	require.NoError(t, err)
+	nic := func(more string) string {
+		return domain(uuidA, "", "<interface type='direct'><mac address='"+mac1+"'/><source dev='nica' mode='passthrough'/>"+more+"</interface>")
+	}
+	w.must(Prepare, nic(""))
+	file := filepath.Join(w.libvirt, "qemu/nica")
+	require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o700))
+	require.NoError(t, os.WriteFile(file, []byte(`{"mac":"`+lower.MAC+`"}`), 0o600))
+	require.NoError(t, w.kernel.AddMacvtap(t.Context(), link.Macvtap{Name: "macvtap0", Index: 90, Lower: lower.Index, Mode: "passthrough", MAC: mac1}))
+	require.NoError(t, w.kernel.SetMAC(t.Context(), 90, mac1))
+	w.must(Start, nic("<target dev='macvtap0'/><alias name='net0'/>"))
+	w.must(Stopped, nic("<alias name='net0'/>"))
+	require.FileExists(t, file)
+	require.Empty(t, w.journals())
+
+	// One that has not come as far as its macvtap is another one, of the same MAC.
+	w.must(Stopped, nic(""))
+	require.NoFileExists(t, file)
+}
