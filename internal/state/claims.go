@@ -255,7 +255,8 @@ func (d *Dir) index() error {
 			return err
 		}
 	}
-	return failed("", d.files.Replace(indexMark, nil))
+	// Made, not replaced: two processes can be here at once, and Replace wants a lock.
+	return failed("", d.files.Touch(indexMark))
 }
 
 // hint makes the hints of a journal that it does not have yet.

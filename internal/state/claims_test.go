@@ -171,3 +171,23 @@ func TestNothingPilesUp(t *testing.T) {
 	}
 	require.Equal(t, []string{"claims/.indexed", "lock"}, files(t, d))
 }
+
+// The first two guests after a boot start at once.
+func TestTwoMakeTheFolderAtOnce(t *testing.T) {
+	for range 200 {
+		dir := t.TempDir()
+		errs := make(chan error)
+		for range 8 {
+			go func() {
+				d, err := Open(dir)
+				if err == nil {
+					err = d.Make()
+				}
+				errs <- err
+			}()
+		}
+		for range 8 {
+			require.NoError(t, <-errs)
+		}
+	}
+}
