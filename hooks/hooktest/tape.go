@@ -36,9 +36,6 @@ func (t *Tape) Rarely(n int) bool {
 	return int(t.b[t.i-1]) > 255-256/n
 }
 
-// Ended reports whether all further decisions are 0.
-func (t *Tape) Ended() bool { return t.i >= len(t.b) }
-
 // Shrink returns a shorter or duller tape that still makes bad true: without blocks, with
 // zeros in place of octets, with smaller ones. It asks no more than some hundred times.
 func Shrink(b []byte, bad func([]byte) bool) []byte {
