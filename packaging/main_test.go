@@ -27,6 +27,10 @@ var scratch string
 
 func TestMain(m *testing.M) {
 	host.MaybeInit()
+	// What make is told by the make that runs the tests, -j above all, is not meant for ours.
+	for _, name := range []string{"MAKEFLAGS", "MFLAGS", "MAKELEVEL"} {
+		os.Unsetenv(name)
+	}
 	var err error
 	if scratch, err = os.MkdirTemp("", "packaging-"); err != nil {
 		fmt.Fprintln(os.Stderr, err)

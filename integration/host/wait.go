@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/digitalocean/go-libvirt"
 )
@@ -31,6 +32,10 @@ func (h *Host) WaitState(ctx context.Context, domain string, want libvirt.Domain
 		for range events { // its sender heeds no context while it sends
 		}
 	}()
+	// Of a QEMU that died while no libvirtd was there libvirt 9.0 tells nobody: there is
+	// no event when it finds out.
+	again := time.NewTicker(200 * time.Millisecond)
+	defer again.Stop()
 	for {
 		state, err := domainState(l, domain)
 		if err == nil && state == want {
@@ -44,6 +49,7 @@ func (h *Host) WaitState(ctx context.Context, domain string, want libvirt.Domain
 			if !ok && ctx.Err() == nil {
 				return fmt.Errorf("%s: libvirtd went away while %s was awaited", h.opts.Name, domain)
 			}
+		case <-again.C:
 		case <-ctx.Done():
 		}
 		if ctx.Err() != nil {
