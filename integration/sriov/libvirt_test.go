@@ -142,12 +142,19 @@ func TestStartsOverAndOver(t *testing.T) {
 
 func atOnce(t *testing.T, domains []libvirt.Domain, do func(libvirt.Domain) error) {
 	t.Helper()
-	done := make(chan error)
+	done := make(chan error, len(domains))
 	for _, dom := range domains {
 		go func() { done <- do(dom) }()
 	}
+	limit := time.After(2 * time.Minute)
 	for range domains {
-		require.NoError(t, <-done)
+		select {
+		case err := <-done:
+			require.NoError(t, err)
+		case <-limit:
+			t.Fatalf("libvirtd does not answer:\n%s", sh(t, `ps -eo pid,ppid,etimes,stat,wchan:32,args | grep -v '\[.*\]$'
+				for task in /proc/$(cat /run/libvirtd.pid)/task/*; do echo $task $(cat $task/comm $task/wchan); cat $task/stack; done`))
+		}
 	}
 }
 
