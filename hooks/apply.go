@@ -176,15 +176,17 @@ func (a *applier) undo(ctx context.Context, key string) error {
 		return nil
 	}
 	e, s := a.journal.Entries[i], a.steps[i]
+	var err error
 	if s.VF != nil {
-		if err := a.settleSaved(ctx, s.VF); err != nil {
-			a.note("%s: %v", s.VF.name(), err)
-		}
+		err = a.settle(ctx, s.VF)
 	}
-	if e.Phase == state.Planned { // nothing was done
+	switch {
+	case err != nil:
+	case e.Phase == state.Planned: // nothing was done
 		return a.drop(key)
+	default:
+		err = a.undoClaim(ctx, e, s)
 	}
-	err := a.undoClaim(ctx, e, s)
 	if i = a.index(key); err != nil && i >= 0 {
 		a.journal.Entries[i].Error = OneLine(err)
 		if errors.Is(err, errLater) {
@@ -261,8 +263,6 @@ func (a *applier) undoStep(ctx context.Context, s Step) error {
 		return a.undoTap(ctx, s)
 	case s.OVSPort != nil:
 		return a.undoOVSPort(ctx, s)
-	case s.SavedVF != nil:
-		return a.undoSavedVF(ctx, s)
 	}
 	return nil
 }

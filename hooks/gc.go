@@ -51,7 +51,9 @@ func (c *Collector) Run(ctx context.Context) (done []string, err error) {
 	if !c.DryRun {
 		errs = append(errs, c.staleHints(ctx))
 	}
-	lines, err := c.strayPorts(ctx)
+	lines, err := c.hidden(ctx)
+	done, errs = append(done, lines...), append(errs, err)
+	lines, err = c.strayPorts(ctx)
 	done, errs = append(done, lines...), append(errs, err)
 	lines, err = c.strays(ctx)
 	return append(done, lines...), errors.Join(append(errs, err)...)
@@ -112,6 +114,30 @@ func (c *Collector) domain(ctx context.Context, uuid string) ([]string, error) {
 		a.notes = []string{who + "nothing was left but the journal"}
 	}
 	return a.notes, err
+}
+
+// hidden gives back files of libvirt's that were hidden from the end of domains which have
+// ended.
+func (c *Collector) hidden(ctx context.Context) (done []string, err error) {
+	a := applier{kernel: c.Kernel, libvirt: c.Libvirt, dir: c.Dir}
+	saved := a.savedFiles()
+	files, err := saved.hidden(func(hiddenFile) bool { return true })
+	errs := []error{err}
+	for _, f := range files {
+		alive, err := c.alive(ctx, f.UUID, "")
+		switch {
+		case err != nil || alive:
+			err = ignore(err, errBusy)
+		case c.DryRun:
+			done = append(done, fmt.Sprintf("would give libvirt %s back", f.File))
+		default:
+			if err = saved.release(ctx, []hiddenFile{f}); err == nil {
+				done = append(done, fmt.Sprintf("gave libvirt %s back, hidden from the end of domain %s", f.File, f.UUID))
+			}
+		}
+		errs = append(errs, err)
+	}
+	return done, errors.Join(errs...)
 }
 
 // staleHints removes what says that a domain may claim something, and it does not.

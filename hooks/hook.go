@@ -102,14 +102,18 @@ func (h *Hook) run(ctx context.Context, c Call) error {
 	switch c.Op {
 	case Migrate, Restore:
 		return h.filter(ctx, c, d, doc)
-	}
-	concerned := concerns(d)
-	switch {
-	case c.Op == Stopped && slices.ContainsFunc(d.NICs, func(n xmlfilter.NIC) bool { return mayBeUndone(&n) }):
-		// What libvirt is about to undo can be another guest's, whoever this one is.
-	case !concerned || c.Op == Stopped || c.Op == Release:
+	case Stopped, Release:
+		// Whatever our records are like, and whoever this domain is.
+		err = h.othersFiles(ctx, c, d)
 		// The journal decides, not the XML: the domain may have been edited since.
-		if held, err := h.holds(d.UUID); err != nil || !held && (c.Op != Reconnect || !concerned) {
+		held, heldErr := h.holds(d.UUID)
+		if err = errors.Join(err, heldErr); held {
+			err = errors.Join(err, h.operate(ctx, c, d, false))
+		}
+		return err
+	}
+	if !concerns(d) {
+		if held, err := h.holds(d.UUID); err != nil || !held || c.Op == Reconnect {
 			return err
 		}
 	}
@@ -117,6 +121,30 @@ func (h *Hook) run(ctx context.Context, c Call) error {
 		return h.plain(ctx, c, d)
 	}
 	return h.operate(ctx, c, d, false)
+}
+
+// othersFiles keeps what libvirt has saved of other guests' devices from this domain's end,
+// or gives it back.
+func (h *Hook) othersFiles(ctx context.Context, c Call, d *xmlfilter.Domain) error {
+	if !slices.ContainsFunc(d.NICs, func(n xmlfilter.NIC) bool { return mayBeUndone(&n) }) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, config.DefaultDeadline)
+	defer cancel()
+	k, closeKernel, err := h.Kernel()
+	if err != nil {
+		return err
+	}
+	defer closeKernel()
+	a := applier{kernel: k, libvirt: h.Libvirt, dir: h.Journal}
+	defer func() { h.log(c, a.notes) }()
+	saved := a.savedFiles()
+	if c.Op == Stopped {
+		j, err := h.Journal.Load(d.UUID)
+		return saved.hide(ctx, d, err == nil && j != nil && j.Started)
+	}
+	files, err := saved.hidden(hiddenFor(d.UUID))
+	return errors.Join(err, saved.release(ctx, files))
 }
 
 // foreign does an operation on a domain that has nothing for us. There is something to
@@ -393,9 +421,8 @@ func (h *Hook) operate(ctx context.Context, c Call, d *xmlfilter.Domain, unconfi
 	switch c.Op {
 	case Stopped:
 		// Until libvirt has put back what it has changed, nobody takes it for free.
-		ran := a.journal.Started
 		a.journal.Started = false
-		return errors.Join(a.rewrite(), a.quiet(ctx), a.hideSaved(ctx, d, ran))
+		return errors.Join(a.rewrite(), a.quiet(ctx))
 	case Release:
 		a.journal.Started = true // it is over: what stays keeps nobody waiting
 		return a.undoAll(ctx, everything)

@@ -401,7 +401,7 @@ func (w *world) gc(dry bool, alive ...string) []string {
 	w.t.Helper()
 	dir, err := state.Open(w.journal)
 	require.NoError(w.t, err)
-	c := &Collector{Kernel: w.kernel, Station: w.openStation, OVS: w.openSwitch, Dir: dir, DryRun: dry, Alive: func(_ context.Context, uuid, _ string) (bool, error) {
+	c := &Collector{Kernel: w.kernel, Station: w.openStation, OVS: w.openSwitch, Dir: dir, Libvirt: w.hook.Libvirt, DryRun: dry, Alive: func(_ context.Context, uuid, _ string) (bool, error) {
 		for _, a := range alive {
 			if a == uuid {
 				return true, nil

@@ -419,3 +419,17 @@ func (a *applier) netdev(ctx context.Context, p link.VFPlace) (dev link.Link, th
 	dev, err = a.kernel.ByName(ctx, use.Netdev)
 	return dev, err == nil, ignore(err, link.ErrNotFound)
 }
+
+// netdevOfVF is the network device of a PF's virtual function, "" where there is none.
+func netdevOfVF(ctx context.Context, k Kernel, pf string, number int) (string, error) {
+	uses, err := k.VFUses(ctx, pf)
+	if err != nil {
+		return "", ignore(err, link.ErrNotFound)
+	}
+	for _, use := range uses {
+		if use.Number == number {
+			return use.Netdev, nil
+		}
+	}
+	return "", nil
+}

@@ -3,26 +3,34 @@ package hooks
 import (
 	"cmp"
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"libvirt-direct/internal/link"
 	"libvirt-direct/internal/state"
 	"libvirt-direct/xmlfilter"
 )
 
-// LibvirtState is the folder in which libvirt keeps its state, /run/libvirt.
+// LibvirtState is the folder in which libvirt keeps its state, /run/libvirt. Errors match
+// those of package fs.
 type LibvirtState interface {
 	fs.FS
-	// Write makes a file that is not there.
-	Write(name string, data []byte) error
+	// Rename gives a file a name that no other has.
+	Rename(from, to string) error
+	// Link gives a file a second name, that no other has.
+	Link(from, to string) error
 	Remove(name string) error
 }
 
@@ -34,47 +42,22 @@ var _ LibvirtState = LibvirtFolder("")
 // Open is fs.FS.Open.
 func (f LibvirtFolder) Open(name string) (fs.File, error) { return os.DirFS(string(f)).Open(name) }
 
-// Write makes a file, as libvirt makes those of its own.
-func (f LibvirtFolder) Write(name string, data []byte) error {
-	w, err := os.OpenFile(filepath.Join(string(f), name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = w.Write(data)
-	return errors.Join(err, w.Close())
-}
-
-// Remove removes a file.
-func (f LibvirtFolder) Remove(name string) error { return os.Remove(filepath.Join(string(f), name)) }
-
-// SavedVF keeps what libvirt has saved of a device that a guest has in passthrough mode,
-// a virtual function or a whole one, from being used up by another guest that is not
-// started. libvirt before 11 undoes a failed start by putting the device of each such NIC
-// back to what the device's file says, whoever wrote that, and removes the file
-// (qemuProcessStop, virNetDevMacVLanDeleteWithVPortProfile): the guest that runs loses its
-// MAC and VLAN, and what was before it is lost. Without the file it does nothing. It does
-// that between the hooks stopped and release.
-type SavedVF struct {
-	File string `json:"file"` // "qemu/ens1f0_vf3" or "qemu/eth1", below libvirt's state
-	Text string `json:"text"`
-	Dev  string `json:"dev"`  // the device
-	Keep string `json:"keep"` // the MAC of the guest that has it
-	// Index is that guest's macvtap.
-	Index int `json:"index"`
-}
-
-func (v *SavedVF) String() string {
-	return fmt.Sprintf("keep libvirt from undoing the VF of another guest by %s", v.File)
-}
-
-var savedName = regexp.MustCompile(`^qemu/[^/\x00]{1,32}$`)
-
-func (v *SavedVF) check() error {
-	if !savedName.MatchString(v.File) || len(v.Text) > maxSaved {
-		return fmt.Errorf("libvirt's file %q", v.File)
+// Rename is LibvirtState.Rename.
+func (f LibvirtFolder) Rename(from, to string) error {
+	from, to = filepath.Join(string(f), from), filepath.Join(string(f), to)
+	if err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE); err != nil {
+		return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
 	}
 	return nil
 }
+
+// Link is LibvirtState.Link.
+func (f LibvirtFolder) Link(from, to string) error {
+	return os.Link(filepath.Join(string(f), from), filepath.Join(string(f), to))
+}
+
+// Remove is LibvirtState.Remove.
+func (f LibvirtFolder) Remove(name string) error { return os.Remove(filepath.Join(string(f), name)) }
 
 // maxSaved bounds libvirt's file of a VF (virNetDevReadNetConfig reads 128 octets).
 const maxSaved = 4096
@@ -87,14 +70,19 @@ type savedConfig struct {
 	VLAN     *int   `json:"vlanTag"`
 }
 
-// readSaved reads such a file; ok is false for one that is not there or not understood.
-func readSaved(libvirt fs.FS, file string) (c savedConfig, text []byte, ok bool) {
+// readSaved reads such a file; what is none says nothing.
+func readSaved(libvirt fs.FS, file string) (c savedConfig, err error) {
 	if libvirt == nil {
-		return c, nil, false
+		return c, fs.ErrNotExist
 	}
 	text, err := fs.ReadFile(libvirt, file)
-	ok = err == nil && len(text) <= maxSaved && json.Unmarshal(text, &c) == nil
-	return c, text, ok
+	if err != nil {
+		return c, err
+	}
+	if len(text) > maxSaved || json.Unmarshal(text, &c) != nil {
+		return savedConfig{}, nil
+	}
+	return c, nil
 }
 
 // mayBeUndone reports whether libvirt could put back a VF that is not the domain's: it
@@ -103,14 +91,89 @@ func mayBeUndone(n *xmlfilter.NIC) bool {
 	return n.Type == "direct" && n.Source.Mode == "passthrough" && n.Source.Dev != ""
 }
 
-// hideSaved takes the files out of libvirt's way that are other guests'. One that libvirt
-// has written for this domain itself, in another guest's place, says what that guest has,
-// and is to be used.
-func (a *applier) hideSaved(ctx context.Context, d *xmlfilter.Domain, ran bool) error {
+// A hiddenFile is what libvirt has saved of a device that a guest has in passthrough mode,
+// a virtual function or a whole one, kept from being used up by another domain that is not
+// started. libvirt before 11 undoes a failed start by putting the device of each such NIC
+// back to what the device's file says, whoever wrote that, and removes the file
+// (qemuProcessStop, virNetDevMacVLanDeleteWithVPortProfile): the guest that runs loses its
+// MAC and VLAN, and what was before it is lost. Without the file it does nothing. It does
+// that between the hooks stopped and release, and for that time the file has another name.
+//
+// The name is all that there is to know of it: to hide a file takes no lock, no journal and
+// no room on the disk.
+type hiddenFile struct {
+	File string        // as libvirt calls it, "qemu/ens1f0_vf3" or "qemu/eth1"
+	MAC  string        // of the guest that has the device
+	Tap  int           // index of that guest's macvtap
+	UUID string        // the domain from whose end it is hidden
+	At   time.Duration // when, on the journal's clock: no two have one name
+}
+
+const hiddenSuffix = ".libvirt-direct"
+
+// name has colons, which no network device has in its name.
+func (f hiddenFile) name() string {
+	return fmt.Sprintf("%s:%s:%d:%s:%d%s", f.File, strings.ReplaceAll(f.MAC, ":", ""), f.Tap, f.UUID, f.At, hiddenSuffix)
+}
+
+// parseHidden reads such a name; ok is false for any other file's.
+func parseHidden(name string) (f hiddenFile, ok bool) {
+	parts := strings.Split(strings.TrimSuffix(name, hiddenSuffix), ":")
+	if len(parts) != 5 {
+		return f, false
+	}
+	mac, errMAC := hex.DecodeString(parts[1])
+	tap, errTap := strconv.Atoi(parts[2])
+	at, errAt := strconv.ParseInt(parts[4], 10, 64)
+	f = hiddenFile{parts[0], net.HardwareAddr(mac).String(), tap, parts[3], time.Duration(at)}
+	// Only what name would write.
+	return f, errors.Join(errMAC, errTap, errAt) == nil && state.IsUUID(f.UUID) && f.name() == name
+}
+
+// savedFiles keeps libvirt's files of devices out of its way, and gives them back.
+type savedFiles struct {
+	kernel  Kernel
+	libvirt LibvirtState
+	dir     *state.Dir
+	note    func(format string, args ...any)
+}
+
+func (a *applier) savedFiles() savedFiles { return savedFiles{a.kernel, a.libvirt, a.dir, a.note} }
+
+// hidden lists the hidden files that match.
+func (s savedFiles) hidden(match func(hiddenFile) bool) ([]hiddenFile, error) {
+	if s.libvirt == nil {
+		return nil, nil
+	}
+	entries, err := fs.ReadDir(s.libvirt, "qemu")
+	if err != nil {
+		return nil, ignore(err, fs.ErrNotExist)
+	}
+	var files []hiddenFile
+	for _, e := range entries {
+		if f, ok := parseHidden("qemu/" + e.Name()); ok && match(f) {
+			files = append(files, f)
+		}
+	}
+	return files, nil
+}
+
+func of(file string) func(hiddenFile) bool {
+	return func(f hiddenFile) bool { return f.File == file }
+}
+
+func hiddenFor(uuid string) func(hiddenFile) bool {
+	return func(f hiddenFile) bool { return f.UUID == uuid }
+}
+
+// hide takes the files out of libvirt's way that are other guests'. One that libvirt has
+// written for this domain itself, in another guest's place, says what that guest has, and
+// is to be used. ran says that the domain is known to have run.
+func (s savedFiles) hide(ctx context.Context, d *xmlfilter.Domain, ran bool) error {
 	var errs []error
 	for i := range d.NICs {
 		if n := &d.NICs[i]; mayBeUndone(n) {
-			errs = append(errs, a.hideSavedOf(ctx, d, n, ran))
+			errs = append(errs, s.hideOf(ctx, d, n, ran))
 		}
 	}
 	return errors.Join(errs...)
@@ -119,9 +182,10 @@ func (a *applier) hideSaved(ctx context.Context, d *xmlfilter.Domain, ran bool) 
 // The macvtap that libvirt has made for the domain has the name that libvirt says; its
 // guest can have changed the MAC, and another's can be the same. libvirt does not always
 // say it, after a migration for instance: then a domain is known by its MACs, if it has
-// come so far that libvirt has given its NICs aliases, which is after prepare.
-func (a *applier) hideSavedOf(ctx context.Context, d *xmlfilter.Domain, n *xmlfilter.NIC, ran bool) error {
-	guest, err := a.passedTo(ctx, n.Source.Dev)
+// come so far that libvirt has given its NICs aliases, which is after prepare. A file that
+// is hidden wrongly does no harm: what libvirt does not undo then is undone at release.
+func (s savedFiles) hideOf(ctx context.Context, d *xmlfilter.Domain, n *xmlfilter.NIC, ran bool) error {
+	guest, err := s.passedTo(ctx, n.Source.Dev)
 	own := slices.ContainsFunc(d.NICs, func(n xmlfilter.NIC) bool {
 		begun := ran || n.Alias != "" && !strings.HasPrefix(n.Alias, "ua-")
 		return n.Target == guest.Name || n.Target == "" && begun && n.MAC == guest.MAC
@@ -129,34 +193,53 @@ func (a *applier) hideSavedOf(ctx context.Context, d *xmlfilter.Domain, n *xmlfi
 	if err != nil || guest.Index == 0 || own {
 		return ignore(err, link.ErrNotFound)
 	}
-	file, err := a.savedFile(ctx, n.Source.Dev)
+	file, err := s.savedFile(ctx, n.Source.Dev)
 	if err != nil {
 		return err
 	}
-	saved, text, ok := readSaved(a.libvirt, file)
-	if !ok || saved.MAC == guest.MAC {
+	if saved, err := readSaved(s.libvirt, file); err == nil && saved.MAC == guest.MAC {
 		return nil
 	}
-	s := Step{NIC: n.MAC, SavedVF: &SavedVF{File: file, Text: string(text), Dev: n.Source.Dev, Keep: guest.MAC, Index: guest.Index}}
-	if err := a.withClaims(ctx, func() error { return a.claim([]Step{s}, 0) }); err != nil {
-		return err
+	hidden, err := s.take(hiddenFile{file, guest.MAC, guest.Index, d.UUID, s.dir.Clock()})
+	if hidden {
+		s.note("%s is another guest's: kept from libvirt, which would undo it", n.Source.Dev)
 	}
-	if err := a.put(s, state.Intended); err != nil {
-		return err
+	return err
+}
+
+// take hides a file under a name. Where it is hidden already, from another domain's end
+// that can be over before this one's, it gets this name as well.
+func (s savedFiles) take(f hiddenFile) (hidden bool, err error) {
+	for range 10 { // with another that hides and gives back at the same time
+		err = s.libvirt.Rename(f.File, f.name())
+		if errors.Is(err, fs.ErrExist) { // given back after it had got this name
+			err = s.libvirt.Remove(f.File)
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return err == nil, err
+		}
+		if hidden {
+			return true, nil
+		}
+		others, err := s.hidden(of(f.File))
+		if err != nil || len(others) == 0 {
+			return false, err
+		}
+		err = s.libvirt.Link(others[0].name(), f.name())
+		if ignore(err, fs.ErrNotExist) != nil {
+			return false, err
+		}
+		hidden = err == nil
 	}
-	if err := a.libvirt.Remove(file); err != nil {
-		return ignore(err, fs.ErrNotExist)
-	}
-	a.note("%s is another guest's: kept from libvirt, which would undo it", cmp.Or(n.Source.Dev, file))
-	return nil
+	return hidden, err
 }
 
 // passedTo is the macvtap that has all of a device, there is but one; its index is 0 where
 // there is none.
-func (a *applier) passedTo(ctx context.Context, dev string) (link.Link, error) {
-	uppers, err := a.kernel.Uppers(ctx, dev)
+func (s savedFiles) passedTo(ctx context.Context, dev string) (link.Link, error) {
+	uppers, err := s.kernel.Uppers(ctx, dev)
 	for _, u := range uppers {
-		l, err := a.kernel.ByName(ctx, u)
+		l, err := s.kernel.ByName(ctx, u)
 		if ignore(err, link.ErrNotFound) != nil || err == nil && l.Kind == "macvtap" && l.Mode == "passthrough" {
 			return l, err
 		}
@@ -165,78 +248,120 @@ func (a *applier) passedTo(ctx context.Context, dev string) (link.Link, error) {
 }
 
 // savedFile is what libvirt calls its file of a device.
-func (a *applier) savedFile(ctx context.Context, dev string) (string, error) {
-	place, err := a.kernel.VFOf(ctx, dev)
+func (s savedFiles) savedFile(ctx context.Context, dev string) (string, error) {
+	place, err := s.kernel.VFOf(ctx, dev)
 	if errors.Is(err, link.ErrNoVF) || errors.Is(err, link.ErrNotFound) {
 		return "qemu/" + dev, nil
 	}
 	if err != nil {
 		return "", err
 	}
-	pf, err := a.kernel.PF(ctx, place)
+	pf, err := s.kernel.PF(ctx, place)
 	return fmt.Sprintf("qemu/%s_vf%d", pf.Name, place.Number), err
 }
 
-// undoSavedVF gives the file back for the end of the guest whose it is, if that still has
-// the VF and libvirt has not written another one. A guest that has ended meanwhile found
-// no file: then what libvirt would have done is done here.
-func (a *applier) undoSavedVF(ctx context.Context, s Step) error {
-	v := s.SavedVF
-	dev, err := a.kernel.ByName(ctx, v.Dev)
+// release gives back what was hidden from a domain's end, which is over now.
+func (s savedFiles) release(ctx context.Context, files []hiddenFile) error {
+	if len(files) == 0 {
+		return nil
+	}
+	makeErr := s.dir.Make() // a full disk stops that, but not a lock
+	unlock, err := s.dir.Lock(ctx, "saved")
+	if err != nil {
+		return cmp.Or(makeErr, err)
+	}
+	defer unlock()
+	var errs []error
+	for _, f := range files {
+		errs = append(errs, s.giveBack(ctx, f))
+	}
+	return errors.Join(errs...)
+}
+
+// giveBack gives a file back for the end of the guest whose it is, if that still has the
+// device and libvirt has not written another one. A guest that has ended meanwhile found no
+// file: then what libvirt would have done is done here.
+func (s savedFiles) giveBack(ctx context.Context, f hiddenFile) error {
+	same, err := s.hidden(of(f.File))
+	if err != nil || !slices.Contains(same, f) { // it was given back meanwhile
+		return err
+	}
+	if len(same) > 1 { // still to be kept from another's end
+		return s.libvirt.Remove(f.name())
+	}
+	dev, err := s.device(ctx, f.File)
 	if errors.Is(err, link.ErrNotFound) {
-		return a.drop(s.key())
+		return s.libvirt.Remove(f.name())
 	}
 	if err != nil {
 		return err
 	}
-	has, free, err := a.guestOn(ctx, v)
+	saved, err := readSaved(s.libvirt, f.name())
+	if err != nil {
+		return err
+	}
+	has, free, err := s.guestOn(ctx, dev, f)
 	if err != nil {
 		return err
 	}
 	if has {
-		if err := a.libvirt.Write(v.File, []byte(v.Text)); err != nil {
-			if errors.Is(err, fs.ErrExist) { // libvirt has saved anew
-				return a.drop(s.key())
-			}
+		err := s.libvirt.Rename(f.name(), f.File)
+		if errors.Is(err, fs.ErrExist) { // libvirt has saved anew
+			return s.libvirt.Remove(f.name())
+		}
+		if err != nil {
 			return err
 		}
 		// libvirt can have looked for it a moment before.
-		if has, free, err = a.guestOn(ctx, v); err != nil {
+		if has, free, err = s.guestOn(ctx, dev, f); err != nil || has {
 			return err
 		}
-		if has {
-			return a.drop(s.key())
-		}
-		err := a.libvirt.Remove(v.File)
+		// Hidden again, so that it stays if this is cut off here.
+		err = s.libvirt.Rename(f.File, f.name())
 		if errors.Is(err, fs.ErrNotExist) { // it came after, and has used it
-			return a.drop(s.key())
+			return nil
 		}
 		if err != nil {
 			return err
 		}
 	}
-	if free && dev.MAC == v.Keep {
-		if err := a.inLibvirtsPlace(ctx, v, dev); err != nil {
+	if free && dev.MAC == f.MAC {
+		if err := s.inLibvirtsPlace(ctx, f.UUID, f, saved, dev); err != nil {
 			return err
 		}
 	}
-	return a.drop(s.key())
+	return s.libvirt.Remove(f.name())
+}
+
+// device is the network device of a file of libvirt's.
+func (s savedFiles) device(ctx context.Context, file string) (link.Link, error) {
+	name := strings.TrimPrefix(file, "qemu/")
+	if i := strings.LastIndex(name, "_vf"); i > 0 {
+		if number, err := strconv.Atoi(name[i+len("_vf"):]); err == nil {
+			netdev, err := netdevOfVF(ctx, s.kernel, name[:i], number)
+			if err != nil {
+				return link.Link{}, err
+			}
+			name = cmp.Or(netdev, name)
+		}
+	}
+	return s.kernel.ByName(ctx, name)
 }
 
 // guestOn reports whether the guest's macvtap still stands on the device, and whether
 // nothing does.
-func (a *applier) guestOn(ctx context.Context, v *SavedVF) (has, free bool, err error) {
-	uppers, err := a.kernel.Uppers(ctx, v.Dev)
+func (s savedFiles) guestOn(ctx context.Context, dev link.Link, f hiddenFile) (has, free bool, err error) {
+	uppers, err := s.kernel.Uppers(ctx, dev.Name)
 	if err != nil {
 		return false, false, err
 	}
 	free = true
 	for _, u := range uppers {
-		l, err := a.kernel.ByName(ctx, u)
+		l, err := s.kernel.ByName(ctx, u)
 		switch {
 		case errors.Is(err, link.ErrNotFound): // it has gone since it was listed
 			continue
-		case err == nil && l.Index == v.Index:
+		case err == nil && l.Index == f.Tap:
 			has = true
 		}
 		free = false
@@ -244,60 +369,63 @@ func (a *applier) guestOn(ctx context.Context, v *SavedVF) (has, free bool, err 
 	return has, free, nil
 }
 
-// settleSaved does what libvirt could not for a guest that has ended: its file had been
-// hidden for another guest's sake, whose release has not come yet.
-func (a *applier) settleSaved(ctx context.Context, v *VF) error {
-	claims, err := claimsTo(a.dir, fmt.Sprintf("libvirt/qemu/%s_vf%d", v.PFName, v.Number))
-	if err != nil || len(claims.All) == 0 {
-		return err
-	}
+// settle does for a VF of the domain's what libvirt could not: its file had been hidden
+// from the end of another, whose release has not come yet.
+func (a *applier) settle(ctx context.Context, v *VF) error {
 	dev, there, err := a.netdev(ctx, v.VFPlace)
-	if err != nil || !there || dev.MAC != v.MAC {
+	if err != nil || !there || dev.MAC != v.MAC { // put back, as nearly always
 		return ignore(err, link.ErrNotFound)
 	}
-	for _, c := range claims.All {
-		s, err := decodeStep(c.Step)
-		if err != nil || s.SavedVF == nil || s.SavedVF.Keep != v.MAC {
-			continue
-		}
-		if has, free, err := a.guestOn(ctx, s.SavedVF); err != nil || has || !free {
-			return ignore(err, link.ErrNotFound)
-		}
-		return a.inLibvirtsPlace(ctx, s.SavedVF, dev)
+	return a.savedFiles().settle(ctx, a.journal.UUID, v, dev)
+}
+
+func (s savedFiles) settle(ctx context.Context, owner string, v *VF, dev link.Link) error {
+	files, err := s.hidden(func(f hiddenFile) bool {
+		return f.File == fmt.Sprintf("qemu/%s_vf%d", v.PFName, v.Number) && f.MAC == v.MAC
+	})
+	if err != nil || len(files) == 0 {
+		return ignore(err, fs.ErrPermission) // then none was hidden by us
 	}
-	return nil
+	f := files[0]
+	if has, free, err := s.guestOn(ctx, dev, f); err != nil || has || !free {
+		return ignore(err, link.ErrNotFound)
+	}
+	saved, err := readSaved(s.libvirt, f.name())
+	if err != nil {
+		return ignore(err, fs.ErrNotExist) // given back meanwhile
+	}
+	return s.inLibvirtsPlace(ctx, owner, f, saved, dev)
 }
 
 // inLibvirtsPlace does virNetDevSetNetConfig: the network device gets its MAC, and the VF
-// its VLAN, both as saved.
-func (a *applier) inLibvirtsPlace(ctx context.Context, v *SavedVF, dev link.Link) error {
-	var saved savedConfig
-	if err := json.Unmarshal([]byte(v.Text), &saved); err != nil || saved.MAC == "" {
+// its VLAN, both as saved, unless another domain than owner claims it by now.
+func (s savedFiles) inLibvirtsPlace(ctx context.Context, owner string, f hiddenFile, saved savedConfig, dev link.Link) error {
+	if saved.MAC == "" {
 		return nil
 	}
-	place, err := a.kernel.VFOf(ctx, v.Dev)
+	place, err := s.kernel.VFOf(ctx, dev.Name)
 	if errors.Is(err, link.ErrNoVF) || errors.Is(err, link.ErrNotFound) { // a device on no bus
-		return a.kernel.SetMAC(ctx, dev.Index, saved.MAC)
+		return s.kernel.SetMAC(ctx, dev.Index, saved.MAC)
 	}
 	if err != nil {
 		return err
 	}
 	// Who has claimed it since is given it by libvirt at any moment.
-	claims, err := claimsTo(a.dir, vfResource(place))
+	claims, err := claimsTo(s.dir, vfResource(place))
 	if err != nil {
 		return err
 	}
-	for _, c := range claims.Others(a.journal.UUID) {
-		if s, err := decodeStep(c.Step); err != nil || s.VF == nil || s.VF.MAC != v.Keep {
+	for _, c := range claims.Others(owner) {
+		if step, err := decodeStep(c.Step); err != nil || step.VF == nil || step.VF.MAC != f.MAC {
 			return nil
 		}
 	}
-	pf, err := a.kernel.PF(ctx, place)
+	pf, err := s.kernel.PF(ctx, place)
 	if err != nil {
 		return err
 	}
 	set := func(want link.VFSettings) error {
-		return a.kernel.RestoreVF(ctx, pf, place.Number, func(now link.VFSettings) link.VFSettings {
+		return s.kernel.RestoreVF(ctx, pf, place.Number, func(now link.VFSettings) link.VFSettings {
 			return want.Only(func(attr string) bool { _, said := now.Value(attr); return said })
 		})
 	}
@@ -307,11 +435,11 @@ func (a *applier) inLibvirtsPlace(ctx context.Context, v *SavedVF, dev link.Link
 		}
 	}
 	// Last: by its MAC it is seen that this is still to be done.
-	err = a.kernel.SetMAC(ctx, dev.Index, saved.MAC)
+	err = s.kernel.SetMAC(ctx, dev.Index, saved.MAC)
 	if !errors.Is(err, link.ErrMACFixed) {
 		return err
 	}
 	// Given by the PF, which takes it away for this moment.
 	none := noMAC
-	return errors.Join(set(link.VFSettings{MAC: &none}), a.kernel.SetMAC(ctx, dev.Index, saved.MAC), set(link.VFSettings{MAC: &saved.AdminMAC}))
+	return errors.Join(set(link.VFSettings{MAC: &none}), s.kernel.SetMAC(ctx, dev.Index, saved.MAC), set(link.VFSettings{MAC: &saved.AdminMAC}))
 }

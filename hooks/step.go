@@ -28,7 +28,6 @@ type Step struct {
 	Tap        *Tap        `json:"tap,omitempty"`
 	OVSPort    *OVSPort    `json:"ovs_port,omitempty"`
 	BridgePort *BridgePort `json:"bridge_port,omitempty"`
-	SavedVF    *SavedVF    `json:"saved_vf,omitempty"`
 }
 
 // VLAN makes a VLAN sub-interface, or shares the one that is there. It is held as
@@ -96,8 +95,6 @@ func (s Step) resource() (name string, shared bool) {
 		return fmt.Sprintf("vsi/%s/i-%s", s.VSI.Port, s.VSI.Instance), false
 	case s.OVSPort != nil:
 		return "ovs/" + s.OVSPort.Name, false
-	case s.SavedVF != nil:
-		return "libvirt/" + s.SavedVF.File, true
 	}
 	return "", false
 }
@@ -127,8 +124,6 @@ func (s Step) key() string {
 		return "tap " + s.Tap.Name
 	case s.OVSPort != nil:
 		return s.OVSPort.key()
-	case s.SavedVF != nil:
-		return "saved " + s.SavedVF.File
 	}
 	return ""
 }
@@ -177,8 +172,6 @@ func (s Step) String() string {
 		return text
 	case s.OVSPort != nil:
 		return s.OVSPort.String()
-	case s.SavedVF != nil:
-		return s.SavedVF.String()
 	}
 	return "nothing"
 }
@@ -241,8 +234,6 @@ func (s Step) undoString() string {
 		return fmt.Sprintf("remove tap %s", s.Tap.Name)
 	case s.OVSPort != nil:
 		return fmt.Sprintf("remove port %s from Open vSwitch if it is there", s.OVSPort.Name)
-	case s.SavedVF != nil:
-		return fmt.Sprintf("give libvirt %s back", s.SavedVF.File)
 	}
 	return ""
 }
@@ -292,12 +283,6 @@ func (s Step) check() error {
 	if s.OVSPort != nil {
 		set++
 		if err := s.OVSPort.check(); err != nil {
-			return err
-		}
-	}
-	if s.SavedVF != nil {
-		set++
-		if err := s.SavedVF.check(); err != nil {
 			return err
 		}
 	}

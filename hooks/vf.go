@@ -279,8 +279,8 @@ func (a *applier) remember(ctx context.Context, pf link.Link, v *VF) error {
 // savedByLibvirt takes what libvirt has saved of a VF before it changed it.
 func (a *applier) savedByLibvirt(pf string, v *VF) {
 	for _, part := range []string{"qemu", "hostdevmgr"} {
-		saved, _, ok := readSaved(a.libvirt, fmt.Sprintf("%s/%s_vf%d", part, pf, v.Number))
-		if !ok {
+		saved, err := readSaved(a.libvirt, fmt.Sprintf("%s/%s_vf%d", part, pf, v.Number))
+		if err != nil {
 			continue
 		}
 		found := v.Baseline.Settings

@@ -211,8 +211,8 @@ func (w *world) vfRuns(number, index int, mac string, vlan int) {
 	require.NoError(w.t, os.MkdirAll(filepath.Dir(file), 0o700))
 	require.NoError(w.t, os.WriteFile(file, fmt.Appendf(nil, `{"adminMac":%q,"vlanTag":%d,"mac":%q}`, *vf.MAC, vf.VLAN.ID, lower.MAC), 0o600))
 	vf.VLAN = &link.VFVLAN{ID: vlan, Proto: link.Dot1Q}
+	require.NoError(w.t, w.kernel.SetMAC(context.Background(), lower.Index, mac))
 	require.NoError(w.t, w.kernel.AddMacvtap(context.Background(), link.Macvtap{Name: fmt.Sprintf("macvtap%d", index), Index: index, Lower: lower.Index, Mode: "passthrough", MAC: mac}))
-	require.NoError(w.t, w.kernel.SetMAC(context.Background(), index, mac))
 	require.NoError(w.t, w.kernel.SetUp(context.Background(), lower.Index, true))
 	require.NoError(w.t, w.kernel.SetUp(context.Background(), index, true))
 }

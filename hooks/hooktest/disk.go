@@ -194,15 +194,32 @@ func (s LibvirtState) change(op, name string, do func() error) error {
 	return err
 }
 
-// Write makes a file that is not there.
-func (s LibvirtState) Write(name string, data []byte) error {
-	return s.change("write libvirt's", name, func() error {
-		if _, there := s.Folder[name]; there {
-			return &fs.PathError{Op: "open", Path: name, Err: fs.ErrExist}
+// Rename gives a file a name that no other has.
+func (s LibvirtState) Rename(from, to string) error {
+	return s.change("rename libvirt's", from, func() error {
+		if err := s.link(from, to); err != nil {
+			return err
 		}
-		s.Folder[name] = slices.Clone(data)
+		delete(s.Folder, from)
 		return nil
 	})
+}
+
+// Link gives a file a second name, that no other has.
+func (s LibvirtState) Link(from, to string) error {
+	return s.change("link libvirt's", from, func() error { return s.link(from, to) })
+}
+
+func (s LibvirtState) link(from, to string) error {
+	data, there := s.Folder[from]
+	if !there {
+		return &fs.PathError{Op: "link", Path: from, Err: fs.ErrNotExist}
+	}
+	if _, there := s.Folder[to]; there {
+		return &fs.PathError{Op: "link", Path: to, Err: fs.ErrExist}
+	}
+	s.Folder[to] = data
+	return nil
 }
 
 // Remove removes a file.

@@ -22,6 +22,8 @@ type Point struct {
 	What   string // the device, VF, port or file
 	Change bool
 	After  bool // of a change
+	// Journal: it is of the journal, and not of the host.
+	Journal bool
 }
 
 // Gate is passed at each point. Before a call an error fails it, with nothing done; one

@@ -62,6 +62,13 @@ type Domain struct {
 	attaching bool
 	// hookless: it was started before the hook was installed.
 	hookless bool
+	// starts counts its starts.
+	starts int
+	// spared is the guest that was on the VF of this domain when its stopped hook began,
+	// and which start of that it was: what libvirt undoes now must not be that guest's.
+	spared      *Domain
+	sparedStart int
+	called      *Process // the hook that was called for it last
 }
 
 // The names of the host of a World.
@@ -215,6 +222,7 @@ func (d *Domain) begin(w *World) {
 // start is qemuProcessStart.
 func (w *World) start(p *Process, d *Domain) bool {
 	d.State, d.vf, d.device, d.disturbed, d.hookless = Starting, -1, "", false, !w.installed
+	d.starts++
 	d.begin(w)
 	defer func() { d.reserved = -1 }()
 	if _, err := w.hook(p, d, "prepare", d.XML()); err != nil {
@@ -255,7 +263,15 @@ func (w *World) stop(p *Process, d *Domain) {
 func (w *World) end(p *Process, d *Domain) {
 	shut := *d
 	shut.device = ""
+	if d.spared = nil; w.installed && d.onVF() && d.kind != Owned && d.vf < 0 {
+		if o := w.holder(d.named); o != nil && o.kind != Hostdev && o != d {
+			d.spared, d.sparedStart = o, o.starts
+		}
+	}
 	_, _ = w.hook(p, d, "stopped", shut.XML())
+	if d.called != nil && (d.called.killed || d.called.blind) {
+		d.spared = nil
+	}
 	w.detach(p, d)
 	_, _ = w.hook(p, d, "release", shut.XML())
 	d.State, d.saved = Shut, ""
@@ -383,7 +399,7 @@ func (w *World) save(d *Domain, part string, v *VF) {
 }
 
 // restore is virNetDevReadNetConfig, which removes the file, and virNetDevSetNetConfig.
-func (w *World) restore(p *Process, file string, v *VF) {
+func (w *World) restore(p *Process, d *Domain, file string, v *VF) {
 	text, there := w.Libvirt[file]
 	if !there {
 		return
@@ -392,6 +408,9 @@ func (w *World) restore(p *Process, file string, v *VF) {
 	var c config
 	_ = json.Unmarshal(text, &c) // we have written it
 	for _, o := range w.Domains {
+		if o.vf == v.Number && o == d.spared && o.starts == d.sparedStart && !o.disturbed {
+			w.violated("kept", "libvirt undoes VF %d of %s, which runs, at the end of %s", v.Number, o.Name, d.Name)
+		}
 		if o.vf == v.Number || o.attaching && o.named == v.Number {
 			w.disturb(o, nil)
 		}
@@ -422,13 +441,13 @@ func (w *World) detach(p *Process, d *Domain) {
 			_ = p.Kernel.Delete(context.Background(), l.Index)
 		}
 		if had || w.old && d.State != Running {
-			w.restore(p, fmt.Sprintf("qemu/%s_vf%d", pfName, v.Number), v)
+			w.restore(p, d, fmt.Sprintf("qemu/%s_vf%d", pfName, v.Number), v)
 		}
 	case Hostdev:
 		if w.hostdevs[d.named] == d {
 			delete(w.hostdevs, d.named)
 			v := w.vf(d.named)
-			w.restore(p, d.saved, v)
+			w.restore(p, d, d.saved, v)
 			w.Kernel.Bind(d.named, fmt.Sprintf("vf%d", d.named))
 		}
 	case Shared, OVSPort:
@@ -457,8 +476,8 @@ func (w *World) reconnect(p *Process, d *Domain) {
 // hiding reports whether a file of libvirt's is hidden at this moment, or was by a hook
 // that was killed.
 func (w *World) hiding() bool {
-	for name, text := range w.Disk.Files {
-		if strings.HasPrefix(name, "domains/") && strings.Contains(string(text), "saved_vf") {
+	for name := range w.Libvirt {
+		if strings.HasSuffix(name, ".libvirt-direct") {
 			return true
 		}
 	}

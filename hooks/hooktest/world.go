@@ -53,6 +53,7 @@ type Process struct {
 	done   bool
 
 	faulted bool // a call of its failed by the tape's will
+	blind   bool // one that was not the journal's
 }
 
 type verdict struct {
@@ -124,7 +125,11 @@ func (w *World) spawn(name string, d *Domain, mortal bool, run func(p *Process))
 		w: w, id: len(w.procs), name: name, domain: d, mortal: mortal,
 		wake: make(chan verdict), ended: make(chan struct{}),
 	}
-	p.Kernel, p.Disk, p.OVS, p.Station = w.Kernel.With(p.gate), w.Disk.With(p.gate), w.OVS.With(p.gate), w.Station.With(p.gate)
+	journal := func(at Point) error {
+		at.Journal = true
+		return p.gate(at)
+	}
+	p.Kernel, p.Disk, p.OVS, p.Station = w.Kernel.With(p.gate), w.Disk.With(journal), w.OVS.With(p.gate), w.Station.With(p.gate)
 	p.Libvirt = LibvirtState{w.Libvirt, p.gate}
 	w.procs = append(w.procs, p)
 	go func() {
@@ -241,7 +246,7 @@ func (w *World) fate(p *Process) verdict {
 	}
 	if !p.at.After && w.tape.Rarely(128) {
 		w.tell("%s: %s %s fails", p.name, p.at.Op, p.at.What)
-		p.faulted = true
+		p.faulted, p.blind = true, p.blind || !p.at.Journal
 		return verdict{err: errInjected}
 	}
 	return verdict{}
@@ -278,7 +283,7 @@ func (w *World) hook(p *Process, d *Domain, op string, xml string) (string, erro
 		out, err = w.program.Hook(context.Background(), p, Call{Domain: d.Name, UUID: d.UUID, Op: op, XML: xml})
 		return err
 	})
-	d.inHook = false
+	d.inHook, d.called = false, child
 	d.excused = d.excused || child.killed || child.faulted
 	if err != nil {
 		w.tell("%s.%s: %v", d.Name, op, err)
