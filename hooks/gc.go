@@ -61,7 +61,7 @@ func (c *Collector) Run(ctx context.Context) (done []string, err error) {
 
 func (c *Collector) domain(ctx context.Context, uuid string) ([]string, error) {
 	j, err := c.Dir.Load(uuid)
-	if ignore(err, state.ErrCorrupt) != nil || err == nil && (j == nil || len(j.Entries) == 0) {
+	if ignore(err, state.ErrCorrupt) != nil || err == nil && j == nil {
 		return nil, err
 	}
 	name := ""
@@ -98,13 +98,16 @@ func (c *Collector) domain(ctx context.Context, uuid string) ([]string, error) {
 	defer a.withStation(c.Station)()
 	defer a.withSwitch(c.OVS)()
 	reserved := func(e state.Entry) bool { return e.Expires != 0 && !c.Dir.Expired(e) }
-	if c.DryRun {
+	switch {
+	case c.DryRun:
 		for i := len(a.steps) - 1; i >= 0; i-- {
 			if text := a.steps[i].undoString(); text != "" && !reserved(a.journal.Entries[i]) {
 				a.note("would %s", text)
 			}
 		}
-	} else {
+	case len(a.steps) == 0: // an older release's, of which nothing was taken over
+		err = c.Dir.Save(a.journal)
+	default:
 		err = a.undoAll(ctx, func(key string, _ Step) bool { return !reserved(a.journal.Entries[a.index(key)]) })
 	}
 	for i := range a.notes {

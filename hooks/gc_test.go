@@ -116,3 +116,16 @@ func TestClaimsAreShownAndForgotten(t *testing.T) {
 	_, err = Forget(t.Context(), w.hook.Journal, uuidA)
 	require.ErrorIs(t, err, ErrNoJournal)
 }
+
+// An older release wrote of a VF that its domain never got, and nothing else.
+func TestJournalOfWhichNothingWasTakenOver(t *testing.T) {
+	w := newVFWorld(t)
+	_, err := state.Open(w.journal)
+	require.NoError(t, err)
+	text := `{"version":1,"uuid":"` + uuidA + `","name":"vm","since":"2026-01-01T00:00:00Z","entries":[
+		{"phase":"intended","step":{"nic":"` + mac1 + `","vf":{"pf":"0000:03:00.0","number":0,"device":"0000:03:10.0","pf_name":"ens1f0","mac":"` + mac1 + `","want":{},"contested":true}}}]}`
+	require.NoError(t, os.WriteFile(filepath.Join(w.journal, "domains", uuidA+".json"), []byte(text), 0o600))
+	require.Len(t, w.journals(), 1)
+	require.Contains(t, w.gc(false)[0], "nothing was left but the journal")
+	require.Empty(t, w.journals())
+}

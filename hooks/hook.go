@@ -195,7 +195,9 @@ func (h *Hook) plain(ctx context.Context, c Call, d *xmlfilter.Domain) error {
 	switch {
 	case err != nil:
 	case held && c.Op == Prepare: // what an earlier life has left goes first
-		err = h.operate(ctx, c, d, true)
+		patient := *h
+		patient.Journal = h.Journal.Patient(plainTime)
+		err = patient.operate(ctx, c, d, true)
 	default:
 		brief, cancel := context.WithTimeout(ctx, plainTime)
 		defer cancel()

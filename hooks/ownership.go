@@ -114,12 +114,11 @@ func (s *surveyor) at(ctx context.Context, place link.VFPlace) (VFDevice, error)
 // claimsTo reads who claims a resource.
 func claimsTo(dir *state.Dir, resource string) (state.Claims, error) { return dir.Claims(resource) }
 
-// lookVF fills in who has a virtual function.
+// lookVF fills in who has a virtual function. Claims that cannot be read are an error only
+// where the kernel does not show that it is in other hands.
 func (s *surveyor) lookVF(ctx context.Context, vf *VFDevice, use link.VFUse) error {
 	var err error
-	if vf.Claims, err = claimsTo(s.Journal, vf.resource()); err != nil {
-		return err
-	}
+	vf.Claims, err = claimsTo(s.Journal, vf.resource())
 	for u := range s.kernel.VFUsed(ctx, use, nil) {
 		if u.Kind == link.UseUpper && vf.Guest == "" {
 			l, err := s.kernel.ByName(ctx, u.Device)
@@ -138,7 +137,10 @@ func (s *surveyor) lookVF(ctx context.Context, vf *VFDevice, use link.VFUse) err
 			break
 		}
 	}
-	return nil
+	if vf.Used != "" && !vf.mine && !vf.bound {
+		return nil
+	}
+	return err
 }
 
 // mine reports whether a macvtap is that of the domain for which is looked: it has the MAC

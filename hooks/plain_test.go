@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -79,6 +80,39 @@ func TestPlainGuestOnABrokenHost(t *testing.T) {
 			})
 		}
 	}
+}
+
+// What an earlier life has left goes first, but nobody's lock is waited for.
+func TestPlainGuestBehindALeftoverWaitsForNoLock(t *testing.T) {
+	for _, lock := range []string{claimsLock, domainLock(uuidA), "vf/" + hooktest.PFAddress + "/0"} {
+		t.Run(lock, func(t *testing.T) {
+			w := newPlainWorld(t)
+			managed := domain(uuidA, vfWords(mac1, "trust='yes'"), direct(mac1, "vf0", "passthrough", vlan42))
+			w.must(Prepare, managed) // and libvirtd is killed
+			unlock, err := w.hook.Journal.Lock(t.Context(), lock)
+			require.NoError(t, err)
+			defer unlock()
+			from := time.Now()
+			w.must(Prepare, plainGuests["VF"])
+			require.Less(t, time.Since(from), time.Second)
+		})
+	}
+}
+
+// Who runs on a VF is seen in the kernel, also where it cannot be read who claims it.
+func TestPlainGuestWhereClaimsCannotBeRead(t *testing.T) {
+	w := newPlainWorld(t)
+	w.starts(plainGuests["VF"], 0, 90, mac1, 42)
+	w.hook.Journal = state.On("/run/libvirt-direct", hooktest.NewDisk().With(func(p hooktest.Point) error {
+		if p.Op == "list" {
+			return syscall.EIO
+		}
+		return nil
+	}))
+	_, err := w.run(Prepare, domain(uuidB, "", direct(mac2, "vf0", "passthrough")))
+	require.ErrorIs(t, err, ErrInUse)
+	w.must(Prepare, domain(uuidC, "", direct(mac3, "vf1", "passthrough")))
+	w.must(Start, plainGuests["VF"])
 }
 
 // A claim without a baseline is all that is written for a VF.

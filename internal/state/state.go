@@ -107,6 +107,8 @@ type Dir struct {
 	files Files
 	// Clock is CLOCK_BOOTTIME.
 	Clock func() time.Duration
+
+	patience time.Duration // how long each lock is waited for, 0 for as long as ctx lasts
 }
 
 // Open prepares the directory: it and its parts are made with mode 0700 where they
@@ -120,7 +122,14 @@ func Open(path string) (*Dir, error) {
 func Existing(path string) *Dir { return On(path, osFiles{path}) }
 
 // On is a journal directory on other files than the host's. path is for messages.
-func On(path string, files Files) *Dir { return &Dir{path, files, bootTime} }
+func On(path string, files Files) *Dir { return &Dir{path: path, files: files, Clock: bootTime} }
+
+// Patient is the same directory, each of whose locks is waited for no longer than that.
+func (d *Dir) Patient(each time.Duration) *Dir {
+	patient := *d
+	patient.patience = each
+	return &patient
+}
 
 func bootTime() time.Duration {
 	var ts unix.Timespec
@@ -339,10 +348,15 @@ func (d *Dir) SetAside(uuid string) (string, error) {
 	return aside, failed("", err)
 }
 
-// Lock takes an exclusive lock by name, waiting until ctx ends; then the error
+// Lock takes an exclusive lock by name, waiting until ctx ends, or patience; then the error
 // matches ErrLocked. The kernel drops the lock when the process dies. The returned
 // function gives the lock back.
 func (d *Dir) Lock(ctx context.Context, name string) (unlock func(), err error) {
+	if d.patience > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, d.patience)
+		defer cancel()
+	}
 	unlock, err = d.files.Lock(ctx, name)
 	return unlock, failed("lock "+name+": ", err)
 }
