@@ -85,6 +85,27 @@ func TestAppArmor(t *testing.T) {
 		require.NotContains(t, sh("ip link"), "storage")
 		refused()
 	})
+	// What libvirt has saved of a device is kept from the ends of two that were refused it.
+	t.Run("hidden file", func(t *testing.T) {
+		sh(`ip link add link aa0 name aatap type macvtap mode passthru
+			mkdir -p /run/libvirt/qemu; echo '{"mac":"02:00:00:00:00:aa"}' >/run/libvirt/qemu/aa0`)
+		defer sh("ip link del aatap; rm -r /run/libvirt")
+		confined := func(number int, op string) {
+			put("/run/refused.xml", fmt.Sprintf(`<domain type='qemu'><name>r</name><uuid>%.35s%d</uuid><devices>
+				<interface type='direct'><mac address='52:54:00:00:00:0%d'/><source dev='aa0' mode='passthrough'/></interface></devices></domain>`, uuid, number, number))
+			sh(`echo "exec libvirt-direct-hook" >/proc/self/attr/apparmor/exec
+				exec /etc/libvirt/hooks/qemu r "$1" end - </run/refused.xml`, op)
+		}
+		files := func() []string { return strings.Fields(sh("ls /run/libvirt/qemu")) }
+		confined(3, "stopped")
+		confined(4, "stopped")
+		require.Len(t, files(), 2)
+		require.NotContains(t, files(), "aa0")
+		confined(3, "release")
+		confined(4, "release")
+		require.Equal(t, []string{"aa0"}, files())
+		refused()
+	})
 	t.Run("helper", func(t *testing.T) {
 		put("/etc/libvirt-direct/helper.conf", "[lan]\nkind = macvtap\nlower = aa1\nallow = everyone\n"+
 			"[tagged]\nkind = macvtap\nlower = aa1\nvlan = 7\nvisible = yes\nallow = everyone\n[br]\nkind = bridge\nbridge = aabr\nallow = everyone\n")
