@@ -67,6 +67,7 @@ func checkCommand(o *options) *cobra.Command {
 			c.networks()
 			c.kernel()
 			c.helper()
+			c.claims()
 			c.leftovers()
 			w := cmd.OutOrStdout()
 			if asJSON {

@@ -12,6 +12,15 @@ import (
 	"libvirt-direct/internal/config"
 )
 
+const leftUUID = "aaaaaaaa-0000-4000-8000-000000000001"
+
+// journal writes a domain's journal by hand.
+func (s *site) journal(uuid, text string) {
+	s.t.Helper()
+	s.run("mkdir", "-p", "-m", "700", "/run/libvirt-direct/domains")
+	s.write("/run/libvirt-direct/domains/"+uuid+".json", 0o600, text)
+}
+
 // Each case spoils a host on which all is well, and is put right again after it.
 func TestCheck(t *testing.T) {
 	s := newSite(t, uplinkConfig)
@@ -51,6 +60,14 @@ func TestCheck(t *testing.T) {
 			s.run("ip", "link", "add", "name", "old", "link", "nica", "type", "macvtap")
 			s.run("ip", "link", "set", "old", "alias", "libvirt-direct aaaaaaaa-0000-4000-8000-000000000001")
 		}, "note leftovers 1 of domains that are not running", 0},
+		{"a journal that cannot be read", func(s *site) { s.journal(leftUUID, "{") },
+			"FAULT claims journal file cannot be trusted: /run/libvirt-direct/domains/" + leftUUID + ".json", exitFault},
+		{"two of an older release claim one port", func(s *site) {
+			for _, uuid := range []string{leftUUID, "bbbbbbbb-0000-4000-8000-000000000002"} {
+				s.journal(uuid, `{"version":1,"uuid":"`+uuid+`","name":"old","since":"2026-01-01T00:00:00Z","entries":[
+					{"phase":"done","step":{"nic":"52:54:00:00:00:01","macvtap":{"name":"ldt0","lower":"nica","mode":"vepa","mac":"52:54:00:00:00:01","index":9999}}}]}`)
+			}
+		}, `note claims domain "old" claims link/ldt0, and so does another`, 0},
 		{"uplink in a bridge", inBridge("stp_state", "0"), "note bridge storage nica is a port of br9: the kernel makes no macvtap on it;", 0},
 		{"without a spanning tree", inBridge("stp_state", "0"), "note bridge storage br9 runs no spanning tree and so passes frames to 01:80:C2:00:00:00 on: lldpad hears neither EVB nor VDP on nica", 0},
 		{"with one", inBridge("stp_state", "1"), "note bridge storage br9 runs a spanning tree: it sends BPDUs out of nica", 0},
@@ -70,7 +87,7 @@ func TestCheck(t *testing.T) {
 			s := s.in(t)
 			defer func() {
 				s.Run(s.ctx, "sh", "-c", "rm -rf "+hookFile+" "+hookFile+".d /etc/libvirt/hooks/network "+helperPath+
-					"; ip link set nica up; ip link del old; ip link del br9; virsh -q net-destroy pool")
+					"; rm -rf /run/libvirt-direct; ip link set nica up; ip link del old; ip link del br9; virsh -q net-destroy pool")
 				s.installHook(hookFile, 0o755)
 				s.write(config.Path, 0o644, uplinkConfig)
 			}()
