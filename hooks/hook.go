@@ -144,7 +144,7 @@ func (h *Hook) othersFiles(ctx context.Context, c Call, d *xmlfilter.Domain) err
 		return saved.hide(ctx, d, err == nil && j != nil && j.Started)
 	}
 	files, err := saved.hidden(hiddenFor(d.UUID))
-	return errors.Join(err, saved.release(ctx, files))
+	return errors.Join(err, saved.release(ctx, files), saved.settleFailed(ctx, d))
 }
 
 // foreign does an operation on a domain that has nothing for us. There is something to

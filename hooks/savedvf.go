@@ -300,7 +300,7 @@ func (s savedFiles) giveBack(ctx context.Context, f hiddenFile) error {
 	if err != nil {
 		return err
 	}
-	has, free, err := s.guestOn(ctx, dev, f)
+	has, free, err := s.guestOn(ctx, dev, f.Tap)
 	if err != nil {
 		return err
 	}
@@ -313,7 +313,7 @@ func (s savedFiles) giveBack(ctx context.Context, f hiddenFile) error {
 			return err
 		}
 		// libvirt can have looked for it a moment before.
-		if has, free, err = s.guestOn(ctx, dev, f); err != nil || has {
+		if has, free, err = s.guestOn(ctx, dev, f.Tap); err != nil || has {
 			return err
 		}
 		// Hidden again, so that it stays if this is cut off here.
@@ -326,7 +326,7 @@ func (s savedFiles) giveBack(ctx context.Context, f hiddenFile) error {
 		}
 	}
 	if free && dev.MAC == f.MAC {
-		if err := s.inLibvirtsPlace(ctx, f.UUID, f, saved, dev); err != nil {
+		if _, err := s.inLibvirtsPlace(ctx, f.UUID, f.MAC, saved, dev); err != nil {
 			return err
 		}
 	}
@@ -348,9 +348,9 @@ func (s savedFiles) device(ctx context.Context, file string) (link.Link, error) 
 	return s.kernel.ByName(ctx, name)
 }
 
-// guestOn reports whether the guest's macvtap still stands on the device, and whether
+// guestOn reports whether the guest's macvtap, by its index, still stands on the device, and whether
 // nothing does.
-func (s savedFiles) guestOn(ctx context.Context, dev link.Link, f hiddenFile) (has, free bool, err error) {
+func (s savedFiles) guestOn(ctx context.Context, dev link.Link, tap int) (has, free bool, err error) {
 	uppers, err := s.kernel.Uppers(ctx, dev.Name)
 	if err != nil {
 		return false, false, err
@@ -361,7 +361,7 @@ func (s savedFiles) guestOn(ctx context.Context, dev link.Link, f hiddenFile) (h
 		switch {
 		case errors.Is(err, link.ErrNotFound): // it has gone since it was listed
 			continue
-		case err == nil && l.Index == f.Tap:
+		case err == nil && l.Index == tap:
 			has = true
 		}
 		free = false
@@ -387,42 +387,81 @@ func (s savedFiles) settle(ctx context.Context, owner string, v *VF, dev link.Li
 		return ignore(err, fs.ErrPermission) // then none was hidden by us
 	}
 	f := files[0]
-	if has, free, err := s.guestOn(ctx, dev, f); err != nil || has || !free {
+	if has, free, err := s.guestOn(ctx, dev, f.Tap); err != nil || has || !free {
 		return ignore(err, link.ErrNotFound)
 	}
 	saved, err := readSaved(s.libvirt, f.name())
 	if err != nil {
 		return ignore(err, fs.ErrNotExist) // given back meanwhile
 	}
-	return s.inLibvirtsPlace(ctx, owner, f, saved, dev)
+	_, err = s.inLibvirtsPlace(ctx, owner, f.MAC, saved, dev)
+	return err
+}
+
+// settleFailed puts back what a start has left that failed between the saving of a device
+// and the making of its macvtap: libvirt 11 and newer then do not, and keep the file.
+func (s savedFiles) settleFailed(ctx context.Context, d *xmlfilter.Domain) error {
+	var errs []error
+	for i := range d.NICs {
+		if n := &d.NICs[i]; mayBeUndone(n) {
+			err := s.settleFailedNIC(ctx, d, n)
+			errs = append(errs, ignore(ignore(err, link.ErrNotFound), fs.ErrNotExist))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (s savedFiles) settleFailedNIC(ctx context.Context, d *xmlfilter.Domain, n *xmlfilter.NIC) error {
+	dev, err := s.kernel.ByName(ctx, n.Source.Dev)
+	if err != nil || dev.MAC != n.MAC {
+		return err
+	}
+	file, err := s.savedFile(ctx, n.Source.Dev)
+	if err != nil {
+		return err
+	}
+	saved, err := readSaved(s.libvirt, file)
+	if err != nil {
+		return err
+	}
+	if _, free, err := s.guestOn(ctx, dev, 0); err != nil || !free {
+		return err
+	}
+	// An own claim has no say in it, and of others any has.
+	done, err := s.inLibvirtsPlace(ctx, d.UUID, "", saved, dev)
+	if err != nil || !done {
+		return err
+	}
+	s.note("put %s back to what it was: libvirt had left it", n.Source.Dev)
+	return s.libvirt.Remove(file)
 }
 
 // inLibvirtsPlace does virNetDevSetNetConfig: the network device gets its MAC, and the VF
-// its VLAN, both as saved, unless another domain than owner claims it by now.
-func (s savedFiles) inLibvirtsPlace(ctx context.Context, owner string, f hiddenFile, saved savedConfig, dev link.Link) error {
+// its VLAN, both as saved, unless another domain than owner claims it by now, whose guest has not the MAC mac.
+func (s savedFiles) inLibvirtsPlace(ctx context.Context, owner, mac string, saved savedConfig, dev link.Link) (done bool, err error) {
 	if saved.MAC == "" {
-		return nil
+		return false, nil
 	}
 	place, err := s.kernel.VFOf(ctx, dev.Name)
 	if errors.Is(err, link.ErrNoVF) || errors.Is(err, link.ErrNotFound) { // a device on no bus
-		return s.kernel.SetMAC(ctx, dev.Index, saved.MAC)
+		return true, s.kernel.SetMAC(ctx, dev.Index, saved.MAC)
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	// Who has claimed it since is given it by libvirt at any moment.
 	claims, err := claimsTo(s.dir, vfResource(place))
 	if err != nil {
-		return err
+		return false, err
 	}
 	for _, c := range claims.Others(owner) {
-		if step, err := decodeStep(c.Step); err != nil || step.VF == nil || step.VF.MAC != f.MAC {
-			return nil
+		if step, err := decodeStep(c.Step); err != nil || step.VF == nil || step.VF.MAC != mac {
+			return false, nil
 		}
 	}
 	pf, err := s.kernel.PF(ctx, place)
 	if err != nil {
-		return err
+		return false, err
 	}
 	set := func(want link.VFSettings) error {
 		return s.kernel.RestoreVF(ctx, pf, place.Number, func(now link.VFSettings) link.VFSettings {
@@ -431,15 +470,15 @@ func (s savedFiles) inLibvirtsPlace(ctx context.Context, owner string, f hiddenF
 	}
 	if saved.VLAN != nil {
 		if err := set(link.VFSettings{VLAN: &link.VFVLAN{ID: *saved.VLAN, Proto: link.Dot1Q}}); err != nil {
-			return err
+			return false, err
 		}
 	}
 	// Last: by its MAC it is seen that this is still to be done.
 	err = s.kernel.SetMAC(ctx, dev.Index, saved.MAC)
 	if !errors.Is(err, link.ErrMACFixed) {
-		return err
+		return true, err
 	}
 	// Given by the PF, which takes it away for this moment.
 	none := noMAC
-	return errors.Join(set(link.VFSettings{MAC: &none}), s.kernel.SetMAC(ctx, dev.Index, saved.MAC), set(link.VFSettings{MAC: &saved.AdminMAC}))
+	return true, errors.Join(set(link.VFSettings{MAC: &none}), s.kernel.SetMAC(ctx, dev.Index, saved.MAC), set(link.VFSettings{MAC: &saved.AdminMAC}))
 }

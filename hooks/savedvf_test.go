@@ -30,6 +30,13 @@ func (w *world) saved() []string {
 	return names
 }
 
+func (w *world) index(name string) int {
+	w.t.Helper()
+	l, err := w.kernel.ByName(w.t.Context(), name)
+	require.NoError(w.t, err)
+	return l.Index
+}
+
 // Whatever our own records are like, libvirt does not undo a running guest's VF at the
 // end of another that was refused it.
 func TestRefusedGuestWhoseRecordsAreOfNoUse(t *testing.T) {
@@ -147,6 +154,46 @@ func TestHiddenFileIsGivenBackByGC(t *testing.T) {
 			}
 			require.Equal(t, running, w.kernel.DumpVFs())
 			require.Equal(t, []string{"ens1f0_vf0"}, w.saved())
+		})
+	}
+}
+
+// libvirt 11 has saved a device and given it the guest's MAC, and no macvtap could be made: it
+// leaves both. So does libvirt 9 where it is killed.
+func TestWhatAFailedStartHasLeftIsPutBack(t *testing.T) {
+	for name, c := range map[string]struct {
+		spoil func(w *world) // before the release
+		left  bool
+	}{
+		"free": {func(*world) {}, false},
+		"another is about to have it": {func(w *world) {
+			w.must(Prepare, domain(uuidB, vfWords(mac2, "trust='no'"), direct(mac2, "vf0", "passthrough")))
+		}, true},
+		"a clone is about to have it": {func(w *world) {
+			w.must(Prepare, domain(uuidB, "", direct(mac1, "vf0", "passthrough")))
+		}, true},
+		"another has it": {func(w *world) {
+			require.NoError(w.t, w.kernel.AddMacvtap(w.t.Context(), link.Macvtap{Name: "macvtap7", Index: 97, Lower: w.index("vf0"), Mode: "passthrough", MAC: mac1}))
+		}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newVFWorld(t)
+			before := w.kernel.DumpVFs()
+			a := domain(uuidA, "", direct(mac1, "vf0", "passthrough", vlan42))
+			w.must(Prepare, a)
+			w.vfRuns(0, 90, mac1, 42)
+			require.NoError(t, w.kernel.Delete(t.Context(), 90))
+			w.must(Stopped, a)
+			require.NoError(t, os.RemoveAll(w.journal)) // it may have none
+			c.spoil(w)
+			w.must(Release, a)
+			if c.left {
+				require.Equal(t, []string{"ens1f0_vf0"}, w.saved())
+				require.Equal(t, 42, w.kernel.Function(0).VLAN.ID)
+				return
+			}
+			require.Equal(t, before, w.kernel.DumpVFs())
+			require.Empty(t, w.saved())
 		})
 	}
 }
