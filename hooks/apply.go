@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"time"
 
-	"libvirt-direct/internal/link"
 	"libvirt-direct/internal/state"
 )
 
@@ -85,11 +84,11 @@ func (a *applier) acted(key string) bool {
 
 // made reports whether the domain itself has made something shared that is found there: at
 // reconnect, or in a life that could not be undone.
-func (a *applier) made(key string, is func(Step) (same, made bool)) bool {
-	if !a.acted(key) {
+func (a *applier) made(thing sharedKind) bool {
+	if !a.acted(thing.key()) {
 		return false
 	}
-	same, made := is(a.steps[a.index(key)])
+	same, made := thing.same(a.steps[a.index(thing.key())])
 	return same && made
 }
 
@@ -144,7 +143,7 @@ func (a *applier) drop(key string) error {
 // claimed is undone, last first, and the failing step's error is returned.
 func (a *applier) apply(ctx context.Context, domain string, steps []Step) error {
 	for _, s := range steps {
-		if err := a.do(ctx, s); err != nil {
+		if err := s.kind().do(ctx, a, s); err != nil {
 			undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
 			defer cancel()
 			err = &NICError{Domain: domain, NIC: "NIC " + s.NIC, Err: err}
@@ -177,8 +176,8 @@ func (a *applier) undo(ctx context.Context, key string) error {
 	}
 	e, s := a.journal.Entries[i], a.steps[i]
 	var err error
-	if s.VF != nil {
-		err = a.settle(ctx, s.VF)
+	if k, ok := s.kind().(settlingKind); ok {
+		err = k.settle(ctx, a)
 	}
 	switch {
 	case err != nil:
@@ -214,57 +213,7 @@ func (a *applier) undoClaim(ctx context.Context, e state.Entry, s Step) error {
 			return a.drop(s.key())
 		}
 	}
-	return a.undoStep(ctx, s)
-}
-
-func (a *applier) do(ctx context.Context, s Step) error {
-	switch {
-	case s.VLAN != nil:
-		return a.doVLAN(ctx, s)
-	case s.AltName != nil:
-		return a.doAltName(ctx, s)
-	case s.Macvtap != nil:
-		return a.doMacvtap(ctx, s)
-	case s.AllMulti != nil:
-		return a.doAllMulti(ctx, s)
-	case s.BridgePort != nil:
-		return a.doBridgePort(ctx, s)
-	case s.EVB != nil:
-		return a.doEVB(ctx, s)
-	case s.VSI != nil:
-		return a.doVSI(ctx, s)
-	case s.VF != nil:
-		return a.doVF(ctx, s)
-	case s.Port != nil:
-		return a.doPort(ctx, s)
-	case s.Tap != nil:
-		return a.doTap(ctx, s)
-	case s.OVSPort != nil:
-		return a.doOVSPort(ctx, s)
-	}
-	return nil
-}
-
-func (a *applier) undoStep(ctx context.Context, s Step) error {
-	switch {
-	case s.VLAN != nil:
-		return a.undoVLAN(ctx, s)
-	case s.AltName != nil:
-		return a.undoAltName(ctx, s)
-	case s.Macvtap != nil:
-		return a.undoMacvtap(ctx, s)
-	case s.VSI != nil:
-		return a.undoVSI(ctx, s)
-	case s.VF != nil:
-		return a.undoVF(ctx, s)
-	case s.Port != nil:
-		return a.undoPort(ctx, s)
-	case s.Tap != nil:
-		return a.undoTap(ctx, s)
-	case s.OVSPort != nil:
-		return a.undoOVSPort(ctx, s)
-	}
-	return nil
+	return s.kind().undo(ctx, a, s)
 }
 
 // lockLink takes the lock of a lower device, under which what stands on it is shared
@@ -275,23 +224,12 @@ func (a *applier) lockLink(ctx context.Context, index int) (func(), error) {
 
 func linkLock(index int) string { return "link-" + strconv.Itoa(index) }
 
-// quiet takes the hook-owned devices down and their VSIs back: the guest is gone, and
-// nothing must answer for its MAC any more.
+// quiet ends what must not answer for the guest any more, which is gone.
 func (a *applier) quiet(ctx context.Context) error {
-	errs := []error{a.leavePorts(ctx)}
-	for _, s := range a.steps {
-		if !a.acted(s.key()) {
-			continue
-		}
-		if s.VSI != nil {
-			errs = append(errs, a.leave(ctx, s))
-		}
-		kind, _, index := s.device()
-		if kind == "" {
-			continue
-		}
-		if err := a.kernel.SetUp(ctx, index, false); err != nil && !errors.Is(err, link.ErrNotFound) {
-			errs = append(errs, err)
+	var errs []error
+	for _, s := range slices.Backward(slices.Clone(a.steps)) {
+		if k, ok := s.kind().(quietKind); ok && a.acted(s.key()) {
+			errs = append(errs, k.quiet(ctx, a, s))
 		}
 	}
 	return errors.Join(errs...)

@@ -25,6 +25,7 @@ var ErrBridge = errors.New("the bridge is not set up for it")
 // BridgePort sets on the tap that libvirt has put into a bridge what libvirt does not.
 // There is nothing to undo: the tap goes with the domain.
 type BridgePort struct {
+	momentary
 	Device string          `json:"device"` // "" before libvirt has made it
 	Bridge string          `json:"bridge"`
 	Flags  link.PortFlags  `json:"flags"`
@@ -32,6 +33,14 @@ type BridgePort struct {
 	// MAC is the guest's, for a port that does not learn.
 	MAC string `json:"mac,omitempty"`
 }
+
+func (b *BridgePort) key() string { return "bridge port " + b.Device }
+
+func (b *BridgePort) does() string {
+	return fmt.Sprintf("set %s in bridge %s: %s", first(b.Device, "its tap"), b.Bridge, b)
+}
+
+func (b *BridgePort) holds() string { return b.does() }
 
 func (b *BridgePort) String() string {
 	text := b.Flags.String()
@@ -203,7 +212,7 @@ func (p *planner) startBridge(n *xmlfilter.NIC, s settings) (handled bool, err e
 	return false, nil
 }
 
-func (a *applier) doBridgePort(ctx context.Context, s Step) error {
+func (*BridgePort) do(ctx context.Context, a *applier, s Step) error {
 	b := s.BridgePort
 	dev, err := a.kernel.ByName(ctx, b.Device)
 	if err != nil {

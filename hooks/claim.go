@@ -3,7 +3,6 @@ package hooks
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"slices"
 	"time"
 
@@ -92,22 +91,10 @@ func (a *applier) encode(s Step, e *state.Entry) (err error) {
 
 // takeOver is the entry of who takes a resource from a holder whose claim is stale.
 func (s Step) takeOver(holder state.Claim) (Step, state.Phase, error) {
-	switch {
-	case s.VSI != nil:
-		return s, "", remedy(ErrInUse, "VSI %s is domain %q's; give this guest an instance of its own, or run libvirt-direct gc if that is gone", s.VSI.Instance, holder.Name)
-	case s.VF == nil || holder.Phase == state.Planned:
-		return s, state.Planned, nil
+	if k, ok := s.kind().(heirKind); ok {
+		return k.takeOver(s, holder)
 	}
-	was, err := decodeStep(holder.Step)
-	if err != nil || was.VF == nil {
-		return s, "", fmt.Errorf("%w: domain %s: %w", state.ErrCorrupt, holder.UUID, err)
-	}
-	if was.VF.Baseline == nil { // nothing is owed
-		return s, state.Planned, nil
-	}
-	debt := *was.VF
-	debt.Debt, s.VF = true, &debt
-	return s, state.Intended, nil
+	return s, state.Planned, nil
 }
 
 // dropReservations forgets what was reserved and is not planned now, and reservations

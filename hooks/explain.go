@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"libvirt-direct/internal/config"
@@ -180,20 +181,21 @@ func explainChange(d *xmlfilter.Domain, c xmlfilter.Change) string {
 
 func explainUndo(op Op, steps []Step) []string {
 	var lines []string
-	for i := len(steps) - 1; i >= 0; i-- {
-		s := steps[i]
-		kind, name, _ := s.device()
-		switch {
-		case op == Stopped && kind != "":
-			lines = append(lines, fmt.Sprintf("NIC %s: take %s down", s.NIC, name))
-		case op == Stopped && s.VSI != nil:
-			lines = append(lines, fmt.Sprintf("NIC %s: %s", s.NIC, s.undoString()))
-		case op == Stopped && s.Port != nil:
-			lines = append(lines, "NIC "+s.NIC+": "+s.undoString())
-		case op == Release && (s.Port != nil || s.VF != nil && s.VF.Program || s.VF != nil && !s.VF.Managed): // given up at stopped; put back with what was remembered
-		case op == Release && s.undoString() != "":
-			lines = append(lines, "NIC "+s.NIC+": "+s.undoString())
+	for i, s := range slices.Backward(steps) {
+		k, early := s.kind().(quietKind)
+		text, last := "", false
+		if early {
+			text, last = k.quiets()
 		}
+		if op == Release {
+			text = s.undoString()
+		}
+		// What start sets is put back with what prepare has remembered.
+		again := slices.ContainsFunc(steps[:i], func(o Step) bool { return o.key() == s.key() })
+		if text == "" || op == Release && (last || again) {
+			continue
+		}
+		lines = append(lines, "NIC "+s.NIC+": "+text)
 	}
 	return lines
 }

@@ -134,7 +134,7 @@ func (c *Collector) hidden(ctx context.Context) (done []string, err error) {
 		case c.DryRun:
 			done = append(done, fmt.Sprintf("would give libvirt %s back", f.File))
 		default:
-			if err = saved.release(ctx, []hiddenFile{f}); err == nil {
+			if err = saved.allBack(ctx, []hiddenFile{f}, func(hiddenFile) bool { return true }); err == nil && !saved.stillHidden(f) {
 				done = append(done, fmt.Sprintf("gave libvirt %s back, hidden from the end of domain %s", f.File, f.UUID))
 			}
 		}
@@ -249,8 +249,7 @@ func (c *Collector) named(index int) (bool, error) {
 			return true, nil
 		}
 		for _, s := range steps {
-			kind, _, have := s.device()
-			if s.VLAN != nil && s.VLAN.Index == index || kind != "" && have == index {
+			if k, ok := s.kind().(deviceKind); ok && k.index() == index {
 				return true, nil
 			}
 		}

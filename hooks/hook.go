@@ -2,6 +2,7 @@ package hooks
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -140,11 +141,9 @@ func (h *Hook) othersFiles(ctx context.Context, c Call, d *xmlfilter.Domain) err
 	defer func() { h.log(c, a.notes) }()
 	saved := a.savedFiles()
 	if c.Op == Stopped {
-		j, err := h.Journal.Load(d.UUID)
-		return saved.hide(ctx, d, err == nil && j != nil && j.Started)
+		return saved.stopped(ctx, d)
 	}
-	files, err := saved.hidden(hiddenFor(d.UUID))
-	return errors.Join(err, saved.release(ctx, files), saved.settleFailed(ctx, d))
+	return saved.release(ctx, d)
 }
 
 // foreign does an operation on a domain that has nothing for us. There is something to
@@ -238,7 +237,7 @@ func (h *Hook) complete(ctx context.Context, d *xmlfilter.Domain) bool {
 
 // ourName reports whether an alternative name is claimed by a domain, and can go with it.
 func (h *Hook) ourName(name string) bool {
-	resource, _ := Step{AltName: &AltName{Name: name}}.resource()
+	resource, _ := (&AltName{Name: name}).resource()
 	claims, err := claimsTo(h.Journal, resource)
 	return err == nil && len(claims.All)+len(claims.Unreadable) > 0
 }
@@ -259,10 +258,25 @@ func (h *Hook) preview(ctx context.Context, op Op, d *xmlfilter.Domain) error {
 	defer closeKernel()
 	host, err := Survey(ctx, k, cfg, h.records(), d)
 	if err != nil {
-		return err
+		return cmp.Or(host.shownTaken(d), err)
 	}
 	if _, err := Plan(op, d, cfg, host); err != nil {
 		return &planError{err}
+	}
+	return nil
+}
+
+// shownTaken refuses what the kernel shows in other hands, of as much as was looked at.
+func (h *Host) shownTaken(d *xmlfilter.Domain) error {
+	for i := range d.NICs {
+		n := &d.NICs[i]
+		vf, looked := h.VFs[first(n.Source.PCI, n.Source.Dev)]
+		if !looked || vf.Used == "" || vf.mine || vf.bound {
+			continue
+		}
+		if err := h.Available(vf, true); err != nil {
+			return &planError{&NICError{Domain: d.Name, NIC: n.String(), Err: err}}
+		}
 	}
 	return nil
 }
@@ -461,7 +475,10 @@ func (h *Hook) operate(ctx context.Context, c Call, d *xmlfilter.Domain, unconfi
 // attempts is how often a free choice is made for one start.
 const attempts = 3
 
-func chosen(s Step) bool { return s.VF != nil && s.VF.chosen }
+func chosen(s Step) bool {
+	k, ok := s.kind().(chosenKind)
+	return ok && k.isChosen()
+}
 
 // plan decides what the operation does, and claims it, with nobody else deciding at the
 // same time.
@@ -512,23 +529,20 @@ func (a *applier) finish(ctx context.Context) {
 func (a *applier) repair(ctx context.Context, steps []Step) error {
 	var errs []error
 	for _, s := range steps {
-		switch {
-		case s.Macvtap != nil, s.Tap != nil:
-			errs = append(errs, a.adopt(ctx, s))
-			continue
-		case s.EVB != nil: // libvirt's own association is long over
+		if k, ok := s.kind().(nicKind); ok {
+			errs = append(errs, a.adopt(ctx, s, k))
 			continue
 		}
 		// A VLAN or a name that is there is shared, one that is missing is made.
-		errs = append(errs, a.do(ctx, s))
+		errs = append(errs, s.kind().do(ctx, a, s))
 	}
 	return errors.Join(errs...)
 }
 
 // adopt notes a hook-owned device that is there. One that is gone cannot be made
 // again: QEMU holds the old one's descriptor.
-func (a *applier) adopt(ctx context.Context, s Step) error {
-	kind, name, _ := s.device()
+func (a *applier) adopt(ctx context.Context, s Step, k nicKind) error {
+	what, name := k.device()
 	have, err := a.kernel.ByName(ctx, name)
 	if err != nil {
 		return fmt.Errorf("the guest's device is lost, restart the guest: %w", err)
@@ -536,8 +550,8 @@ func (a *applier) adopt(ctx context.Context, s Step) error {
 	if a.acted(s.key()) {
 		return nil
 	}
-	a.note("adopted %s %s", kind, name)
-	return a.put(s.at(have.Index), state.Done)
+	a.note("adopted %s %s", what, name)
+	return a.put(k.found(s, have.Index), state.Done)
 }
 
 func (h *Hook) log(c Call, notes []string) {

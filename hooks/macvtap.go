@@ -4,11 +4,77 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 
 	"libvirt-direct/internal/link"
 )
 
-func (a *applier) doMacvtap(ctx context.Context, s Step) error {
+// Macvtap makes the device of a hook-owned NIC.
+type Macvtap struct {
+	Name     string `json:"name"`
+	Lower    string `json:"lower"`
+	Mode     string `json:"mode"`
+	MAC      string `json:"mac"`
+	MTU      int    `json:"mtu,omitempty"`
+	Queues   int    `json:"queues,omitempty"`
+	AllMulti bool   `json:"allmulti,omitempty"`
+
+	Index int `json:"index,omitempty"`
+}
+
+func (m *Macvtap) key() string { return "macvtap " + m.Name }
+
+func (m *Macvtap) resource() (name string, shared bool) { return "link/" + m.Name, false }
+
+func (m *Macvtap) does() string {
+	text := fmt.Sprintf("make macvtap %s on %s, mode %s", m.Name, m.Lower, m.Mode)
+	if m.MTU > 0 {
+		text += ", MTU " + strconv.Itoa(m.MTU)
+	}
+	if m.Queues > 1 {
+		text += fmt.Sprintf(", %d queues", m.Queues)
+	}
+	if m.AllMulti {
+		text += ", allmulticast"
+	}
+	return text
+}
+
+func (m *Macvtap) holds() string {
+	return fmt.Sprintf("macvtap %s on %s (%s, hook-owned)", m.Name, m.Lower, m.Mode)
+}
+
+func (m *Macvtap) undoes() string { return "remove macvtap " + m.Name }
+
+func (m *Macvtap) index() int { return m.Index }
+
+func (m *Macvtap) device() (what, name string) { return "macvtap", m.Name }
+
+func (m *Macvtap) found(s Step, index int) Step {
+	there := *m
+	there.Index, s.Macvtap = index, &there
+	return s
+}
+
+func (m *Macvtap) quiet(ctx context.Context, a *applier, _ Step) error {
+	return a.downNow(ctx, m.Index)
+}
+
+func (m *Macvtap) quiets() (text string, last bool) { return "take " + m.Name + " down", false }
+
+func (m *Macvtap) check() error { return checkNames(m.Name, m.Lower) }
+
+func (m *Macvtap) compare(ctx context.Context, k Kernel, h *Held) error {
+	return h.compareDevice(ctx, k, m.Index, func(l link.Link, differs differ) {
+		differs("name", m.Name, l.Name)
+		differs("MAC", m.MAC, l.MAC)
+		differs("mode", m.Mode, l.Mode)
+		differs("allmulticast", m.AllMulti, l.AllMulti)
+		differs("up", true, l.Up)
+	})
+}
+
+func (*Macvtap) do(ctx context.Context, a *applier, s Step) error {
 	m := *s.Macvtap
 	s.Macvtap = &m
 	lower, err := a.kernel.ByName(ctx, m.Lower)
@@ -111,7 +177,7 @@ func (a *applier) makeMacvtap(ctx context.Context, m Macvtap, lower link.Link, a
 	return k.SetUp(ctx, m.Index, true)
 }
 
-func (a *applier) undoMacvtap(ctx context.Context, s Step) error {
+func (*Macvtap) undo(ctx context.Context, a *applier, s Step) error {
 	m := s.Macvtap
 	have, err := a.kernel.ByIndex(ctx, m.Index)
 	if err != nil && !errors.Is(err, link.ErrNotFound) {
@@ -124,16 +190,4 @@ func (a *applier) undoMacvtap(ctx context.Context, s Step) error {
 		a.note("removed macvtap %s", m.Name)
 	}
 	return a.drop(s.key())
-}
-
-func (a *applier) doAllMulti(ctx context.Context, s Step) error {
-	dev, err := a.kernel.ByName(ctx, s.AllMulti.Device)
-	if err != nil {
-		return err
-	}
-	if dev.Kind != "macvtap" {
-		return fmt.Errorf("%w: %s is no macvtap", ErrWrongDevice, dev.Name)
-	}
-	a.note("%s receives all multicast", dev.Name)
-	return a.kernel.SetAllMulticast(ctx, dev.Index, true)
 }

@@ -36,16 +36,34 @@ type OVSPort struct {
 	AwaitOVN bool `json:"await_ovn,omitempty"`
 }
 
-// Tap makes the tap device of a hook-owned NIC.
-type Tap struct {
-	Name   string `json:"name"`
-	MTU    int    `json:"mtu,omitempty"`
-	Queues int    `json:"queues,omitempty"`
+func (o *OVSPort) key() string { return "ovs " + o.Name }
 
-	Index int `json:"index,omitempty"`
+func (o *OVSPort) resource() (name string, shared bool) { return "ovs/" + o.Name, false }
+
+func (o *OVSPort) holds() string {
+	if o.Assisted {
+		return fmt.Sprintf("Open vSwitch port %s, made by libvirt", o.Name)
+	}
+	return fmt.Sprintf("Open vSwitch port %s on %s", o.Name, o.Bridge)
 }
 
-func (o *OVSPort) key() string { return "ovs " + o.Name }
+func (o *OVSPort) undoes() string {
+	return fmt.Sprintf("remove port %s from Open vSwitch if it is there", o.Name)
+}
+
+// compare looks whether the port is there, if the switch was asked.
+func (o *OVSPort) compare(_ context.Context, _ Kernel, h *Held) error {
+	switch owned, asked, err := h.ports(); {
+	case !asked:
+	case err != nil:
+		h.Difference = err.Error()
+	case !slices.Contains(owned, ovs.Owned{Name: o.Name, Owner: o.Owner}):
+		h.Difference = "gone"
+	case h.Phase == state.Intended:
+		h.Difference = halfMade
+	}
+	return nil
+}
 
 func (o *OVSPort) check() error {
 	if !config.ValidIfname(o.Name) || o.Owner == "" {
@@ -54,7 +72,7 @@ func (o *OVSPort) check() error {
 	return nil
 }
 
-func (o *OVSPort) String() string {
+func (o *OVSPort) does() string {
 	text := fmt.Sprintf("attach %s to Open vSwitch bridge %s", o.Name, o.Bridge)
 	if o.Assisted {
 		text = fmt.Sprintf("wait until Open vSwitch has made port %s", o.Name)
@@ -121,7 +139,7 @@ func (a *applier) theSwitch() Switch {
 	return a.ovs
 }
 
-func (a *applier) doOVSPort(ctx context.Context, s Step) error {
+func (*OVSPort) do(ctx context.Context, a *applier, s Step) error {
 	o := s.OVSPort
 	done, err := a.intend(s)
 	if err != nil {
@@ -146,7 +164,7 @@ func (a *applier) doOVSPort(ctx context.Context, s Step) error {
 
 // undoOVSPort removes the port, if it is still the domain's: libvirt has removed its
 // own by then, and the name can be another guest's.
-func (a *applier) undoOVSPort(ctx context.Context, s Step) error {
+func (*OVSPort) undo(ctx context.Context, a *applier, s Step) error {
 	if a.openSwitch == nil {
 		return fmt.Errorf("port %s: %w", s.OVSPort.Name, ovs.ErrUnreachable)
 	}
@@ -158,69 +176,6 @@ func (a *applier) undoOVSPort(ctx context.Context, s Step) error {
 		a.note("removed Open vSwitch port %s", s.OVSPort.Name)
 	}
 	return a.drop(s.key())
-}
-
-func (a *applier) doTap(ctx context.Context, s Step) error {
-	t := *s.Tap
-	s.Tap = &t
-	alias := Mark + " " + a.journal.UUID
-	if err := a.clearLeftover(ctx, t.Name, "tun", alias); err != nil {
-		return err
-	}
-	var err error
-	if t.Index, err = link.FreeIndex(); err != nil {
-		return err
-	}
-	done, err := a.intend(s)
-	if err != nil {
-		return err
-	}
-	if err := a.kernel.AddTap(ctx, link.Tap{Name: t.Name, Index: t.Index, Queues: t.Queues}); err != nil {
-		return err
-	}
-	if err := a.kernel.SetAlias(ctx, t.Index, alias); err != nil {
-		return err
-	}
-	if err := a.kernel.DisableIPv6(ctx, t.Name); err != nil {
-		return err
-	}
-	if t.MTU > 0 {
-		if err := a.kernel.SetMTU(ctx, t.Index, t.MTU); err != nil {
-			return err
-		}
-	}
-	if err := a.kernel.SetUp(ctx, t.Index, true); err != nil {
-		return err
-	}
-	a.note("made tap %s", t.Name)
-	return done()
-}
-
-func (a *applier) undoTap(ctx context.Context, s Step) error {
-	have, err := a.kernel.ByIndex(ctx, s.Tap.Index)
-	if err != nil && !errors.Is(err, link.ErrNotFound) {
-		return err
-	}
-	if err == nil && have.Kind == "tun" {
-		if err := a.kernel.Delete(ctx, s.Tap.Index); err != nil && !errors.Is(err, link.ErrNotFound) {
-			return err
-		}
-		a.note("removed tap %s", s.Tap.Name)
-	}
-	return a.drop(s.key())
-}
-
-// compareOVS says how a port is not as the journal has it, by the ports that there are.
-func (h *Held) compareOVS(owned []ovs.Owned, err error) {
-	mine := ovs.Owned{Name: h.OVSPort.Name, Owner: h.OVSPort.Owner}
-	switch {
-	case err != nil:
-		h.Difference = err.Error()
-	case !slices.Contains(owned, mine):
-		h.Difference = "gone"
-	case h.Phase == state.Intended:
-		h.Difference = "the hook was stopped while it was made"
-	}
 }
 
 // strayPorts removes ports with our key whose domain is not running and in no journal:

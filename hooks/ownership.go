@@ -310,11 +310,18 @@ const (
 	heldMade // and one of us made it
 )
 
-// others reads how other domains hold something shared. is says that a step is about the
-// same thing, and whether one of us has made that. A journal of which it is only known
+// sharedKind is a kind whose resource several domains can hold.
+type sharedKind interface {
+	kind
+	// same says whether a step is about the same thing, and whether one of us has made that.
+	same(s Step) (is, made bool)
+}
+
+// others reads how other domains hold something shared. A journal of which it is only known
 // that it claims the resource counts as holding it: it is better to leave a device than
 // to take it from under a guest.
-func (a *applier) others(resource string, is func(Step) (same, made bool)) (held, error) {
+func (a *applier) others(thing sharedKind) (held, error) {
+	resource, _ := thing.resource()
 	claims, err := claimsTo(a.dir, resource)
 	if err != nil {
 		return unheld, err
@@ -332,7 +339,7 @@ func (a *applier) others(resource string, is func(Step) (same, made bool)) (held
 			h = max(h, heldForeign)
 			continue
 		}
-		if same, made := is(s); same && made {
+		if same, made := thing.same(s); same && made {
 			return heldMade, nil
 		} else if same {
 			h = max(h, heldForeign)

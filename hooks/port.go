@@ -39,6 +39,30 @@ func (p *Port) name() string {
 
 func (p *Port) key() string { return "port " + p.name() }
 
+func (p *Port) resource() (name string, shared bool) {
+	if p.PF != "" {
+		return fmt.Sprintf("port/%s/%d", p.PF, p.Number), false
+	}
+	return "port/" + p.Device, false
+}
+
+func (p *Port) does() string {
+	return fmt.Sprintf("associate port profile %q on %s", p.Profile, p.name())
+}
+
+func (p *Port) holds() string { return fmt.Sprintf("port profile %q on %s", p.Profile, p.name()) }
+
+func (p *Port) undoes() string { return "disassociate the port of " + p.name() }
+
+// quiet gives the port back at once, so that the switch has it when the guest starts
+// elsewhere.
+func (p *Port) quiet(ctx context.Context, a *applier, s Step) error { return p.undo(ctx, a, s) }
+
+func (p *Port) quiets() (text string, last bool) { return p.undoes(), true }
+
+// compare: what the port is like is the switch's to say.
+func (p *Port) compare(context.Context, Kernel, *Held) error { return nil }
+
 func (p *Port) check() error {
 	switch {
 	case !config.ValidIfname(p.Device):
@@ -60,7 +84,7 @@ func (a *applier) portLink(ctx context.Context, p *Port) (link.Link, error) {
 	return a.kernel.ByName(ctx, p.Device)
 }
 
-func (a *applier) doPort(ctx context.Context, s Step) error {
+func (*Port) do(ctx context.Context, a *applier, s Step) error {
 	p := *s.Port
 	s.Port = &p
 	if a.acted(s.key()) {
@@ -92,7 +116,7 @@ func (a *applier) doPort(ctx context.Context, s Step) error {
 	return done()
 }
 
-func (a *applier) undoPort(ctx context.Context, s Step) error {
+func (*Port) undo(ctx context.Context, a *applier, s Step) error {
 	dev, err := a.portLink(ctx, s.Port)
 	if errors.Is(err, link.ErrNotFound) {
 		return a.drop(s.key())
@@ -106,16 +130,4 @@ func (a *applier) undoPort(ctx context.Context, s Step) error {
 	}
 	a.note("disassociated %s", s.Port.name())
 	return a.drop(s.key())
-}
-
-// leavePorts gives the ports of a guest that is gone back at once, so that the switch
-// has them when it starts elsewhere.
-func (a *applier) leavePorts(ctx context.Context) error {
-	var errs []error
-	for i := len(a.steps) - 1; i >= 0; i-- {
-		if a.steps[i].Port != nil && a.acted(a.steps[i].key()) {
-			errs = append(errs, a.undoPort(ctx, a.steps[i]))
-		}
-	}
-	return errors.Join(errs...)
 }

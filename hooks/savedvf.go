@@ -158,53 +158,93 @@ func (s savedFiles) hidden(match func(hiddenFile) bool) ([]hiddenFile, error) {
 	return files, nil
 }
 
-func of(file string) func(hiddenFile) bool {
-	return func(f hiddenFile) bool { return f.File == file }
-}
+// twin reports whether another is a name of the same file.
+func (f hiddenFile) twin(o hiddenFile) bool { return o.File == f.File && o.Tap == f.Tap }
 
-func hiddenFor(uuid string) func(hiddenFile) bool {
-	return func(f hiddenFile) bool { return f.UUID == uuid }
-}
-
-// hide takes the files out of libvirt's way that are other guests'. One that libvirt has
-// written for this domain itself, in another guest's place, says what that guest has, and
-// is to be used. ran says that the domain is known to have run.
-func (s savedFiles) hide(ctx context.Context, d *xmlfilter.Domain, ran bool) error {
+// stopped is for a domain that is about to be undone by libvirt: the files of other guests'
+// devices are taken out of its way. Its own, which another's end may have hidden, it gets
+// back.
+func (s savedFiles) stopped(ctx context.Context, d *xmlfilter.Domain) error {
 	var errs []error
 	for i := range d.NICs {
-		if n := &d.NICs[i]; mayBeUndone(n) {
-			errs = append(errs, s.hideOf(ctx, d, n, ran))
+		n := &d.NICs[i]
+		if !mayBeUndone(n) {
+			continue
 		}
+		err := s.stoppedNIC(ctx, d, n)
+		for range 2 { // a question that is lost costs a guest that runs its VF
+			if err != nil {
+				err = s.stoppedNIC(ctx, d, n)
+			}
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
 // The macvtap that libvirt has made for the domain has the name that libvirt says; its
 // guest can have changed the MAC, and another's can be the same. libvirt does not always
-// say it, after a migration for instance: then a domain is known by its MACs, if it has
-// come so far that libvirt has given its NICs aliases, which is after prepare. A file that
-// is hidden wrongly does no harm: what libvirt does not undo then is undone at release.
-func (s savedFiles) hideOf(ctx context.Context, d *xmlfilter.Domain, n *xmlfilter.NIC, ran bool) error {
+// say it, after a migration for instance: then a domain that has come past prepare has its
+// device. A file that is hidden wrongly does no harm: what libvirt does not undo then is
+// undone at release.
+func (s savedFiles) stoppedNIC(ctx context.Context, d *xmlfilter.Domain, n *xmlfilter.NIC) error {
 	guest, err := s.passedTo(ctx, n.Source.Dev)
-	own := slices.ContainsFunc(d.NICs, func(n xmlfilter.NIC) bool {
-		begun := ran || n.Alias != "" && !strings.HasPrefix(n.Alias, "ua-")
-		return n.Target == guest.Name || n.Target == "" && begun && n.MAC == guest.MAC
-	})
-	if err != nil || guest.Index == 0 || own {
+	if err != nil || guest.Index == 0 {
 		return ignore(err, link.ErrNotFound)
 	}
-	file, err := s.savedFile(ctx, n.Source.Dev)
+	files, err := s.filesOf(ctx, n.Source.Dev)
 	if err != nil {
 		return err
 	}
-	if saved, err := readSaved(s.libvirt, file); err == nil && saved.MAC == guest.MAC {
-		return nil
+	begun := s.begun(ctx, d, n)
+	own := slices.ContainsFunc(d.NICs, func(n xmlfilter.NIC) bool { return n.Target == guest.Name }) || n.Target == "" && begun
+	var errs []error
+	for _, file := range files {
+		if own {
+			errs = append(errs, s.forItsOwnEnd(file, guest.Index))
+			continue
+		}
+		// What libvirt has written for this domain, in another guest's place, says what
+		// that guest has, and is to be used.
+		if saved, err := readSaved(s.libvirt, file); begun && err == nil && saved.MAC == guest.MAC {
+			continue
+		}
+		hidden, err := s.take(hiddenFile{file, guest.MAC, guest.Index, d.UUID, s.dir.Clock()})
+		if hidden {
+			s.note("%s is another guest's: kept from libvirt, which would undo it", n.Source.Dev)
+		}
+		errs = append(errs, err)
 	}
-	hidden, err := s.take(hiddenFile{file, guest.MAC, guest.Index, d.UUID, s.dir.Clock()})
-	if hidden {
-		s.note("%s is another guest's: kept from libvirt, which would undo it", n.Source.Dev)
+	return errors.Join(errs...)
+}
+
+// begun reports whether a domain has come past prepare: then libvirt has given its NICs
+// aliases, where the user has not, and it holds a claim to its VF.
+func (s savedFiles) begun(ctx context.Context, d *xmlfilter.Domain, n *xmlfilter.NIC) bool {
+	if n.Alias != "" && !strings.HasPrefix(n.Alias, "ua-") {
+		return true
 	}
-	return err
+	place, err := s.kernel.VFOf(ctx, n.Source.Dev)
+	if err != nil {
+		return false
+	}
+	claims, err := claimsTo(s.dir, vfResource(place))
+	holder, held := claims.Holder("")
+	return err == nil && held && holder.UUID == d.UUID
+}
+
+// forItsOwnEnd gives libvirt the file of a guest that ends itself.
+func (s savedFiles) forItsOwnEnd(file string, tap int) error {
+	files, err := s.hidden(func(f hiddenFile) bool { return f.File == file && f.Tap == tap })
+	errs := []error{err}
+	for _, f := range files {
+		err := s.libvirt.Rename(f.name(), file)
+		if errors.Is(err, fs.ErrExist) {
+			err = s.libvirt.Remove(f.name())
+		}
+		errs = append(errs, ignore(err, fs.ErrNotExist))
+	}
+	return errors.Join(errs...)
 }
 
 // take hides a file under a name. Where it is hidden already, from another domain's end
@@ -221,7 +261,7 @@ func (s savedFiles) take(f hiddenFile) (hidden bool, err error) {
 		if hidden {
 			return true, nil
 		}
-		others, err := s.hidden(of(f.File))
+		others, err := s.hidden(f.twin)
 		if err != nil || len(others) == 0 {
 			return false, err
 		}
@@ -247,53 +287,69 @@ func (s savedFiles) passedTo(ctx context.Context, dev string) (link.Link, error)
 	return link.Link{}, err
 }
 
-// savedFile is what libvirt calls its file of a device.
-func (s savedFiles) savedFile(ctx context.Context, dev string) (string, error) {
+// filesOf are what libvirt calls its file of a device: a VF's is named for its PF, and where
+// there is none libvirt looks for one that is named for the VF.
+func (s savedFiles) filesOf(ctx context.Context, dev string) ([]string, error) {
 	place, err := s.kernel.VFOf(ctx, dev)
 	if errors.Is(err, link.ErrNoVF) || errors.Is(err, link.ErrNotFound) {
-		return "qemu/" + dev, nil
+		return []string{"qemu/" + dev}, nil
 	}
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	pf, err := s.kernel.PF(ctx, place)
-	return fmt.Sprintf("qemu/%s_vf%d", pf.Name, place.Number), err
+	return []string{fmt.Sprintf("qemu/%s_vf%d", pf.Name, place.Number), "qemu/" + dev}, err
 }
 
-// release gives back what was hidden from a domain's end, which is over now.
-func (s savedFiles) release(ctx context.Context, files []hiddenFile) error {
+// release gives back what was hidden from a domain's end, which is over now, and looks
+// after what was hidden of its own.
+func (s savedFiles) release(ctx context.Context, d *xmlfilter.Domain) error {
+	var names []string
+	var errs []error
+	for i := range d.NICs {
+		if n := &d.NICs[i]; mayBeUndone(n) {
+			of, err := s.filesOf(ctx, n.Source.Dev)
+			names, errs = append(names, of...), append(errs, ignore(err, link.ErrNotFound))
+		}
+	}
+	files, err := s.hidden(func(f hiddenFile) bool { return f.UUID == d.UUID || slices.Contains(names, f.File) })
+	errs = append(errs, err, s.allBack(ctx, files, func(f hiddenFile) bool { return f.UUID == d.UUID }), s.settleFailed(ctx, d))
+	return errors.Join(errs...)
+}
+
+// allBack gives files back; over says from whose end they were hidden that is over.
+func (s savedFiles) allBack(ctx context.Context, files []hiddenFile, over func(hiddenFile) bool) error {
 	if len(files) == 0 {
 		return nil
 	}
 	makeErr := s.dir.Make() // a full disk stops that, but not a lock
 	unlock, err := s.dir.Lock(ctx, "saved")
-	if err != nil {
-		return cmp.Or(makeErr, err)
+	switch {
+	case errors.Is(err, state.ErrLocked):
+		return err
+	case err == nil:
+		defer unlock()
+	default: // there can be no lock at all, for anybody
+		s.note("without a lock: %v", cmp.Or(makeErr, err))
 	}
-	defer unlock()
 	var errs []error
 	for _, f := range files {
-		errs = append(errs, s.giveBack(ctx, f))
+		errs = append(errs, ignore(s.giveBack(ctx, f, over(f)), link.ErrNotFound))
 	}
 	return errors.Join(errs...)
 }
 
 // giveBack gives a file back for the end of the guest whose it is, if that still has the
-// device and libvirt has not written another one. A guest that has ended meanwhile found no
-// file: then what libvirt would have done is done here.
-func (s savedFiles) giveBack(ctx context.Context, f hiddenFile) error {
-	same, err := s.hidden(of(f.File))
+// device and libvirt has not written another one. Of a guest that has ended libvirt found
+// no file: then what it would have done is done here, once nobody has the device. For what
+// is hidden from another domain's end only that is done.
+func (s savedFiles) giveBack(ctx context.Context, f hiddenFile, over bool) error {
+	same, err := s.hidden(f.twin)
 	if err != nil || !slices.Contains(same, f) { // it was given back meanwhile
 		return err
 	}
-	if len(same) > 1 { // still to be kept from another's end
-		return s.libvirt.Remove(f.name())
-	}
 	dev, err := s.device(ctx, f.File)
-	if errors.Is(err, link.ErrNotFound) {
-		return s.libvirt.Remove(f.name())
-	}
-	if err != nil {
+	if err != nil { // it can come back
 		return err
 	}
 	saved, err := readSaved(s.libvirt, f.name())
@@ -301,8 +357,11 @@ func (s savedFiles) giveBack(ctx context.Context, f hiddenFile) error {
 		return err
 	}
 	has, free, err := s.guestOn(ctx, dev, f.Tap)
-	if err != nil {
+	if err != nil || has && !over {
 		return err
+	}
+	if has && len(same) > 1 { // still to be kept from another's end
+		return s.libvirt.Remove(f.name())
 	}
 	if has {
 		err := s.libvirt.Rename(f.name(), f.File)
@@ -325,12 +384,26 @@ func (s savedFiles) giveBack(ctx context.Context, f hiddenFile) error {
 			return err
 		}
 	}
-	if free && dev.MAC == f.MAC {
-		if _, err := s.inLibvirtsPlace(ctx, f.UUID, f.MAC, saved, dev); err != nil {
+	if !free { // another guest's by now, which leaves it as it found it
+		return nil
+	}
+	if dev.MAC == f.MAC && saved.MAC != "" {
+		// Who claims it by now has not got it yet, and can leave it.
+		if done, err := s.inLibvirtsPlace(ctx, f.UUID, f.MAC, saved, dev); err != nil || !done {
 			return err
 		}
 	}
-	return s.libvirt.Remove(f.name())
+	var errs []error
+	for _, f := range same {
+		errs = append(errs, ignore(s.libvirt.Remove(f.name()), fs.ErrNotExist))
+	}
+	return errors.Join(errs...)
+}
+
+// stillHidden reports whether a file could not be given back yet.
+func (s savedFiles) stillHidden(f hiddenFile) bool {
+	_, err := fs.Stat(s.libvirt, f.name())
+	return err == nil
 }
 
 // device is the network device of a file of libvirt's.
@@ -358,20 +431,20 @@ func (s savedFiles) guestOn(ctx context.Context, dev link.Link, tap int) (has, f
 	free = true
 	for _, u := range uppers {
 		l, err := s.kernel.ByName(ctx, u)
-		switch {
-		case errors.Is(err, link.ErrNotFound): // it has gone since it was listed
+		if errors.Is(err, link.ErrNotFound) { // it has gone since it was listed
 			continue
-		case err == nil && l.Index == tap:
-			has = true
 		}
-		free = false
+		if err != nil {
+			return false, false, err
+		}
+		has, free = has || l.Index == tap, false
 	}
 	return has, free, nil
 }
 
-// settle does for a VF of the domain's what libvirt could not: its file had been hidden
+// settle does for a VF what libvirt could not: its file had been hidden
 // from the end of another, whose release has not come yet.
-func (a *applier) settle(ctx context.Context, v *VF) error {
+func (v *VF) settle(ctx context.Context, a *applier) error {
 	dev, there, err := a.netdev(ctx, v.VFPlace)
 	if err != nil || !there || dev.MAC != v.MAC { // put back, as nearly always
 		return ignore(err, link.ErrNotFound)
@@ -381,7 +454,7 @@ func (a *applier) settle(ctx context.Context, v *VF) error {
 
 func (s savedFiles) settle(ctx context.Context, owner string, v *VF, dev link.Link) error {
 	files, err := s.hidden(func(f hiddenFile) bool {
-		return f.File == fmt.Sprintf("qemu/%s_vf%d", v.PFName, v.Number) && f.MAC == v.MAC
+		return f.File == fmt.Sprintf("qemu/%s_vf%d", v.PFName, v.Number)
 	})
 	if err != nil || len(files) == 0 {
 		return ignore(err, fs.ErrPermission) // then none was hidden by us
@@ -416,10 +489,11 @@ func (s savedFiles) settleFailedNIC(ctx context.Context, d *xmlfilter.Domain, n 
 	if err != nil || dev.MAC != n.MAC {
 		return err
 	}
-	file, err := s.savedFile(ctx, n.Source.Dev)
+	files, err := s.filesOf(ctx, n.Source.Dev)
 	if err != nil {
 		return err
 	}
+	file := files[0]
 	saved, err := readSaved(s.libvirt, file)
 	if err != nil {
 		return err

@@ -139,10 +139,8 @@ func TestHiddenFileIsGivenBackByGC(t *testing.T) {
 			running := w.kernel.DumpVFs()
 			w.must(Stopped, b)
 			if ended {
-				require.NoError(t, os.RemoveAll(w.journal)) // who knows that it ran undoes it at once
-				w.must(Stopped, a)
+				require.NoError(t, os.RemoveAll(w.journal)) // nobody knows that it ran
 				w.vfEnds(0, 90)
-				w.must(Release, a)
 				require.NotEqual(t, before, w.kernel.DumpVFs(), "libvirt found no file")
 			}
 			require.Contains(t, w.gc(true, uuidA), "would give libvirt qemu/ens1f0_vf0 back")

@@ -30,6 +30,9 @@ type Held struct {
 	Device *link.Link `json:"device,omitempty"`
 	// Difference says how the device is not as the journal has it, "" when it is.
 	Difference string `json:"difference,omitempty"`
+
+	// ports are Open vSwitch's, if it is to be asked.
+	ports func() (owned []ovs.Owned, asked bool, err error)
 }
 
 // Status reads all journals and looks up each thing they hold; Open vSwitch's ports only
@@ -40,7 +43,14 @@ func Status(ctx context.Context, k Kernel, sw Switch, dir *state.Dir) ([]DomainS
 		return nil, err
 	}
 	all := []DomainStatus{}
-	ports := sync.OnceValues(func() ([]ovs.Owned, error) { return sw.List(ctx) })
+	list := sync.OnceValues(func() ([]ovs.Owned, error) { return sw.List(ctx) })
+	ports := func() (owned []ovs.Owned, asked bool, err error) {
+		if sw == nil {
+			return nil, false, nil
+		}
+		owned, err = list()
+		return owned, true, err
+	}
 	for _, uuid := range uuids {
 		j, steps, err := readSteps(dir, uuid)
 		if errors.Is(err, state.ErrCorrupt) || errors.Is(err, state.ErrNewer) {
@@ -55,10 +65,8 @@ func Status(ctx context.Context, k Kernel, sw Switch, dir *state.Dir) ([]DomainS
 		}
 		s := DomainStatus{Name: j.Name, UUID: uuid, Since: j.Since, Held: []Held{}}
 		for i, step := range steps {
-			h := Held{Step: step, Phase: j.Entries[i].Phase}
-			if step.OVSPort != nil && sw != nil {
-				h.compareOVS(ports())
-			} else if err := h.compare(ctx, k); err != nil {
+			h := Held{Step: step, Phase: j.Entries[i].Phase, ports: ports}
+			if err := step.kind().compare(ctx, k, &h); err != nil {
 				return nil, err
 			}
 			s.Held = append(s.Held, h)
@@ -68,26 +76,14 @@ func Status(ctx context.Context, k Kernel, sw Switch, dir *state.Dir) ([]DomainS
 	return all, nil
 }
 
-func (h *Held) compare(ctx context.Context, k Kernel) error {
-	var index int
-	switch {
-	case h.VF != nil:
-		return h.compareVF(ctx, k)
-	case h.Port != nil:
-		return nil // the switch's to say
-	case h.VSI != nil:
-		return nil // the station's to show
-	case h.OVSPort != nil:
-		return nil // Open vSwitch's to show
-	case h.Tap != nil:
-		index = h.Tap.Index
-	case h.VLAN != nil:
-		index = h.VLAN.Index
-	case h.AltName != nil:
-		index = h.AltName.Index
-	case h.Macvtap != nil:
-		index = h.Macvtap.Index
-	}
+// halfMade is the difference of what an operation was making when it was killed.
+const halfMade = "the hook was stopped while it was made"
+
+// differ notes that something is not as it should be.
+type differ func(what string, want, have any)
+
+// compareDevice looks a device up and lets f compare it.
+func (h *Held) compareDevice(ctx context.Context, k Kernel, index int, f func(l link.Link, differs differ)) error {
 	l, err := k.ByIndex(ctx, index)
 	if errors.Is(err, link.ErrNotFound) {
 		h.Difference = "gone"
@@ -97,30 +93,13 @@ func (h *Held) compare(ctx context.Context, k Kernel) error {
 		return err
 	}
 	h.Device = &l
-	differs := func(what string, want, have any) {
+	f(l, func(what string, want, have any) {
 		if h.Difference == "" && want != have {
 			h.Difference = fmt.Sprintf("%s is %v, not %v", what, have, want)
 		}
-	}
-	switch {
-	case h.VLAN != nil:
-		differs("name", h.VLAN.Name, l.Name)
-		differs("VLAN", h.VLAN.ID, l.VLANID)
-		differs("up", true, l.Up)
-	case h.AltName != nil:
-		differs("called "+h.AltName.Name, true, l.Called(h.AltName.Name))
-	case h.Tap != nil:
-		differs("name", h.Tap.Name, l.Name)
-		differs("up", true, l.Up)
-	case h.Macvtap != nil:
-		differs("name", h.Macvtap.Name, l.Name)
-		differs("MAC", h.Macvtap.MAC, l.MAC)
-		differs("mode", h.Macvtap.Mode, l.Mode)
-		differs("allmulticast", h.Macvtap.AllMulti, l.AllMulti)
-		differs("up", true, l.Up)
-	}
+	})
 	if h.Phase == state.Intended && h.Difference == "" {
-		h.Difference = "the hook was stopped while it was made"
+		h.Difference = halfMade
 	}
 	return nil
 }

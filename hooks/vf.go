@@ -85,7 +85,7 @@ func (v *VF) name() string { return fmt.Sprintf("VF %d of %s", v.Number, v.PFNam
 
 func (v *VF) key() string { return fmt.Sprintf("vf %s/%d", v.PF, v.Number) }
 
-func (v *VF) String() string {
+func (v *VF) does() string {
 	switch {
 	case !v.Managed:
 		return fmt.Sprintf("claim %s (%s), and leave it to libvirt", v.name(), v.Device)
@@ -93,6 +93,74 @@ func (v *VF) String() string {
 		return fmt.Sprintf("claim %s (%s), and remember its settings for the end", v.name(), v.Device)
 	}
 	return fmt.Sprintf("set %s: %s", v.name(), v.Want)
+}
+
+func (v *VF) resource() (name string, shared bool) { return vfResource(v.VFPlace), false }
+
+func (v *VF) subject() string { return v.name() }
+
+func (v *VF) isChosen() bool { return v.chosen }
+
+// takeOver passes on what is owed for the VF.
+func (v *VF) takeOver(s Step, holder state.Claim) (Step, state.Phase, error) {
+	if holder.Phase == state.Planned {
+		return s, state.Planned, nil
+	}
+	was, err := decodeStep(holder.Step)
+	if err != nil || was.VF == nil {
+		return s, "", fmt.Errorf("%w: domain %s: %w", state.ErrCorrupt, holder.UUID, err)
+	}
+	if was.VF.Baseline == nil { // nothing is owed
+		return s, state.Planned, nil
+	}
+	debt := *was.VF
+	debt.Debt, s.VF = true, &debt
+	return s, state.Intended, nil
+}
+
+func (v *VF) holds() string {
+	switch {
+	case v.Program:
+		return fmt.Sprintf("%s (%s): %s", v.name(), v.Device, v.Want)
+	case !v.Managed:
+		return fmt.Sprintf("%s (%s), libvirt's to set and to put back", v.name(), v.Device)
+	}
+	return fmt.Sprintf("%s (%s)", v.name(), v.Device)
+}
+
+func (v *VF) undoes() string {
+	if !v.Managed {
+		return ""
+	}
+	return fmt.Sprintf("put %s back to what it was", v.name())
+}
+
+// compareVF says how a VF is not as it was set.
+func (v *VF) compare(ctx context.Context, k Kernel, h *Held) error {
+	pf, err := k.PF(ctx, v.VFPlace)
+	var now link.VF
+	if err == nil {
+		now, err = k.VF(ctx, pf, v.Number)
+	}
+	if errors.Is(err, link.ErrNotFound) || errors.Is(err, link.ErrNoVF) {
+		h.Difference = "gone"
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	h.Device = &pf
+	if v.Set && v.Baseline == nil {
+		h.Difference = "what it was before the guest is not known, and is not put back"
+	}
+	for _, attr := range now.Differ(v.Want) {
+		if have, said := now.Value(attr); said && !slices.Contains(v.Optional, attr) {
+			want, _ := v.Want.Value(attr)
+			h.Difference = fmt.Sprintf("%s is %s, not %s", attr, have, want)
+			return nil
+		}
+	}
+	return nil
 }
 
 // busName is a device's name on its bus.
@@ -116,7 +184,7 @@ func (v *VF) check() error {
 	return errors.Join(v.Want.Check(), v.Baseline.Settings.Check())
 }
 
-func (a *applier) doVF(ctx context.Context, s Step) (err error) {
+func (*VF) do(ctx context.Context, a *applier, s Step) (err error) {
 	v := *s.VF
 	s.VF = &v
 	i := a.index(s.key())
@@ -301,7 +369,7 @@ func (a *applier) savedByLibvirt(pf string, v *VF) {
 var errLater = errors.New("left alone until it is free")
 
 // undoVF puts a VF back, one setting for itself, unless it is in other hands by now.
-func (a *applier) undoVF(ctx context.Context, s Step) error {
+func (*VF) undo(ctx context.Context, a *applier, s Step) error {
 	v := s.VF
 	if v.Baseline == nil {
 		if v.Set {

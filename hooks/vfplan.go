@@ -1,8 +1,6 @@
 package hooks
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -386,32 +384,4 @@ func (r *rewriter) toOwnedPort(n *xmlfilter.NIC, s settings, vf string) (xmlfilt
 		}
 	}
 	return xmlfilter.Change{Words: newWords(n, words), Ethernet: targetName(r.domain, n)}, nil
-}
-
-// compareVF says how a VF is not as it was set.
-func (h *Held) compareVF(ctx context.Context, k Kernel) error {
-	pf, err := k.PF(ctx, h.VF.VFPlace)
-	var now link.VF
-	if err == nil {
-		now, err = k.VF(ctx, pf, h.VF.Number)
-	}
-	if errors.Is(err, link.ErrNotFound) || errors.Is(err, link.ErrNoVF) {
-		h.Difference = "gone"
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	h.Device = &pf
-	if h.VF.Set && h.VF.Baseline == nil {
-		h.Difference = "what it was before the guest is not known, and is not put back"
-	}
-	for _, attr := range now.Differ(h.VF.Want) {
-		if have, said := now.Value(attr); said && !slices.Contains(h.VF.Optional, attr) {
-			want, _ := h.VF.Want.Value(attr)
-			h.Difference = fmt.Sprintf("%s is %s, not %s", attr, have, want)
-			return nil
-		}
-	}
-	return nil
 }

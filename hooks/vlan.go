@@ -9,16 +9,64 @@ import (
 	"libvirt-direct/internal/state"
 )
 
-func (v *VLAN) resource() string {
-	r, _ := Step{VLAN: v}.resource()
-	return r
+// VLAN makes a VLAN sub-interface, or shares the one that is there. It is held as
+// long as any domain's journal names it, and removed with the last one if we made
+// it.
+type VLAN struct {
+	Name   string `json:"name"`
+	Parent string `json:"parent"`
+	ID     int    `json:"id"`
+
+	// What Apply notes before it acts.
+	ParentIndex int  `json:"parent_index,omitempty"`
+	Index       int  `json:"index,omitempty"`
+	Made        bool `json:"made,omitempty"` // by us, for this domain or another
+}
+
+func (v *VLAN) key() string { return "vlan " + v.Name }
+
+func (v *VLAN) resource() (name string, shared bool) {
+	return fmt.Sprintf("vlan/%d/%d", v.ParentIndex, v.ID), true
+}
+
+func (v *VLAN) does() string {
+	return fmt.Sprintf("make or share VLAN sub-interface %s (VLAN %d of %s)", v.Name, v.ID, v.Parent)
+}
+
+func (v *VLAN) holds() string {
+	text := fmt.Sprintf("VLAN sub-interface %s (VLAN %d of %s)", v.Name, v.ID, v.Parent)
+	if v.Made {
+		return text + ", made by us"
+	}
+	return text + ", not made by us"
+}
+
+func (v *VLAN) undoes() string {
+	return fmt.Sprintf("remove %s if we made it and no other guest uses it", v.Name)
+}
+
+func (v *VLAN) index() int { return v.Index }
+
+func (v *VLAN) check() error {
+	if v.ID < 1 || v.ID > 4094 {
+		return fmt.Errorf("VLAN %d", v.ID)
+	}
+	return checkNames(v.Name, v.Parent)
+}
+
+func (v *VLAN) compare(ctx context.Context, k Kernel, h *Held) error {
+	return h.compareDevice(ctx, k, v.Index, func(l link.Link, differs differ) {
+		differs("name", v.Name, l.Name)
+		differs("VLAN", v.ID, l.VLANID)
+		differs("up", true, l.Up)
+	})
 }
 
 func (v *VLAN) same(s Step) (is, made bool) {
 	return s.VLAN != nil && s.VLAN.Index == v.Index, s.VLAN != nil && s.VLAN.Made
 }
 
-func (a *applier) doVLAN(ctx context.Context, s Step) error {
+func (*VLAN) do(ctx context.Context, a *applier, s Step) error {
 	v := *s.VLAN
 	s.VLAN = &v
 	parent, err := a.kernel.ByName(ctx, v.Parent)
@@ -45,11 +93,11 @@ func (a *applier) doVLAN(ctx context.Context, s Step) error {
 	v.Index = have.Index
 	v.Made = have.Alias == Mark
 	if have.Alias == "" { // whoever made it may have been killed before he marked it
-		h, err := a.others(v.resource(), v.same)
+		h, err := a.others(&v)
 		if err != nil {
 			return err
 		}
-		v.Made = h == heldMade || a.made(s.key(), v.same)
+		v.Made = h == heldMade || a.made(&v)
 	}
 	if err := a.put(s, state.Done); err != nil {
 		return err
@@ -105,7 +153,7 @@ func (a *applier) readyVLAN(ctx context.Context, v VLAN, parent link.Link) error
 	return a.kernel.SetUp(ctx, v.Index, true)
 }
 
-func (a *applier) undoVLAN(ctx context.Context, s Step) error {
+func (*VLAN) undo(ctx context.Context, a *applier, s Step) error {
 	v := s.VLAN
 	unlock, err := a.lockLink(ctx, v.ParentIndex)
 	if err != nil {
@@ -125,7 +173,7 @@ func (a *applier) undoVLAN(ctx context.Context, s Step) error {
 	if have.Kind != "vlan" || have.VLANID != v.ID {
 		return a.drop(s.key())
 	}
-	h, err := a.others(v.resource(), v.same)
+	h, err := a.others(v)
 	if err != nil {
 		return err
 	}

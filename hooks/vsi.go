@@ -1,6 +1,7 @@
 package hooks
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"libvirt-direct/internal/state"
 	"libvirt-direct/vdp"
 	"libvirt-direct/xmlfilter"
 )
@@ -30,6 +32,7 @@ type Station interface {
 // EVB waits until the switch has agreed to EVB on the port, so that libvirt's own
 // association, which follows, does not come too early. There is nothing to undo.
 type EVB struct {
+	momentary
 	Port string `json:"port"`
 }
 
@@ -66,6 +69,48 @@ func (v *VSI) vdp() (vdp.VSI, error) {
 }
 
 // isQbg reports whether a NIC is to be associated by VDP.
+func (v *VSI) key() string { return "vsi " + v.Instance }
+
+func (v *VSI) resource() (name string, shared bool) {
+	return fmt.Sprintf("vsi/%s/i-%s", v.Port, v.Instance), false
+}
+
+func (v *VSI) does() string {
+	return fmt.Sprintf("associate VSI %s with the switch at %s: manager %d, type %d version %d, VLAN %d",
+		v.Instance, v.Port, v.Manager, v.TypeID, v.TypeVersion, v.VLAN)
+}
+
+func (v *VSI) holds() string {
+	return fmt.Sprintf("VSI %s on %s (VLAN %d)", v.Instance, v.Port, v.VLAN)
+}
+
+func (v *VSI) undoes() string { return "de-associate VSI " + v.Instance }
+
+func (v *VSI) check() error {
+	_, err := v.vdp()
+	return cmp.Or(err, checkNames(v.Port))
+}
+
+func (v *VSI) quiet(ctx context.Context, a *applier, s Step) error { return a.leave(ctx, s) }
+
+func (v *VSI) quiets() (text string, last bool) { return v.undoes(), false }
+
+// takeOver: two guests cannot have one instance.
+func (v *VSI) takeOver(s Step, holder state.Claim) (Step, state.Phase, error) {
+	return s, "", remedy(ErrInUse, "VSI %s is domain %q's; give this guest an instance of its own, or run libvirt-direct gc if that is gone", v.Instance, holder.Name)
+}
+
+// compare: how it is associated is the station's to show.
+func (v *VSI) compare(context.Context, Kernel, *Held) error { return nil }
+
+func (e *EVB) key() string { return "evb " + e.Port }
+
+func (e *EVB) does() string {
+	return fmt.Sprintf("wait until the switch at %s has agreed to EVB", e.Port)
+}
+
+func (e *EVB) holds() string { return e.does() }
+
 func isQbg(v *xmlfilter.VirtualPort) bool { return v != nil && v.Type == typeQbg }
 
 // vsiOf reads the parameters of a <virtualport type='802.1Qbg'>, and refuses before
@@ -178,14 +223,21 @@ func (a *applier) theStation(ctx context.Context) (Station, error) {
 // evbPoll is how often a station is asked whether the switch has agreed by now.
 const evbPoll = 100 * time.Millisecond
 
-// doEVB waits for the switch.
-func (a *applier) doEVB(ctx context.Context, s Step) error {
+// do waits for the switch. At reconnect libvirt's own association is long over.
+func (e *EVB) do(ctx context.Context, a *applier, _ Step) error {
+	if a.op == Reconnect {
+		return nil
+	}
+	return a.awaitEVB(ctx, e.Port)
+}
+
+func (a *applier) awaitEVB(ctx context.Context, port string) error {
 	st, err := a.theStation(ctx)
 	if err != nil {
 		return err
 	}
 	for {
-		err := st.Ready(ctx, s.EVB.Port)
+		err := st.Ready(ctx, port)
 		if !errors.Is(err, ErrNotYet) {
 			return err
 		}
@@ -197,8 +249,8 @@ func (a *applier) doEVB(ctx context.Context, s Step) error {
 	}
 }
 
-func (a *applier) doVSI(ctx context.Context, s Step) error {
-	if err := a.doEVB(ctx, Step{NIC: s.NIC, EVB: &EVB{Port: s.VSI.Port}}); err != nil {
+func (*VSI) do(ctx context.Context, a *applier, s Step) error {
+	if err := a.awaitEVB(ctx, s.VSI.Port); err != nil {
 		return err
 	}
 	v, err := s.VSI.vdp()
@@ -234,7 +286,7 @@ func (a *applier) leave(ctx context.Context, s Step) error {
 	return st.DeAssociate(ctx, s.VSI.Port, v)
 }
 
-func (a *applier) undoVSI(ctx context.Context, s Step) error {
+func (*VSI) undo(ctx context.Context, a *applier, s Step) error {
 	if err := a.leave(ctx, s); err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"libvirt-direct/internal/link"
 	"libvirt-direct/internal/ovs"
@@ -62,6 +63,8 @@ type Domain struct {
 	attaching bool
 	// hookless: it was started before the hook was installed.
 	hookless bool
+	// reconnecting: a libvirtd that was started is looking after it.
+	reconnecting bool
 	// starts counts its starts.
 	starts int
 	// spared is the guest that was on the VF of this domain when its stopped hook began,
@@ -254,6 +257,9 @@ func (w *World) start(p *Process, d *Domain) bool {
 
 // stop is qemuProcessStop of a guest that ran.
 func (w *World) stop(p *Process, d *Domain) {
+	for d.reconnecting { // libvirt does one thing with a domain at a time
+		time.Sleep(time.Millisecond)
+	}
 	w.tell("%s ends", d.Name)
 	d.State = Starting // no longer a guest that keeps its things, and not shut off yet
 	w.end(p, d)
@@ -264,7 +270,7 @@ func (w *World) end(p *Process, d *Domain) {
 	shut := *d
 	shut.device = ""
 	if d.spared = nil; w.installed && d.onVF() && d.kind != Owned && d.vf < 0 {
-		if o := w.holder(d.named); o != nil && o.kind != Hostdev && o != d {
+		if o := w.holder(d.named); o != nil && o.kind != Hostdev && o != d && o.State == Running {
 			d.spared, d.sparedStart = o, o.starts
 		}
 	}
@@ -408,7 +414,7 @@ func (w *World) restore(p *Process, d *Domain, file string, v *VF) {
 	var c config
 	_ = json.Unmarshal(text, &c) // we have written it
 	for _, o := range w.Domains {
-		if o.vf == v.Number && o == d.spared && o.starts == d.sparedStart && !o.disturbed {
+		if o.vf == v.Number && o == d.spared && o.starts == d.sparedStart && o.State == Running && !o.disturbed {
 			w.violated("kept", "libvirt undoes VF %d of %s, which runs, at the end of %s", v.Number, o.Name, d.Name)
 		}
 		if o.vf == v.Number || o.attaching && o.named == v.Number {
@@ -461,6 +467,11 @@ func (w *World) detach(p *Process, d *Domain) {
 
 // reconnect is what a libvirtd that is started does for a guest that runs.
 func (w *World) reconnect(p *Process, d *Domain) {
+	if d.State != Running { // it ended just now
+		return
+	}
+	d.reconnecting = true
+	defer func() { d.reconnecting = false }()
 	live := *d
 	if d.vf < 0 && d.onVF() { // its NIC was unplugged
 		live.kind, live.xml = User, ""
