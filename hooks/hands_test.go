@@ -29,6 +29,14 @@ func (w *world) starts(doc string, vf, index int, mac string, vlan int) {
 	w.must(Start, doc)
 }
 
+// ends lets libvirt end a domain that has a VF, index being its macvtap.
+func (w *world) ends(doc string, vf, index int) {
+	w.t.Helper()
+	w.must(Stopped, doc)
+	w.vfEnds(vf, index)
+	w.must(Release, doc)
+}
+
 // refused lets libvirt start a domain that is refused VF 0, which a guest has, and undo
 // that as libvirt before 11 does: nothing is to change.
 func (w *world) refused(doc string) {
@@ -36,9 +44,7 @@ func (w *world) refused(doc string) {
 	running := w.all()
 	_, err := w.run(Prepare, doc)
 	require.ErrorIs(w.t, err, ErrInUse)
-	w.must(Stopped, doc)
-	w.vfEnds(0, 0)
-	w.must(Release, doc)
+	w.ends(doc, 0, 0)
 	require.Equal(w.t, running, w.all())
 }
 
@@ -90,9 +96,7 @@ func TestEndedReservationIsDrawnAnew(t *testing.T) {
 	w.must(Start, out)
 	w.must(Stopped, b)
 	w.must(Release, b)
-	w.must(Stopped, out)
-	w.vfEnds(0, 90)
-	w.must(Release, out)
+	w.ends(out, 0, 90)
 	require.Equal(t, before, w.kernel.DumpVFs())
 }
 
@@ -160,9 +164,7 @@ func TestGuestThatChangedItsMACIsPutBack(t *testing.T) {
 	a := domain(uuidA, "", "<interface type='direct' trustGuestRxFilters='yes'><mac address='"+mac1+"'/><source dev='vf0' mode='passthrough'/><target dev='macvtap90'/>"+vlan42+"</interface>")
 	w.starts(a, 0, 90, mac1, 42)
 	require.NoError(t, w.kernel.SetMAC(context.Background(), 90, "52:54:00:66:66:66"))
-	w.must(Stopped, a)
-	w.vfEnds(0, 90)
-	w.must(Release, a)
+	w.ends(a, 0, 90)
 	require.Equal(t, before, w.kernel.DumpVFs())
 }
 
@@ -378,9 +380,7 @@ func TestUnreadableJournalKeepsItsVF(t *testing.T) {
 
 	require.NoError(t, os.WriteFile(file, journal, 0o600))
 	w.must(Start, b)
-	w.must(Stopped, b)
-	w.vfEnds(0, 91)
-	w.must(Release, b)
+	w.ends(b, 0, 91)
 	w.must(Release, a)
 	require.Empty(t, w.journals())
 	require.Equal(t, before, w.kernel.DumpVFs())

@@ -270,7 +270,7 @@ func (h *Hook) preview(ctx context.Context, op Op, d *xmlfilter.Domain) error {
 func (h *Host) shownTaken(d *xmlfilter.Domain) error {
 	for i := range d.NICs {
 		n := &d.NICs[i]
-		vf, looked := h.VFs[first(n.Source.PCI, n.Source.Dev)]
+		vf, looked := h.VFs[cmp.Or(n.Source.PCI, n.Source.Dev)]
 		if !looked || vf.Used == "" || vf.mine || vf.bound {
 			continue
 		}

@@ -171,10 +171,10 @@ func (s savedFiles) stopped(ctx context.Context, d *xmlfilter.Domain) error {
 		if !mayBeUndone(n) {
 			continue
 		}
-		err := s.stoppedNIC(ctx, d, n)
-		for range 2 { // a question that is lost costs a guest that runs its VF
-			if err != nil {
-				err = s.stoppedNIC(ctx, d, n)
+		var err error
+		for range 3 { // a question that is lost costs a guest that runs its VF
+			if err = s.stoppedNIC(ctx, d, n); err == nil {
+				break
 			}
 		}
 		errs = append(errs, err)
@@ -197,7 +197,8 @@ func (s savedFiles) stoppedNIC(ctx context.Context, d *xmlfilter.Domain, n *xmlf
 		return err
 	}
 	begun := s.begun(ctx, d, n)
-	own := slices.ContainsFunc(d.NICs, func(n xmlfilter.NIC) bool { return n.Target == guest.Name }) || n.Target == "" && begun
+	named := slices.ContainsFunc(d.NICs, func(o xmlfilter.NIC) bool { return o.Target == guest.Name })
+	own := named || n.Target == "" && begun
 	var errs []error
 	for _, file := range files {
 		if own {
@@ -235,7 +236,7 @@ func (s savedFiles) begun(ctx context.Context, d *xmlfilter.Domain, n *xmlfilter
 
 // forItsOwnEnd gives libvirt the file of a guest that ends itself.
 func (s savedFiles) forItsOwnEnd(file string, tap int) error {
-	files, err := s.hidden(func(f hiddenFile) bool { return f.File == file && f.Tap == tap })
+	files, err := s.hidden(hiddenFile{File: file, Tap: tap}.twin)
 	errs := []error{err}
 	for _, f := range files {
 		err := s.libvirt.Rename(f.name(), file)
@@ -298,7 +299,12 @@ func (s savedFiles) filesOf(ctx context.Context, dev string) ([]string, error) {
 		return nil, err
 	}
 	pf, err := s.kernel.PF(ctx, place)
-	return []string{fmt.Sprintf("qemu/%s_vf%d", pf.Name, place.Number), "qemu/" + dev}, err
+	return []string{vfFile("qemu", pf.Name, place.Number), "qemu/" + dev}, err
+}
+
+// vfFile is a VF's file in a folder of libvirt's.
+func vfFile(folder, pf string, number int) string {
+	return fmt.Sprintf("%s/%s_vf%d", folder, pf, number)
 }
 
 // release gives back what was hidden from a domain's end, which is over now, and looks
@@ -421,8 +427,8 @@ func (s savedFiles) device(ctx context.Context, file string) (link.Link, error) 
 	return s.kernel.ByName(ctx, name)
 }
 
-// guestOn reports whether the guest's macvtap, by its index, still stands on the device, and whether
-// nothing does.
+// guestOn reports whether the guest's macvtap, by its index, still stands on the device, and
+// whether nothing does.
 func (s savedFiles) guestOn(ctx context.Context, dev link.Link, tap int) (has, free bool, err error) {
 	uppers, err := s.kernel.Uppers(ctx, dev.Name)
 	if err != nil {
@@ -442,8 +448,8 @@ func (s savedFiles) guestOn(ctx context.Context, dev link.Link, tap int) (has, f
 	return has, free, nil
 }
 
-// settle does for a VF what libvirt could not: its file had been hidden
-// from the end of another, whose release has not come yet.
+// settle does for a VF what libvirt could not: its file had been hidden from the end of
+// another, whose release has not come yet.
 func (v *VF) settle(ctx context.Context, a *applier) error {
 	dev, there, err := a.netdev(ctx, v.VFPlace)
 	if err != nil || !there || dev.MAC != v.MAC { // put back, as nearly always
@@ -453,9 +459,8 @@ func (v *VF) settle(ctx context.Context, a *applier) error {
 }
 
 func (s savedFiles) settle(ctx context.Context, owner string, v *VF, dev link.Link) error {
-	files, err := s.hidden(func(f hiddenFile) bool {
-		return f.File == fmt.Sprintf("qemu/%s_vf%d", v.PFName, v.Number)
-	})
+	file := vfFile("qemu", v.PFName, v.Number)
+	files, err := s.hidden(func(f hiddenFile) bool { return f.File == file })
 	if err != nil || len(files) == 0 {
 		return ignore(err, fs.ErrPermission) // then none was hidden by us
 	}
@@ -511,7 +516,8 @@ func (s savedFiles) settleFailedNIC(ctx context.Context, d *xmlfilter.Domain, n 
 }
 
 // inLibvirtsPlace does virNetDevSetNetConfig: the network device gets its MAC, and the VF
-// its VLAN, both as saved, unless another domain than owner claims it by now, whose guest has not the MAC mac.
+// its VLAN, both as saved. It does nothing where another domain than owner claims the VF by
+// now, unless for a guest with the MAC mac.
 func (s savedFiles) inLibvirtsPlace(ctx context.Context, owner, mac string, saved savedConfig, dev link.Link) (done bool, err error) {
 	if saved.MAC == "" {
 		return false, nil

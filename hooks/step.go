@@ -52,8 +52,8 @@ func (s Step) kinds() []kind {
 
 // kind is what the step is about.
 func (s Step) kind() kind {
-	for _, k := range s.kinds() {
-		return k
+	if set := s.kinds(); len(set) > 0 {
+		return set[0]
 	}
 	return nothing{}
 }

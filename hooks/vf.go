@@ -347,7 +347,7 @@ func (a *applier) remember(ctx context.Context, pf link.Link, v *VF) error {
 // savedByLibvirt takes what libvirt has saved of a VF before it changed it.
 func (a *applier) savedByLibvirt(pf string, v *VF) {
 	for _, part := range []string{"qemu", "hostdevmgr"} {
-		saved, err := readSaved(a.libvirt, fmt.Sprintf("%s/%s_vf%d", part, pf, v.Number))
+		saved, err := readSaved(a.libvirt, vfFile(part, pf, v.Number))
 		if err != nil {
 			continue
 		}
