@@ -8,8 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"libvirt-direct/hooks/hooktest"
+	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
-	"libvirt-direct/internal/state"
 )
 
 // stopped comes after a prepare that was killed, too, before it had made what it claims.
@@ -23,7 +23,7 @@ func TestStoppedLeavesAloneWhatWasOnlyClaimed(t *testing.T) {
 		data, err := json.Marshal(s)
 		require.NoError(t, err)
 		r, shared := s.resource()
-		j.Entries = append(j.Entries, state.Entry{Resource: r, Shared: shared, Gen: 1, Phase: state.Planned, Step: data})
+		j.Entries = append(j.Entries, journal.Entry{Resource: r, Shared: shared, Gen: 1, Phase: journal.Planned, Step: data})
 	}
 	require.NoError(t, w.hook.Journal.Make())
 	require.NoError(t, w.hook.Journal.Save(j))

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
-	"libvirt-direct/internal/state"
 )
 
 // AltName gives a device one more name, so that libvirt finds the uplink's device by
@@ -66,7 +66,7 @@ func (*AltName) do(ctx context.Context, a *applier, s Step) error {
 			return err
 		}
 		n.Made = h == heldMade || a.made(&n)
-		return a.put(s, state.Done)
+		return a.put(s, journal.Done)
 	}
 	if !errors.Is(err, link.ErrNotFound) {
 		return err

@@ -9,7 +9,7 @@ import (
 	"strconv"
 	"time"
 
-	"libvirt-direct/internal/state"
+	"libvirt-direct/internal/journal"
 )
 
 // Mark is the alias (ip link … alias) of the devices that we make, so that people
@@ -24,8 +24,8 @@ const undoTime = 5 * time.Second
 // applier runs steps for one domain and keeps its journal. The domain's lock is held.
 type applier struct {
 	kernel  Kernel
-	dir     *state.Dir
-	journal *state.Journal
+	dir     *journal.Dir
+	journal *journal.Journal
 	steps   []Step // the journal's entries, decoded
 	op      Op     // the operation whose plan is applied; "" while only undoing
 	libvirt LibvirtState
@@ -42,9 +42,9 @@ type applier struct {
 
 // load reads a domain's journal; one that cannot be trusted is set aside, and the
 // error says where it lies then.
-func load(dir *state.Dir, uuid, name string) (*applier, error) {
+func load(dir *journal.Dir, uuid, name string) (*applier, error) {
 	a, err := look(dir, uuid, name)
-	if errors.Is(err, state.ErrCorrupt) {
+	if errors.Is(err, journal.ErrCorrupt) {
 		aside, asideErr := dir.SetAside(uuid)
 		if asideErr != nil {
 			return nil, errors.Join(err, asideErr)
@@ -55,7 +55,7 @@ func load(dir *state.Dir, uuid, name string) (*applier, error) {
 }
 
 // look is load without setting anything aside.
-func look(dir *state.Dir, uuid, name string) (*applier, error) {
+func look(dir *journal.Dir, uuid, name string) (*applier, error) {
 	a := &applier{dir: dir}
 	var err error
 	if a.journal, a.steps, err = readSteps(dir, uuid); err != nil {
@@ -79,7 +79,7 @@ func (a *applier) index(key string) int {
 // acted reports whether the journal has more of a key than its claim.
 func (a *applier) acted(key string) bool {
 	i := a.index(key)
-	return i >= 0 && a.journal.Entries[i].Phase != state.Planned
+	return i >= 0 && a.journal.Entries[i].Phase != journal.Planned
 }
 
 // made reports whether the domain itself has made something shared that is found there: at
@@ -95,14 +95,14 @@ func (a *applier) made(thing sharedKind) bool {
 // intend writes a step to the journal before it acts; the returned function marks it
 // done.
 func (a *applier) intend(s Step) (done func() error, err error) {
-	if err := a.put(s, state.Intended); err != nil {
+	if err := a.put(s, journal.Intended); err != nil {
 		return nil, err
 	}
-	return func() error { return a.put(s, state.Done) }, nil
+	return func() error { return a.put(s, journal.Done) }, nil
 }
 
 // put writes how far a step has come that is claimed.
-func (a *applier) put(s Step, phase state.Phase) error {
+func (a *applier) put(s Step, phase journal.Phase) error {
 	data, err := json.Marshal(s)
 	if err != nil {
 		return err
@@ -181,7 +181,7 @@ func (a *applier) undo(ctx context.Context, key string) error {
 	}
 	switch {
 	case err != nil:
-	case e.Phase == state.Planned: // nothing was done
+	case e.Phase == journal.Planned: // nothing was done
 		return a.drop(key)
 	default:
 		err = a.undoClaim(ctx, e, s)
@@ -197,7 +197,7 @@ func (a *applier) undo(ctx context.Context, key string) error {
 	return err
 }
 
-func (a *applier) undoClaim(ctx context.Context, e state.Entry, s Step) error {
+func (a *applier) undoClaim(ctx context.Context, e journal.Entry, s Step) error {
 	if !e.Shared {
 		unlock, err := a.dir.Lock(ctx, e.Resource)
 		if err != nil {

@@ -1,6 +1,7 @@
 package hooks
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,7 +38,7 @@ type BridgePort struct {
 func (b *BridgePort) key() string { return "bridge port " + b.Device }
 
 func (b *BridgePort) does() string {
-	return fmt.Sprintf("set %s in bridge %s: %s", first(b.Device, "its tap"), b.Bridge, b)
+	return fmt.Sprintf("set %s in bridge %s: %s", cmp.Or(b.Device, "its tap"), b.Bridge, b)
 }
 
 func (b *BridgePort) holds() string { return b.does() }

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"time"
 
-	"libvirt-direct/internal/state"
+	"libvirt-direct/internal/journal"
 )
 
 // claimsLock is held from the look at who has what to the writing of a claim. It is the
@@ -45,7 +45,7 @@ func (a *applier) claim(steps []Step, end time.Duration) error {
 		}
 		if i := a.index(s.key()); i >= 0 {
 			e := &a.journal.Entries[i]
-			if e.Phase != state.Planned || e.Expires == 0 {
+			if e.Phase != journal.Planned || e.Expires == 0 {
 				continue // the guest's already, or left by its last life: doing it again finds it
 			}
 			if err := a.encode(s, e); err != nil {
@@ -56,7 +56,7 @@ func (a *applier) claim(steps []Step, end time.Duration) error {
 			a.claimed = append(a.claimed, s.key())
 			continue
 		}
-		e := state.Entry{Resource: resource, Shared: shared, Phase: state.Planned, Expires: end}
+		e := journal.Entry{Resource: resource, Shared: shared, Phase: journal.Planned, Expires: end}
 		if !shared {
 			claims, err := claimsTo(a.dir, resource)
 			if err != nil {
@@ -67,7 +67,7 @@ func (a *applier) claim(steps []Step, end time.Duration) error {
 				if s, e.Phase, err = s.takeOver(holder); err != nil {
 					return &NICError{Domain: a.journal.Name, NIC: "NIC " + s.NIC, Err: err}
 				}
-				if e.Phase != state.Planned && end != 0 {
+				if e.Phase != journal.Planned && end != 0 {
 					continue // a debt is not reserved: the start will find it as it is
 				}
 			}
@@ -84,17 +84,17 @@ func (a *applier) claim(steps []Step, end time.Duration) error {
 	return a.dir.Save(a.journal)
 }
 
-func (a *applier) encode(s Step, e *state.Entry) (err error) {
+func (a *applier) encode(s Step, e *journal.Entry) (err error) {
 	e.Step, err = json.Marshal(s)
 	return err
 }
 
 // takeOver is the entry of who takes a resource from a holder whose claim is stale.
-func (s Step) takeOver(holder state.Claim) (Step, state.Phase, error) {
+func (s Step) takeOver(holder journal.Claim) (Step, journal.Phase, error) {
 	if k, ok := s.kind().(heirKind); ok {
 		return k.takeOver(s, holder)
 	}
-	return s, state.Planned, nil
+	return s, journal.Planned, nil
 }
 
 // dropReservations forgets what was reserved and is not planned now, and reservations

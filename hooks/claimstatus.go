@@ -7,18 +7,18 @@ import (
 	"slices"
 	"strings"
 
+	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
-	"libvirt-direct/internal/state"
 )
 
 // ClaimStatus is one claim of a domain's journal, with what the host shows of it.
 type ClaimStatus struct {
-	Resource string      `json:"resource"`
-	UUID     string      `json:"uuid"`
-	Name     string      `json:"name,omitempty"`
-	NIC      string      `json:"nic,omitempty"`
-	Gen      int         `json:"generation,omitempty"`
-	Phase    state.Phase `json:"phase,omitempty"`
+	Resource string        `json:"resource"`
+	UUID     string        `json:"uuid"`
+	Name     string        `json:"name,omitempty"`
+	NIC      string        `json:"nic,omitempty"`
+	Gen      int           `json:"generation,omitempty"`
+	Phase    journal.Phase `json:"phase,omitempty"`
 	// Holds: no other claim is above it. A shared one always holds.
 	Holds bool `json:"holds"`
 	// Stale: its guest was started, and the kernel shows no use.
@@ -77,7 +77,7 @@ var ErrNoJournal = errors.New("nothing is held for that domain")
 
 // Forget removes a domain's journal, readable or not, and with it all its claims. It
 // undoes nothing, and returns what is not put back now.
-func Forget(ctx context.Context, dir *state.Dir, uuid string) (lost []string, err error) {
+func Forget(ctx context.Context, dir *journal.Dir, uuid string) (lost []string, err error) {
 	if err := dir.Make(); err != nil {
 		return nil, err
 	}
@@ -88,7 +88,7 @@ func Forget(ctx context.Context, dir *state.Dir, uuid string) (lost []string, er
 	defer unlock()
 	_, steps, err := readSteps(dir, uuid)
 	switch {
-	case errors.Is(err, state.ErrCorrupt), errors.Is(err, state.ErrNewer), errors.Is(err, state.ErrRead):
+	case errors.Is(err, journal.ErrCorrupt), errors.Is(err, journal.ErrNewer), errors.Is(err, journal.ErrRead):
 		lost = []string{fmt.Sprintf("what it was cannot be read: %v", err)}
 	case err != nil:
 		return nil, err

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"libvirt-direct/internal/config"
-	"libvirt-direct/internal/state"
+	"libvirt-direct/internal/journal"
 	"libvirt-direct/xmlfilter"
 )
 
@@ -164,7 +164,7 @@ func TestForeignDomainOnABrokenHost(t *testing.T) {
 		},
 		"a lock that stays": func(w *world) {
 			w.cfg.Deadline = config.Duration(1e6)
-			dir, err := state.Open(w.journal)
+			dir, err := journal.Open(w.journal)
 			require.NoError(w.t, err)
 			unlock, err := dir.Lock(w.t.Context(), "domain-"+uuidA)
 			require.NoError(w.t, err)

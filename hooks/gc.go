@@ -8,8 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
-	"libvirt-direct/internal/state"
 )
 
 // Collector finishes or undoes what domains have left that are not running any more:
@@ -21,7 +21,7 @@ type Collector struct {
 	// OVS names the host's Open vSwitch. Without it stale ports are not looked for, and
 	// a journal with a port is left as it is.
 	OVS func() Switch
-	Dir *state.Dir
+	Dir *journal.Dir
 	// Libvirt is where the daemon keeps its state.
 	Libvirt LibvirtState
 	// Alive reports whether libvirt has the domain running or starting. An error
@@ -61,7 +61,7 @@ func (c *Collector) Run(ctx context.Context) (done []string, err error) {
 
 func (c *Collector) domain(ctx context.Context, uuid string) ([]string, error) {
 	j, err := c.Dir.Load(uuid)
-	if ignore(err, state.ErrCorrupt) != nil || err == nil && j == nil {
+	if ignore(err, journal.ErrCorrupt) != nil || err == nil && j == nil {
 		return nil, err
 	}
 	name := ""
@@ -97,7 +97,7 @@ func (c *Collector) domain(ctx context.Context, uuid string) ([]string, error) {
 	a.kernel, a.libvirt = c.Kernel, c.Libvirt
 	defer a.withStation(c.Station)()
 	defer a.withSwitch(c.OVS)()
-	reserved := func(e state.Entry) bool { return e.Expires != 0 && !c.Dir.Expired(e) }
+	reserved := func(e journal.Entry) bool { return e.Expires != 0 && !c.Dir.Expired(e) }
 	switch {
 	case c.DryRun:
 		for i := len(a.steps) - 1; i >= 0; i-- {

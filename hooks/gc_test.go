@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"libvirt-direct/hooks/hooktest"
-	"libvirt-direct/internal/state"
+	"libvirt-direct/internal/journal"
 	"libvirt-direct/xmlfilter"
 )
 
@@ -23,7 +23,7 @@ func TestCollectorDoesNotHoldUpAStart(t *testing.T) {
 	w.must(Prepare, doc)
 	running := w.kernel.Dump()
 
-	dir, err := state.Open(w.journal)
+	dir, err := journal.Open(w.journal)
 	require.NoError(t, err)
 	c := &Collector{Kernel: w.kernel, Dir: dir, Alive: func(ctx context.Context, _, _ string) (bool, error) {
 		<-ctx.Done()
@@ -49,13 +49,13 @@ func TestDryRunLeavesTheJournalDirectoryAsItIs(t *testing.T) {
 	require.NoError(t, err)
 	require.NoDirExists(t, w.journal)
 
-	_, err = state.Open(w.journal)
+	_, err = journal.Open(w.journal)
 	require.NoError(t, err)
 	file := filepath.Join(w.journal, "domains", uuidA+".json")
 	unknown := `{"version":1,"uuid":"` + uuidA + `","name":"x","since":"2026-01-01T00:00:00Z","entries":[{"phase":"done","step":{"nic":"x","exec":"rm"}}]}`
 	require.NoError(t, os.WriteFile(file, []byte(unknown), 0o600))
 	_, err = c.Run(t.Context())
-	require.ErrorIs(t, err, state.ErrCorrupt)
+	require.ErrorIs(t, err, journal.ErrCorrupt)
 	require.FileExists(t, file)
 }
 
@@ -89,7 +89,7 @@ func TestClaimsAreShownAndForgotten(t *testing.T) {
 		return all
 	}
 	vf := "vf/" + hooktest.PFAddress + "/0"
-	require.Equal(t, []ClaimStatus{{Resource: vf, UUID: uuidA, Name: "vm a", NIC: mac1, Gen: 1, Phase: state.Done, Holds: true}}, all())
+	require.Equal(t, []ClaimStatus{{Resource: vf, UUID: uuidA, Name: "vm a", NIC: mac1, Gen: 1, Phase: journal.Done, Holds: true}}, all())
 	w.vfRuns(0, 90, mac1, 0)
 	w.must(Start, a)
 	require.Equal(t, "macvtap90 stands on it", all()[0].Evidence)
@@ -120,7 +120,7 @@ func TestClaimsAreShownAndForgotten(t *testing.T) {
 // An older release wrote of a VF that its domain never got, and nothing else.
 func TestJournalOfWhichNothingWasTakenOver(t *testing.T) {
 	w := newVFWorld(t)
-	_, err := state.Open(w.journal)
+	_, err := journal.Open(w.journal)
 	require.NoError(t, err)
 	text := `{"version":1,"uuid":"` + uuidA + `","name":"vm","since":"2026-01-01T00:00:00Z","entries":[
 		{"phase":"intended","step":{"nic":"` + mac1 + `","vf":{"pf":"0000:03:00.0","number":0,"device":"0000:03:10.0","pf_name":"ens1f0","mac":"` + mac1 + `","want":{},"contested":true}}}]}`

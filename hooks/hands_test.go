@@ -13,8 +13,8 @@ import (
 
 	"libvirt-direct/hooks/hooktest"
 	"libvirt-direct/internal/config"
+	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
-	"libvirt-direct/internal/state"
 )
 
 // Who is who: a device changes hands behind the hook's back, or looks as if it had.
@@ -276,7 +276,7 @@ func TestPFInAContainerLeavesTheDebt(t *testing.T) {
 func TestHintsOfAVSIAreNotStale(t *testing.T) {
 	w := newWorld(t, "", "nica")
 	w.must(Prepare, ownedVSI(t, w))
-	dir, err := state.Open(w.journal)
+	dir, err := journal.Open(w.journal)
 	require.NoError(t, err)
 	stale, err := dir.StaleHints()
 	require.NoError(t, err)

@@ -14,8 +14,8 @@ import (
 	"time"
 
 	"libvirt-direct/internal/config"
+	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
-	"libvirt-direct/internal/state"
 	"libvirt-direct/xmlfilter"
 )
 
@@ -55,7 +55,7 @@ type Hook struct {
 	// OVS names the host's Open vSwitch, for the NICs that are on it.
 	OVS func() Switch
 	// Journal is the journal directory. It is made when there is something to hold.
-	Journal *state.Dir
+	Journal *journal.Dir
 	// Libvirt is where the daemon keeps its state.
 	Libvirt LibvirtState
 	Log     *slog.Logger
@@ -154,7 +154,7 @@ func (h *Hook) foreign(ctx context.Context, c Call, doc []byte) {
 		return
 	}
 	uuid := xmlfilter.UUID(doc)
-	if !state.IsUUID(uuid) {
+	if !journal.IsUUID(uuid) {
 		return // only who means us has to write what we understand
 	}
 	held, err := h.holds(uuid)
@@ -294,7 +294,7 @@ func concerns(d *xmlfilter.Domain) bool {
 // holds reports whether there is a journal for a domain.
 func (h *Hook) holds(uuid string) (bool, error) {
 	j, err := h.Journal.Load(uuid)
-	return j != nil || err != nil, ignore(ignore(err, state.ErrCorrupt), state.ErrNewer)
+	return j != nil || err != nil, ignore(ignore(err, journal.ErrCorrupt), journal.ErrNewer)
 }
 
 func ignore(err, kind error) error {
@@ -400,9 +400,9 @@ func domainLock(uuid string) string { return "domain-" + uuid }
 func changed(d *xmlfilter.Domain, changes []xmlfilter.Change) []string {
 	var notes []string
 	for _, c := range changes {
-		if to := first(c.SourceDev, c.SourceBridge, c.Ethernet); to != "" {
+		if to := cmp.Or(c.SourceDev, c.SourceBridge, c.Ethernet); to != "" {
 			n := &d.NICs[c.NIC]
-			notes = append(notes, fmt.Sprintf("%s: %s is %s here", n, first(n.Source.Dev, n.Source.Bridge), to))
+			notes = append(notes, fmt.Sprintf("%s: %s is %s here", n, cmp.Or(n.Source.Dev, n.Source.Bridge), to))
 		}
 	}
 	return notes
@@ -551,7 +551,7 @@ func (a *applier) adopt(ctx context.Context, s Step, k nicKind) error {
 		return nil
 	}
 	a.note("adopted %s %s", what, name)
-	return a.put(k.found(s, have.Index), state.Done)
+	return a.put(k.found(s, have.Index), journal.Done)
 }
 
 func (h *Hook) log(c Call, notes []string) {

@@ -18,8 +18,8 @@ import (
 
 	"libvirt-direct/hooks/hooktest"
 	"libvirt-direct/internal/config"
+	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
-	"libvirt-direct/internal/state"
 	"libvirt-direct/xmlfilter"
 )
 
@@ -84,7 +84,7 @@ func newWorld(t *testing.T, cfg string, devices ...string) *world {
 		Config:     func() (*config.Config, error) { return w.cfg, nil },
 		Kernel:     func() (Kernel, func(), error) { return w.kernel, func() {}, nil },
 		Station:    w.openStation,
-		Journal:    state.Existing(w.journal),
+		Journal:    journal.Existing(w.journal),
 		Libvirt:    LibvirtFolder(w.libvirt),
 		Log:        slog.New(slog.NewTextHandler(w.log, nil)),
 		Privileged: true,
@@ -399,7 +399,7 @@ func TestKilledAnywhereIsUndone(t *testing.T) {
 
 func (w *world) gc(dry bool, alive ...string) []string {
 	w.t.Helper()
-	dir, err := state.Open(w.journal)
+	dir, err := journal.Open(w.journal)
 	require.NoError(w.t, err)
 	c := &Collector{Kernel: w.kernel, Station: w.openStation, OVS: w.openSwitch, Dir: dir, Libvirt: w.hook.Libvirt, DryRun: dry, Alive: func(_ context.Context, uuid, _ string) (bool, error) {
 		for _, a := range alive {
@@ -472,13 +472,13 @@ func TestCorruptJournalIsSetAsideAndNeverExecuted(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, "", "nica")
 			before := w.dump()
-			_, err := state.Open(w.journal)
+			_, err := journal.Open(w.journal)
 			require.NoError(t, err)
 			file := filepath.Join(w.journal, "domains", uuidA+".json")
 			require.NoError(t, os.WriteFile(file, []byte(data), 0o600))
 			doc := domain(uuidA, "<ld:nic mac='"+mac1+"' allmulticast='yes'/>", direct(mac1, "nica", "bridge"))
 			_, err = w.run(Prepare, doc)
-			require.ErrorIs(t, err, state.ErrCorrupt)
+			require.ErrorIs(t, err, journal.ErrCorrupt)
 			require.Contains(t, err.Error(), "corrupt-")
 			require.Equal(t, before, w.dump())
 			w.must(Prepare, doc)
@@ -489,7 +489,7 @@ func TestCorruptJournalIsSetAsideAndNeverExecuted(t *testing.T) {
 func TestJournalOfANewerReleaseIsLeftAlone(t *testing.T) {
 	w := newWorld(t, "", "nica")
 	before := w.kernel.Dump()
-	_, err := state.Open(w.journal)
+	_, err := journal.Open(w.journal)
 	require.NoError(t, err)
 	file := filepath.Join(w.journal, "domains", uuidA+".json")
 	const text = `{"version":99,"held":["who knows"]}`
@@ -497,7 +497,7 @@ func TestJournalOfANewerReleaseIsLeftAlone(t *testing.T) {
 	doc := domain(uuidA, "", direct(mac1, "nica.100", "vepa"))
 	for _, op := range []Op{Prepare, Stopped, Release} {
 		_, err = w.run(op, doc)
-		require.ErrorIs(t, err, state.ErrNewer, op)
+		require.ErrorIs(t, err, journal.ErrNewer, op)
 	}
 	require.Equal(t, before, w.kernel.Dump())
 	kept, err := os.ReadFile(file)
@@ -621,14 +621,14 @@ func TestRewriteDefinesWhatPrepareAccepts(t *testing.T) {
 
 func TestDeadlineOfTheOperation(t *testing.T) {
 	w := newWorld(t, "deadline = '30ms'", "nica")
-	dir, err := state.Open(w.journal)
+	dir, err := journal.Open(w.journal)
 	require.NoError(t, err)
 	unlock, err := dir.Lock(context.Background(), "domain-"+uuidA)
 	require.NoError(t, err)
 	defer unlock()
 	from := time.Now()
 	_, err = w.run(Prepare, domain(uuidA, "", direct(mac1, "nica.100", "vepa")))
-	require.ErrorIs(t, err, state.ErrLocked)
+	require.ErrorIs(t, err, journal.ErrLocked)
 	require.Less(t, time.Since(from), 5*time.Second)
 }
 

@@ -6,8 +6,8 @@ import (
 	"fmt"
 
 	"libvirt-direct/internal/config"
+	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
-	"libvirt-direct/internal/state"
 )
 
 // A kind is one kind of step, in a file of its own: what is to be done for a NIC, how, and
@@ -81,7 +81,7 @@ type quietKind interface {
 // is stale.
 type heirKind interface {
 	kind
-	takeOver(s Step, holder state.Claim) (Step, state.Phase, error)
+	takeOver(s Step, holder journal.Claim) (Step, journal.Phase, error)
 }
 
 // A settlingKind looks after something before it is undone, whoever has it by then.

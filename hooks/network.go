@@ -184,7 +184,7 @@ func (h *Hook) networkVF(ctx context.Context, k Kernel, words *xmlfilter.Network
 	case vf.QoS != nil || vf.Proto != "" || vf.PortProfile != "":
 		return Step{}, remedy(ErrUnsuitable, "qos, proto and portprofile are set when the guest starts: they are for the domain's <metadata>, not for the network's")
 	case !isVF:
-		return Step{}, remedy(ErrUnsuitable, "the network's words are for virtual functions, and %s is none", first(p.Dev, p.PCI))
+		return Step{}, remedy(ErrUnsuitable, "the network's words are for virtual functions, and %s is none", cmp.Or(p.Dev, p.PCI))
 	}
 	want := link.VFSettings{Trust: vf.Trust, SpoofChk: vf.SpoofChk, MinRate: vf.MinRate, MaxRate: vf.MaxRate, QueryRSS: vf.QueryRSS}
 	if vf.LinkState != "" {

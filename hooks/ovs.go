@@ -7,9 +7,9 @@ import (
 	"slices"
 
 	"libvirt-direct/internal/config"
+	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
 	"libvirt-direct/internal/ovs"
-	"libvirt-direct/internal/state"
 )
 
 // Switch is what the hook asks of Open vSwitch: ovs.DB, or a fake one in tests. Errors
@@ -59,7 +59,7 @@ func (o *OVSPort) compare(_ context.Context, _ Kernel, h *Held) error {
 		h.Difference = err.Error()
 	case !slices.Contains(owned, ovs.Owned{Name: o.Name, Owner: o.Owner}):
 		h.Difference = "gone"
-	case h.Phase == state.Intended:
+	case h.Phase == journal.Intended:
 		h.Difference = halfMade
 	}
 	return nil
@@ -208,7 +208,7 @@ func (c *Collector) strayPorts(ctx context.Context) ([]string, error) {
 }
 
 func (c *Collector) strayPort(ctx context.Context, db Switch, o ovs.Owned) (gone bool, err error) {
-	if !state.IsUUID(o.Owner) {
+	if !journal.IsUUID(o.Owner) {
 		if gone, err = deviceGone(ctx, c.Kernel, o); err != nil || !gone {
 			return false, err
 		}
@@ -248,7 +248,7 @@ func SweepPorts(ctx context.Context, k Kernel, db Switch) ([]string, error) {
 	errs := []error{err}
 	var removed []string
 	for _, o := range owned {
-		if state.IsUUID(o.Owner) {
+		if journal.IsUUID(o.Owner) {
 			continue
 		}
 		gone, err := deviceGone(ctx, k, o)

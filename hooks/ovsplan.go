@@ -1,6 +1,7 @@
 package hooks
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -111,7 +112,7 @@ func (p *planner) hookOwnedOVS(n, was *xmlfilter.NIC, s settings) error {
 	given := was.VirtualPort.Parameters
 	// What libvirt would set (src/util/virnetdevopenvswitch.c).
 	port.IDs = map[string]string{
-		"attached-mac": n.MAC, "iface-id": first(s.ifaceID, given["interfaceid"]), "vm-id": p.domain.UUID, "iface-status": "active",
+		"attached-mac": n.MAC, "iface-id": cmp.Or(s.ifaceID, given["interfaceid"]), "vm-id": p.domain.UUID, "iface-status": "active",
 	}
 	if given["profileid"] != "" {
 		port.IDs["port-profile"] = given["profileid"]
@@ -158,7 +159,7 @@ func portOf(bridge, owner string, x *xmlfilter.VLAN, tag int, w xmlfilter.PortWo
 	port.VLAN, port.MTU, port.Mirror = vlan, o.MTU, o.Mirror
 	port.IngressRate, port.IngressBurst = o.IngressRate, o.IngressBurst
 	if o.MinRate > 0 || o.MaxRate > 0 {
-		port.QoS = &ovs.QoS{Type: first(o.QoS, "linux-htb"), MinRate: o.MinRate * 1_000_000, MaxRate: o.MaxRate * 1_000_000}
+		port.QoS = &ovs.QoS{Type: cmp.Or(o.QoS, "linux-htb"), MinRate: o.MinRate * 1_000_000, MaxRate: o.MaxRate * 1_000_000}
 	}
 	return port, nil
 }
@@ -180,7 +181,7 @@ func ovsVLAN(x *xmlfilter.VLAN, tag int, w xmlfilter.PortWords, tunnel bool) (*o
 	case x != nil && said:
 		return nil, remedy(ErrUnsuitable, "it has <vlan>, and its words or profile say VLANs too; leave one out")
 	case v.Tag != nil && v.Trunks != nil:
-		v.Mode = "native-" + first(w.Native, "untagged")
+		v.Mode = "native-" + cmp.Or(w.Native, "untagged")
 	case x != nil && x.NativeMode != "":
 		v.Mode, v.Tag = "native-"+x.NativeMode, &x.NativeTag
 	}

@@ -10,8 +10,8 @@ import (
 	"strings"
 
 	"libvirt-direct/internal/config"
+	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
-	"libvirt-direct/internal/state"
 	"libvirt-direct/xmlfilter"
 )
 
@@ -74,7 +74,7 @@ func (e *TakenError) Is(target error) bool { return target == e.kind() }
 // one that was stopped may have it put back at this moment.
 func (h *Host) Available(vf VFDevice, named bool) error {
 	holder, held := vf.Claims.Holder(h.Owner)
-	own := slices.ContainsFunc(vf.Claims.All, func(c state.Claim) bool {
+	own := slices.ContainsFunc(vf.Claims.All, func(c journal.Claim) bool {
 		return c.UUID == h.Owner && (vf.Used == "" || vf.mine || vf.bound && c.Started)
 	})
 	taken := &TakenError{VF: vf, Evidence: vf.Used}
@@ -112,7 +112,7 @@ func (s *surveyor) at(ctx context.Context, place link.VFPlace) (VFDevice, error)
 }
 
 // claimsTo reads who claims a resource.
-func claimsTo(dir *state.Dir, resource string) (state.Claims, error) { return dir.Claims(resource) }
+func claimsTo(dir *journal.Dir, resource string) (journal.Claims, error) { return dir.Claims(resource) }
 
 // lookVF fills in who has a virtual function. Claims that cannot be read are an error only
 // where the kernel does not show that it is in other hands.
@@ -153,7 +153,7 @@ func (s *surveyor) mine(l link.Link) bool {
 		return true
 	}
 	claims, err := claimsTo(s.Journal, "link/"+l.Name)
-	return err == nil && slices.ContainsFunc(claims.All, func(c state.Claim) bool { return c.UUID == s.domain.UUID && c.Phase != state.Planned })
+	return err == nil && slices.ContainsFunc(claims.All, func(c journal.Claim) bool { return c.UUID == s.domain.UUID && c.Phase != journal.Planned })
 }
 
 // VFs looks at who has each virtual function of a PF.
@@ -282,7 +282,7 @@ func (s *surveyor) ownVFs(owner string) ([]string, error) {
 	}
 	j, err := s.Journal.Load(owner)
 	if err != nil || j == nil {
-		return nil, ignore(ignore(err, state.ErrCorrupt), state.ErrNewer)
+		return nil, ignore(ignore(err, journal.ErrCorrupt), journal.ErrNewer)
 	}
 	var own []string
 	for _, e := range j.Entries {
@@ -351,7 +351,7 @@ func (a *applier) others(thing sharedKind) (held, error) {
 // beaten reports whether another domain holds by now what an entry of this one claims. Of
 // what is made by its claimant, a device or a port, the claim alone is no hold: it can be
 // that of a start which is refused because the thing is there.
-func (a *applier) beaten(e state.Entry) (bool, error) {
+func (a *applier) beaten(e journal.Entry) (bool, error) {
 	if e.Shared {
 		return false, nil
 	}
@@ -363,7 +363,7 @@ func (a *applier) beaten(e state.Entry) (bool, error) {
 		}
 	}
 	if !isVF {
-		claims.All = slices.DeleteFunc(claims.All, func(c state.Claim) bool { return c.Phase == state.Planned })
+		claims.All = slices.DeleteFunc(claims.All, func(c journal.Claim) bool { return c.Phase == journal.Planned })
 	}
 	return claims.Beaten(a.journal.UUID, e.Gen), err
 }

@@ -17,8 +17,8 @@ import (
 
 	"libvirt-direct/hooks/hooktest"
 	"libvirt-direct/internal/config"
+	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
-	"libvirt-direct/internal/state"
 	"libvirt-direct/xmlfilter"
 )
 
@@ -97,7 +97,7 @@ func TestVFsAreReadNoMoreThanNeeded(t *testing.T) {
 }
 
 // crowd fills a journal with guests that hold a macvtap and a VLAN each.
-func crowd(tb testing.TB, dir *state.Dir, guests int) {
+func crowd(tb testing.TB, dir *journal.Dir, guests int) {
 	tb.Helper()
 	for i := range guests {
 		uuid := fmt.Sprintf("%08x-0000-4000-8000-000000000001", i+1)
@@ -107,7 +107,7 @@ func crowd(tb testing.TB, dir *state.Dir, guests int) {
 			{NIC: mac1, Macvtap: &Macvtap{Name: fmt.Sprintf("ldt%d", i), Lower: "nicb.7", Mode: "bridge", MAC: mac1, Index: 1000 + i}},
 		} {
 			resource, shared := s.resource()
-			e := state.Entry{Resource: resource, Shared: shared, Gen: k, Phase: state.Done}
+			e := journal.Entry{Resource: resource, Shared: shared, Gen: k, Phase: journal.Done}
 			require.NoError(tb, (&applier{}).encode(s, &e))
 			j.Entries = append(j.Entries, e)
 		}
@@ -129,7 +129,7 @@ func TestCostDoesNotGrowWithTheGuests(t *testing.T) {
 			for _, guests := range []int{10, 500} {
 				w := newVFWorld(t)
 				disk := hooktest.NewDisk()
-				w.hook.Journal = state.On(w.journal, disk)
+				w.hook.Journal = journal.On(w.journal, disk)
 				require.NoError(t, w.hook.Journal.Make())
 				crowd(t, w.hook.Journal, guests)
 				cost[guests] = map[Op]int{}
@@ -148,7 +148,7 @@ func TestCostDoesNotGrowWithTheGuests(t *testing.T) {
 func BenchmarkFreeChoice(b *testing.B) {
 	k := hooktest.NewKernel("ens1f0")
 	k.AddVFs("ens1f0", 256)
-	dir, err := state.Open(filepath.Join(b.TempDir(), "journal"))
+	dir, err := journal.Open(filepath.Join(b.TempDir(), "journal"))
 	require.NoError(b, err)
 	crowd(b, dir, 1000-255)
 	for n := range 255 {
@@ -157,9 +157,9 @@ func BenchmarkFreeChoice(b *testing.B) {
 		require.NoError(b, err)
 		k.Add(link.Link{Name: fmt.Sprintf("macvtap%d", n), Kind: "macvtap", Mode: "passthrough", Parent: lower.Index})
 		j := dir.New(fmt.Sprintf("%08x-0000-4000-8000-0000000000ff", n), "guest")
-		e := state.Entry{Resource: vfResource(v.VFPlace), Gen: 1, Phase: state.Planned}
+		e := journal.Entry{Resource: vfResource(v.VFPlace), Gen: 1, Phase: journal.Planned}
 		require.NoError(b, (&applier{}).encode(Step{NIC: mac1, VF: &VF{VFPlace: v.VFPlace, PFName: "ens1f0"}}, &e))
-		j.Started, j.Entries = true, []state.Entry{e}
+		j.Started, j.Entries = true, []journal.Entry{e}
 		require.NoError(b, dir.Save(j))
 	}
 	cfg, err := config.Parse("test.toml", []byte(vfConfig))
@@ -180,7 +180,7 @@ func BenchmarkLife(b *testing.B) {
 	for _, guests := range []int{10, 2000} {
 		b.Run(fmt.Sprint(guests, " guests"), func(b *testing.B) {
 			k := hooktest.NewKernel("nica")
-			dir, err := state.Open(filepath.Join(b.TempDir(), "journal"))
+			dir, err := journal.Open(filepath.Join(b.TempDir(), "journal"))
 			require.NoError(b, err)
 			crowd(b, dir, guests)
 			cfg, err := config.Parse("test.toml", nil)

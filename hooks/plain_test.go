@@ -12,9 +12,9 @@ import (
 
 	"libvirt-direct/hooks/hooktest"
 	"libvirt-direct/internal/config"
+	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
 	"libvirt-direct/internal/ovs"
-	"libvirt-direct/internal/state"
 )
 
 // plainGuests use none of our settings. What each of them needs is there.
@@ -53,7 +53,7 @@ func TestPlainGuestOnABrokenHost(t *testing.T) {
 			require.NoError(w.t, os.WriteFile(filepath.Join(w.journal, "domains", uuidA+".json"), []byte("{"), 0o600))
 		},
 		"a lock that stays": func(w *world) {
-			dir, err := state.Open(w.journal)
+			dir, err := journal.Open(w.journal)
 			require.NoError(w.t, err)
 			unlock, err := dir.Lock(w.t.Context(), claimsLock)
 			require.NoError(w.t, err)
@@ -103,7 +103,7 @@ func TestPlainGuestBehindALeftoverWaitsForNoLock(t *testing.T) {
 func TestPlainGuestWhereClaimsCannotBeRead(t *testing.T) {
 	w := newPlainWorld(t)
 	w.starts(plainGuests["VF"], 0, 90, mac1, 42)
-	w.hook.Journal = state.On("/run/libvirt-direct", hooktest.NewDisk().With(func(p hooktest.Point) error {
+	w.hook.Journal = journal.On("/run/libvirt-direct", hooktest.NewDisk().With(func(p hooktest.Point) error {
 		if p.Op == "list" {
 			return syscall.EIO
 		}
@@ -123,7 +123,7 @@ func TestPlainGuestsVFIsClaimedAndNoMore(t *testing.T) {
 	claims, err := w.hook.Journal.Claims("vf/" + hooktest.PFAddress + "/0")
 	require.NoError(t, err)
 	require.Len(t, claims.All, 1)
-	require.Equal(t, state.Planned, claims.All[0].Phase)
+	require.Equal(t, journal.Planned, claims.All[0].Phase)
 	require.NotContains(t, string(claims.All[0].Step), "baseline")
 	require.Zero(t, w.calls, "nothing of the host is changed")
 	w.must(Release, doc)

@@ -8,6 +8,7 @@
 package hooks
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -169,8 +170,8 @@ func (p *planner) assisted(n *xmlfilter.NIC, s settings) error {
 	if n.VLAN != nil && !(there && source.VF && n.Source.Mode == "passthrough") {
 		return p.notRewritten("libvirt refuses <vlan> in this mode")
 	}
-	if s.mode != "" && s.mode != first(n.Source.Mode, "vepa") {
-		return p.notRewritten(fmt.Sprintf("it asks for mode %s and its <source> says %s", s.mode, first(n.Source.Mode, "vepa")))
+	if s.mode != "" && s.mode != cmp.Or(n.Source.Mode, "vepa") {
+		return p.notRewritten(fmt.Sprintf("it asks for mode %s and its <source> says %s", s.mode, cmp.Or(n.Source.Mode, "vepa")))
 	}
 	if !config.ValidIfname(n.Source.Dev) {
 		return remedy(ErrNoDevice, "%q is no device name", n.Source.Dev)
@@ -269,7 +270,7 @@ func (p *planner) namedVLAN(n *xmlfilter.NIC, parent string, vid int, u *config.
 // assistedVLAN plans for a NIC whose words name the VLAN; <source dev=> then is just
 // what its sub-interface is called.
 func (p *planner) assistedVLAN(n *xmlfilter.NIC, s settings, parentByName string) error {
-	dev, err := p.parent(s, first(parentByName, n.Source.Dev))
+	dev, err := p.parent(s, cmp.Or(parentByName, n.Source.Dev))
 	if err != nil {
 		return err
 	}
@@ -286,7 +287,7 @@ func (p *planner) parent(s settings, otherwise string) (Device, error) {
 	if s.uplink != nil {
 		return p.uplink(s.uplink)
 	}
-	name := first(s.dev, otherwise)
+	name := cmp.Or(s.dev, otherwise)
 	if name == "" {
 		return Device{}, remedy(ErrNoDevice, "its words name neither uplink nor dev")
 	}
@@ -351,7 +352,7 @@ func (p *planner) hookOwned(n *xmlfilter.NIC, s settings) error {
 		}
 	}
 	p.add(Step{NIC: p.id(n), Macvtap: &Macvtap{
-		Name: n.Target, Lower: lower, Mode: first(s.mode, "vepa"), MAC: n.MAC,
+		Name: n.Target, Lower: lower, Mode: cmp.Or(s.mode, "vepa"), MAC: n.MAC,
 		MTU: n.MTU, Queues: n.Queues, AllMulti: s.allMulti,
 	}})
 	if n.Words == nil || n.Words.Was == nil || !isQbg(n.Words.Was.VirtualPort) {

@@ -1,6 +1,7 @@
 package hooks
 
 import (
+	"cmp"
 	"slices"
 	"strconv"
 	"strings"
@@ -103,7 +104,7 @@ func (r *rewriter) locate(n *xmlfilter.NIC, s settings) (place, error) {
 		}
 		pl.vid = n.VLAN.Tags[0]
 	}
-	name := first(s.dev, source)
+	name := cmp.Or(s.dev, source)
 	if parent, vid, ok := splitVLAN(name); ok && r.cfg.UplinkCalled(name) == nil {
 		whole, there := r.host.Devices[name]
 		isVLAN := !there || whole.Kind == "vlan"
@@ -145,7 +146,7 @@ func (pl place) words() map[string]string {
 // sub-interface that libvirt understands.
 func (r *rewriter) assisted(n *xmlfilter.NIC, s settings) (xmlfilter.Change, error) {
 	var c xmlfilter.Change
-	if s.mode != "" && s.mode != first(n.Source.Mode, "vepa") {
+	if s.mode != "" && s.mode != cmp.Or(n.Source.Mode, "vepa") {
 		c.SourceMode = s.mode
 	}
 	source, there := r.host.Devices[n.Source.Dev]
@@ -156,7 +157,7 @@ func (r *rewriter) assisted(n *xmlfilter.NIC, s settings) (xmlfilter.Change, err
 	if err != nil {
 		return c, err
 	}
-	if n.VLAN != nil && pl.dev.VF && first(s.mode, n.Source.Mode) == "passthrough" {
+	if n.VLAN != nil && pl.dev.VF && cmp.Or(s.mode, n.Source.Mode) == "passthrough" {
 		pl.vid = 0 // libvirt sets a VF's VLAN itself
 	}
 	dev := pl.dev.Name
@@ -213,7 +214,7 @@ func (r *rewriter) toHookOwned(n *xmlfilter.NIC, s settings) (xmlfilter.Change, 
 	}
 	words := pl.words()
 	words[xmlfilter.WordOwn] = xmlfilter.OwnHook
-	words[xmlfilter.WordMode] = first(s.mode, n.Source.Mode, "vepa")
+	words[xmlfilter.WordMode] = cmp.Or(s.mode, n.Source.Mode, "vepa")
 	c.Words = newWords(n, words)
 	c.Ethernet = targetName(r.domain, n)
 	return c, nil

@@ -18,8 +18,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
-	"libvirt-direct/internal/state"
 	"libvirt-direct/xmlfilter"
 )
 
@@ -127,14 +127,14 @@ func parseHidden(name string) (f hiddenFile, ok bool) {
 	at, errAt := strconv.ParseInt(parts[4], 10, 64)
 	f = hiddenFile{parts[0], net.HardwareAddr(mac).String(), tap, parts[3], time.Duration(at)}
 	// Only what name would write.
-	return f, errors.Join(errMAC, errTap, errAt) == nil && state.IsUUID(f.UUID) && f.name() == name
+	return f, errors.Join(errMAC, errTap, errAt) == nil && journal.IsUUID(f.UUID) && f.name() == name
 }
 
 // savedFiles keeps libvirt's files of devices out of its way, and gives them back.
 type savedFiles struct {
 	kernel  Kernel
 	libvirt LibvirtState
-	dir     *state.Dir
+	dir     *journal.Dir
 	note    func(format string, args ...any)
 }
 
@@ -331,7 +331,7 @@ func (s savedFiles) allBack(ctx context.Context, files []hiddenFile, over func(h
 	makeErr := s.dir.Make() // a full disk stops that, but not a lock
 	unlock, err := s.dir.Lock(ctx, "saved")
 	switch {
-	case errors.Is(err, state.ErrLocked):
+	case errors.Is(err, journal.ErrLocked):
 		return err
 	case err == nil:
 		defer unlock()

@@ -12,8 +12,8 @@ import (
 
 	"libvirt-direct/hooks/hooktest"
 	"libvirt-direct/internal/config"
+	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
-	"libvirt-direct/internal/state"
 )
 
 const uuidC = "c0000001-0000-4000-8000-000000000001"
@@ -66,7 +66,7 @@ func TestRefusedGuestWhoseRecordsAreOfNoUse(t *testing.T) {
 				}
 				return nil
 			})
-			w.hook.Journal = state.On("/run/libvirt-direct", disk)
+			w.hook.Journal = journal.On("/run/libvirt-direct", disk)
 		},
 		"no configuration": func(w *world) {
 			w.hook.Config = func() (*config.Config, error) { return nil, syscall.EIO }
@@ -213,7 +213,7 @@ func FuzzHiddenName(f *testing.F) {
 	f.Fuzz(func(t *testing.T, name string) {
 		if h, ok := parseHidden(name); ok {
 			require.Equal(t, name, h.name())
-			require.True(t, state.IsUUID(h.UUID))
+			require.True(t, journal.IsUUID(h.UUID))
 		}
 		again, ok := parseHidden(good.name())
 		require.True(t, ok)

@@ -2,6 +2,7 @@ package hooks
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -99,21 +100,21 @@ func settingsOf(cfg *config.Config, host Host, n *xmlfilter.NIC) (settings, erro
 			return settings{}, remedy(ErrUnknownWord, "profile %q; add [profile.%s] to %s", w.Profile, w.Profile, config.Path)
 		}
 	}
-	s := settings{dev: w.Dev, mode: first(w.Mode, p.Mode), vlan: w.VLAN, own: first(w.Own, p.Own) == xmlfilter.OwnHook}
+	s := settings{dev: w.Dev, mode: cmp.Or(w.Mode, p.Mode), vlan: w.VLAN, own: cmp.Or(w.Own, p.Own) == xmlfilter.OwnHook}
 	s.vf, s.optional = w.VFWords.Over(p.VFWords), p.Optional
 	s.port = w.PortWords.Over(p.PortWords)
 	s.ovs, s.ifaceID = p.OVS, w.IfaceID
 	if s.vlan == 0 {
 		s.vlan = p.VLAN
 	}
-	if name := first(w.Uplink, p.Uplink); name != "" {
+	if name := cmp.Or(w.Uplink, p.Uplink); name != "" {
 		if s.uplink = cfg.Uplinks[name]; s.uplink == nil {
 			return settings{}, remedy(ErrUnknownWord, "uplink %q; add [uplink.%s] with device = \"…\" to %s", name, name, config.Path)
 		}
 	}
 	u := s.uplink
 	if u == nil {
-		u = host.uplinkOf(cfg, first(s.dev, n.Source.Dev))
+		u = host.uplinkOf(cfg, cmp.Or(s.dev, n.Source.Dev))
 	}
 	for _, say := range []*bool{w.AllMulticast, p.AllMulticast, allMultiOf(u)} {
 		if say != nil {
@@ -129,15 +130,6 @@ func allMultiOf(u *config.Uplink) *bool {
 		return nil
 	}
 	return u.AllMulticast
-}
-
-func first(words ...string) string {
-	for _, w := range words {
-		if w != "" {
-			return w
-		}
-	}
-	return ""
 }
 
 // splitVLAN takes "eth0.100" apart.
@@ -167,6 +159,6 @@ func vlanName(parent string, vid int) string {
 // targetName is the name of a hook-owned NIC's device, the same at every start and
 // different for every NIC of every domain.
 func targetName(d *xmlfilter.Domain, n *xmlfilter.NIC) string {
-	sum := sha256.Sum256([]byte(first(d.UUID, d.Name) + " " + nicID(d, n)))
+	sum := sha256.Sum256([]byte(cmp.Or(d.UUID, d.Name) + " " + nicID(d, n)))
 	return "ldt" + hex.EncodeToString(sum[:5])
 }

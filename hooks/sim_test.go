@@ -16,7 +16,7 @@ import (
 
 	"libvirt-direct/hooks/hooktest"
 	"libvirt-direct/internal/config"
-	"libvirt-direct/internal/state"
+	"libvirt-direct/internal/journal"
 )
 
 // program is the hook and gc on the host of a simulated world.
@@ -34,14 +34,14 @@ func program(t *testing.T) hooktest.Program {
 				Config:  func() (*config.Config, error) { return cfg, nil },
 				Kernel:  func() (Kernel, func(), error) { return p.Kernel, func() {}, nil },
 				Station: station(p), OVS: func() Switch { return p.OVS },
-				Journal: journal(p), Libvirt: p.Libvirt, Log: log, Privileged: true,
+				Journal: journalOf(p), Libvirt: p.Libvirt, Log: log, Privileged: true,
 			}
 			err := h.Run(ctx, Call{Domain: c.Domain, Op: Op(c.Op), Stdin: strings.NewReader(c.XML), Stdout: &out})
 			return out.String(), err
 		},
 		Collect: func(ctx context.Context, p *hooktest.Process, alive func(context.Context, string) (bool, error)) error {
 			c := &Collector{
-				Kernel: p.Kernel, Station: station(p), OVS: func() Switch { return p.OVS }, Dir: journal(p), Libvirt: p.Libvirt,
+				Kernel: p.Kernel, Station: station(p), OVS: func() Switch { return p.OVS }, Dir: journalOf(p), Libvirt: p.Libvirt,
 				Alive: func(ctx context.Context, uuid, _ string) (bool, error) { return alive(ctx, uuid) },
 			}
 			_, err := c.Run(ctx)
@@ -50,9 +50,9 @@ func program(t *testing.T) hooktest.Program {
 	}
 }
 
-// journal is a process's journal, on whose host the clock began with the story.
-func journal(p *hooktest.Process) *state.Dir {
-	d := state.On("/run/libvirt-direct", p.Disk)
+// journalOf is a process's journal, on whose host the clock began with the story.
+func journalOf(p *hooktest.Process) *journal.Dir {
+	d := journal.On("/run/libvirt-direct", p.Disk)
 	d.Clock = p.Clock
 	return d
 }

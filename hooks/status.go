@@ -7,9 +7,9 @@ import (
 	"sync"
 	"time"
 
+	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
 	"libvirt-direct/internal/ovs"
-	"libvirt-direct/internal/state"
 )
 
 // DomainStatus is what we hold for one domain, as the journal says, beside what the
@@ -25,7 +25,7 @@ type DomainStatus struct {
 // Held is one step of a domain's journal and what became of it.
 type Held struct {
 	Step
-	Phase state.Phase `json:"phase"`
+	Phase journal.Phase `json:"phase"`
 	// What is the device as it is, nil when it is gone.
 	Device *link.Link `json:"device,omitempty"`
 	// Difference says how the device is not as the journal has it, "" when it is.
@@ -37,7 +37,7 @@ type Held struct {
 
 // Status reads all journals and looks up each thing they hold; Open vSwitch's ports only
 // if it is given the switch. It takes no locks: a start at work can be seen half-way.
-func Status(ctx context.Context, k Kernel, sw Switch, dir *state.Dir) ([]DomainStatus, error) {
+func Status(ctx context.Context, k Kernel, sw Switch, dir *journal.Dir) ([]DomainStatus, error) {
 	uuids, err := dir.Domains()
 	if err != nil {
 		return nil, err
@@ -53,7 +53,7 @@ func Status(ctx context.Context, k Kernel, sw Switch, dir *state.Dir) ([]DomainS
 	}
 	for _, uuid := range uuids {
 		j, steps, err := readSteps(dir, uuid)
-		if errors.Is(err, state.ErrCorrupt) || errors.Is(err, state.ErrNewer) {
+		if errors.Is(err, journal.ErrCorrupt) || errors.Is(err, journal.ErrNewer) {
 			all = append(all, DomainStatus{UUID: uuid, Held: []Held{}, Error: err.Error()})
 			continue
 		}
@@ -98,7 +98,7 @@ func (h *Held) compareDevice(ctx context.Context, k Kernel, index int, f func(l 
 			h.Difference = fmt.Sprintf("%s is %v, not %v", what, have, want)
 		}
 	})
-	if h.Phase == state.Intended && h.Difference == "" {
+	if h.Phase == journal.Intended && h.Difference == "" {
 		h.Difference = halfMade
 	}
 	return nil

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"io"
 
-	"libvirt-direct/internal/state"
+	"libvirt-direct/internal/journal"
 )
 
 // Step is one thing to do for a NIC, as data: Plan makes it, explain prints it, the
@@ -89,7 +89,7 @@ func (s Step) check() error {
 }
 
 // readSteps loads a domain's journal and reads its steps; without one both are nil.
-func readSteps(dir *state.Dir, uuid string) (*state.Journal, []Step, error) {
+func readSteps(dir *journal.Dir, uuid string) (*journal.Journal, []Step, error) {
 	j, err := dir.Load(uuid)
 	if err != nil || j == nil {
 		return nil, nil, err
@@ -100,12 +100,12 @@ func readSteps(dir *state.Dir, uuid string) (*state.Journal, []Step, error) {
 
 // decodeSteps reads the steps of a journal. A step that it does not understand
 // makes the whole journal one that cannot be trusted.
-func decodeSteps(j *state.Journal) ([]Step, error) {
+func decodeSteps(j *journal.Journal) ([]Step, error) {
 	steps := make([]Step, len(j.Entries))
 	for i, e := range j.Entries {
 		var err error
 		if steps[i], err = decodeStep(e.Step); err != nil {
-			return nil, fmt.Errorf("%w: domain %s, step %d: %w", state.ErrCorrupt, j.UUID, i, err)
+			return nil, fmt.Errorf("%w: domain %s, step %d: %w", journal.ErrCorrupt, j.UUID, i, err)
 		}
 	}
 	return steps, nil

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"testing"
 
-	"libvirt-direct/internal/state"
+	"libvirt-direct/internal/journal"
 )
 
 // A step from a journal file is either refused as a whole, or one that can be undone
@@ -26,10 +26,10 @@ func FuzzJournalSteps(f *testing.F) {
 		if !json.Valid(b) {
 			return // the journal's own reader refuses it
 		}
-		j := &state.Journal{UUID: uuidA, Entries: []state.Entry{{Phase: state.Done, Step: b}}}
+		j := &journal.Journal{UUID: uuidA, Entries: []journal.Entry{{Phase: journal.Done, Step: b}}}
 		steps, err := decodeSteps(j)
 		if err != nil {
-			if !errors.Is(err, state.ErrCorrupt) {
+			if !errors.Is(err, journal.ErrCorrupt) {
 				t.Fatalf("untyped error %v", err)
 			}
 			return

@@ -7,8 +7,8 @@ import (
 	"io/fs"
 
 	"libvirt-direct/internal/config"
+	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
-	"libvirt-direct/internal/state"
 	"libvirt-direct/xmlfilter"
 )
 
@@ -71,7 +71,7 @@ type VFDevice struct {
 	NUMA    int
 
 	// Claims are everybody's, as the journals say.
-	Claims state.Claims
+	Claims journal.Claims
 	// Used is what the kernel shows of a use, "" for none; Doubt is why that could not be
 	// told, which keeps a VF from being chosen and from nobody who names it.
 	Used, Doubt string
@@ -113,7 +113,7 @@ type Host struct {
 // Records are where it is written down who has what on this host.
 type Records struct {
 	// Journal is ours.
-	Journal *state.Dir
+	Journal *journal.Dir
 	// Libvirt is the folder in which libvirt keeps its state.
 	Libvirt fs.FS
 	// Named are virtual functions, by network device or PCI address, that definitions of
@@ -295,7 +295,7 @@ func (s *surveyor) held(h *Host) error {
 	}
 	_, steps, err := readSteps(s.Journal, h.Owner)
 	if err != nil {
-		return ignore(ignore(err, state.ErrCorrupt), state.ErrNewer)
+		return ignore(ignore(err, journal.ErrCorrupt), journal.ErrNewer)
 	}
 	vfs := map[string]VFDevice{}
 	for _, step := range steps {

@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"libvirt-direct/internal/config"
+	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
-	"libvirt-direct/internal/state"
 )
 
 // vfKernel is what the hook asks of the kernel for virtual functions.
@@ -102,20 +102,20 @@ func (v *VF) subject() string { return v.name() }
 func (v *VF) isChosen() bool { return v.chosen }
 
 // takeOver passes on what is owed for the VF.
-func (v *VF) takeOver(s Step, holder state.Claim) (Step, state.Phase, error) {
-	if holder.Phase == state.Planned {
-		return s, state.Planned, nil
+func (v *VF) takeOver(s Step, holder journal.Claim) (Step, journal.Phase, error) {
+	if holder.Phase == journal.Planned {
+		return s, journal.Planned, nil
 	}
 	was, err := decodeStep(holder.Step)
 	if err != nil || was.VF == nil {
-		return s, "", fmt.Errorf("%w: domain %s: %w", state.ErrCorrupt, holder.UUID, err)
+		return s, "", fmt.Errorf("%w: domain %s: %w", journal.ErrCorrupt, holder.UUID, err)
 	}
 	if was.VF.Baseline == nil { // nothing is owed
-		return s, state.Planned, nil
+		return s, journal.Planned, nil
 	}
 	debt := *was.VF
 	debt.Debt, s.VF = true, &debt
-	return s, state.Intended, nil
+	return s, journal.Intended, nil
 }
 
 func (v *VF) holds() string {
@@ -192,7 +192,7 @@ func (*VF) do(ctx context.Context, a *applier, s Step) (err error) {
 		return fmt.Errorf("%s is not claimed", v.name())
 	}
 	noted, phase := *a.steps[i].VF, a.journal.Entries[i].Phase
-	owes := noted.Debt || a.op == Prepare && !v.Program && phase != state.Planned
+	owes := noted.Debt || a.op == Prepare && !v.Program && phase != journal.Planned
 	if owes && !v.Managed {
 		// A plain guest is not refused what could not be put back before it.
 		defer func() {
@@ -202,7 +202,7 @@ func (*VF) do(ctx context.Context, a *applier, s Step) (err error) {
 			}
 		}()
 	}
-	if !owes && (!v.Managed || !v.Program && phase != state.Planned) {
+	if !owes && (!v.Managed || !v.Program && phase != journal.Planned) {
 		return nil // a plain guest's, or noted when it started
 	}
 	unlock, err := a.dir.Lock(ctx, vfResource(v.VFPlace))
@@ -229,9 +229,9 @@ func (*VF) do(ctx context.Context, a *applier, s Step) (err error) {
 		v.Set = false
 		if !v.Managed && a.op == Prepare {
 			v.Baseline = nil
-			return a.put(s, state.Planned)
+			return a.put(s, journal.Planned)
 		}
-	case phase == state.Planned && v.Baseline == nil:
+	case phase == journal.Planned && v.Baseline == nil:
 		if err := a.remember(ctx, pf, &v); err != nil {
 			return err
 		}
@@ -247,7 +247,7 @@ func (*VF) do(ctx context.Context, a *applier, s Step) (err error) {
 			return err
 		}
 	}
-	return a.put(s, state.Done)
+	return a.put(s, journal.Done)
 }
 
 // pay puts a VF back for another guest's life that could not do so itself, or for an
@@ -548,7 +548,7 @@ func (a *applier) freeMAC(ctx context.Context, pf link.Link, place link.VFPlace)
 		}
 		v := *s.VF
 		v.Freed, s.VF = true, &v
-		if err := a.put(s, state.Done); err != nil {
+		if err := a.put(s, journal.Done); err != nil {
 			return err
 		}
 		break

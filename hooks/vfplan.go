@@ -1,6 +1,7 @@
 package hooks
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -93,7 +94,7 @@ func (p *planner) claimVF(n *xmlfilter.NIC, s settings, vf VFDevice) error {
 }
 
 func (p *planner) noVF(n *xmlfilter.NIC, s settings) error {
-	if s.uplink != nil && first(s.mode, n.Source.Mode) == "passthrough" {
+	if s.uplink != nil && cmp.Or(s.mode, n.Source.Mode) == "passthrough" {
 		return p.notRewritten("it is to have a virtual function of uplink " + s.uplink.Name)
 	}
 	if s.vf.PortProfile != "" && s.vf == (xmlfilter.VFWords{PortProfile: s.vf.PortProfile}) {
@@ -133,7 +134,7 @@ func (p *planner) wantVF(n *xmlfilter.NIC, s settings, vf VFDevice) (link.VFSett
 		id = n.VLAN.Tags[0]
 	}
 	if s.vlan != 0 || w.QoS != nil || w.Proto != "" {
-		want.VLAN = &link.VFVLAN{ID: id, Proto: first(w.Proto, link.Dot1Q)}
+		want.VLAN = &link.VFVLAN{ID: id, Proto: cmp.Or(w.Proto, link.Dot1Q)}
 		if w.QoS != nil {
 			want.VLAN.QoS = *w.QoS
 		}
@@ -178,7 +179,7 @@ func (p *planner) startVF(n *xmlfilter.NIC, s settings) error {
 // ownedVF plans the device of a hook-owned NIC in passthrough mode: on a VF that is
 // named, on one that is free, or on a whole device.
 func (p *planner) ownedVF(n *xmlfilter.NIC, s settings) (handled bool, err error) {
-	if first(s.mode, "vepa") != "passthrough" {
+	if cmp.Or(s.mode, "vepa") != "passthrough" {
 		if s.vf.Set() {
 			return true, remedy(ErrUnsuitable, "qos, proto, trust, portprofile and the like need mode='passthrough'")
 		}
@@ -281,7 +282,7 @@ const qbh = "802.1Qbh"
 // vf returns what is to be changed in a NIC that is, or is to get, a VF; handled is
 // false for others.
 func (r *rewriter) vf(n *xmlfilter.NIC, s settings) (c xmlfilter.Change, handled bool, err error) {
-	mode := first(s.mode, n.Source.Mode)
+	mode := cmp.Or(s.mode, n.Source.Mode)
 	switch {
 	case n.Type == "hostdev":
 		vf, ok := r.onVF(n)

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
-	"libvirt-direct/internal/state"
 )
 
 // VLAN makes a VLAN sub-interface, or shares the one that is there. It is held as
@@ -99,7 +99,7 @@ func (*VLAN) do(ctx context.Context, a *applier, s Step) error {
 		}
 		v.Made = h == heldMade || a.made(&v)
 	}
-	if err := a.put(s, state.Done); err != nil {
+	if err := a.put(s, journal.Done); err != nil {
 		return err
 	}
 	// Whoever made it may have been killed before it was ready.

@@ -9,7 +9,7 @@ import (
 	"strconv"
 	"time"
 
-	"libvirt-direct/internal/state"
+	"libvirt-direct/internal/journal"
 	"libvirt-direct/vdp"
 	"libvirt-direct/xmlfilter"
 )
@@ -96,7 +96,7 @@ func (v *VSI) quiet(ctx context.Context, a *applier, s Step) error { return a.le
 func (v *VSI) quiets() (text string, last bool) { return v.undoes(), false }
 
 // takeOver: two guests cannot have one instance.
-func (v *VSI) takeOver(s Step, holder state.Claim) (Step, state.Phase, error) {
+func (v *VSI) takeOver(s Step, holder journal.Claim) (Step, journal.Phase, error) {
 	return s, "", remedy(ErrInUse, "VSI %s is domain %q's; give this guest an instance of its own, or run libvirt-direct gc if that is gone", v.Instance, holder.Name)
 }
 
@@ -155,7 +155,7 @@ func vsiOf(v *xmlfilter.VirtualPort, mac, port string, vlan int) (*VSI, error) {
 // for the switch.
 func (p *planner) assistedQbg(n *xmlfilter.NIC) error {
 	source := p.host.Devices[n.Source.Dev]
-	port, vid := first(source.Name, n.Source.Dev), 0
+	port, vid := cmp.Or(source.Name, n.Source.Dev), 0
 	if source.Kind == "vlan" {
 		port, vid = source.ParentName, source.VLANID
 	}

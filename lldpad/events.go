@@ -7,8 +7,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"libvirt-direct/internal/vdpnl"
 	"libvirt-direct/vdp"
+	"libvirt-direct/vdp/vdpnl"
 )
 
 // pingInterval is how often an Events looks whether lldpad is still the one

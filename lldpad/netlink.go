@@ -11,8 +11,8 @@ import (
 	"github.com/mdlayher/socket"
 	"golang.org/x/sys/unix"
 
-	"libvirt-direct/internal/vdpnl"
 	"libvirt-direct/vdp"
+	"libvirt-direct/vdp/vdpnl"
 )
 
 const (

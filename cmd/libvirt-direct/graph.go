@@ -15,10 +15,10 @@ import (
 	"libvirt-direct/hooks"
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/graph"
+	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/libvirtd"
 	"libvirt-direct/internal/link"
 	"libvirt-direct/internal/ovs"
-	"libvirt-direct/internal/state"
 	"libvirt-direct/vdp/control"
 	"libvirt-direct/xmlfilter"
 )
@@ -80,7 +80,7 @@ func (o *options) look(ctx context.Context, socket string) (s *scene, missing []
 	if s.links, err = k.All(ctx); err != nil {
 		return nil, nil, err
 	}
-	s.held, err = hooks.Status(ctx, k, nil, state.Existing(o.journal))
+	s.held, err = hooks.Status(ctx, k, nil, journal.Existing(o.journal))
 	if errors.Is(err, fs.ErrPermission) {
 		missing = append(missing, err)
 	} else if err != nil {

@@ -20,9 +20,9 @@ import (
 
 	"libvirt-direct/hooks"
 	"libvirt-direct/internal/config"
+	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/libvirtd"
 	"libvirt-direct/internal/link"
-	"libvirt-direct/internal/state"
 	"libvirt-direct/internal/version"
 	"libvirt-direct/xmlfilter"
 )
@@ -104,7 +104,7 @@ func command() *cobra.Command {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	flags := root.PersistentFlags()
 	flags.StringVar(&o.config, "config", config.Path, "the host's configuration `FILE`")
-	flags.StringVar(&o.journal, "journal", state.DefaultDir, "the journal's `DIRECTORY`")
+	flags.StringVar(&o.journal, "journal", journal.DefaultDir, "the journal's `DIRECTORY`")
 	flags.StringVar(&o.connect, "connect", libvirtd.DefaultURI, "libvirt `URI`")
 	flags.DurationVar(&o.timeout, "timeout", 30*time.Second, "give up after this `TIME`, such as 10s")
 	root.AddCommand(explainCommand(o), rewriteCommand(o), statusCommand(o), checkCommand(o), gcCommand(o), watchCommand(o), runCommand(o), vfCommand(o), vsiCommand(o), ifupCommand(o), ifdownCommand(o), graphCommand(o))
@@ -204,7 +204,7 @@ func (o *options) survey(ctx context.Context, rec hooks.Records, d *xmlfilter.Do
 
 // records are where it is written down who has what on this host.
 func (o *options) records() hooks.Records {
-	return hooks.Records{Journal: state.Existing(o.journal), Libvirt: hooks.LibvirtFolder(hooks.LibvirtDir)}
+	return hooks.Records{Journal: journal.Existing(o.journal), Libvirt: hooks.LibvirtFolder(hooks.LibvirtDir)}
 }
 
 func explainCommand(o *options) *cobra.Command {

@@ -18,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"libvirt-direct/hooks"
-	"libvirt-direct/internal/state"
+	"libvirt-direct/internal/journal"
 )
 
 var update = flag.Bool("update", false, "rewrite the transcripts' output")
@@ -153,21 +153,21 @@ func TestCompletionScripts(t *testing.T) {
 	require.Contains(t, out, "status\t")
 }
 
-// journal makes a journal directory with one domain's macvtap in it, a device that
+// sampleJournal makes a journal directory with one domain's macvtap in it, a device that
 // nobody has.
-func journal(t *testing.T) string {
+func sampleJournal(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "journal")
-	dir, err := state.Open(path)
+	dir, err := journal.Open(path)
 	require.NoError(t, err)
 	step, err := json.Marshal(hooks.Step{NIC: "52:54:00:00:00:01", Macvtap: &hooks.Macvtap{
 		Name: "ldt0123456789", Lower: "lo", Mode: "bridge", MAC: "52:54:00:00:00:01", Index: 1 << 30,
 	}})
 	require.NoError(t, err)
-	require.NoError(t, dir.Save(&state.Journal{
+	require.NoError(t, dir.Save(&journal.Journal{
 		UUID: "aaaaaaaa-0000-4000-8000-000000000001", Name: "vm 1",
 		Since:   time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC),
-		Entries: []state.Entry{{Resource: "link/ldt0123456789", Gen: 1, Phase: state.Done, Step: step}},
+		Entries: []journal.Entry{{Resource: "link/ldt0123456789", Gen: 1, Phase: journal.Done, Step: step}},
 	}))
 	corrupt := filepath.Join(path, "domains", "bbbbbbbb-0000-4000-8000-000000000002.json")
 	require.NoError(t, os.WriteFile(corrupt, []byte("{"), 0o600))
@@ -186,7 +186,7 @@ func TestStatusOfNothing(t *testing.T) {
 }
 
 func TestStatusShowsWhatIsGoneAndWhatCannotBeRead(t *testing.T) {
-	dir := journal(t)
+	dir := sampleJournal(t)
 	out, stderr, code := cli(t, nil, "status", "--journal", dir)
 	require.Zero(t, code, stderr)
 	require.Contains(t, out, `domain "vm 1" (aaaaaaaa-0000-4000-8000-000000000001) since 2026-03-04`)
@@ -207,7 +207,7 @@ func TestStatusShowsWhatIsGoneAndWhatCannotBeRead(t *testing.T) {
 }
 
 func TestCheckJSON(t *testing.T) {
-	out, stderr, code := cli(t, nil, "check", "--json", "--config", "testdata/broken.toml", "--journal", journal(t))
+	out, stderr, code := cli(t, nil, "check", "--json", "--config", "testdata/broken.toml", "--journal", sampleJournal(t))
 	require.Equal(t, exitFault, code)
 	require.Empty(t, stderr, "all is said on standard output")
 	var found []finding

@@ -15,9 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"libvirt-direct/hooks"
+	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/libvirtd"
 	"libvirt-direct/internal/link"
-	"libvirt-direct/internal/state"
 )
 
 // hostStatus is what status prints as JSON.
@@ -48,7 +48,7 @@ what generation, how far that has come, and what the kernel shows of its use.`,
 			}
 			sw := hooks.OpenSwitch()
 			defer sw.Close()
-			all, err := hooks.Status(ctx, k, sw, state.Existing(o.journal))
+			all, err := hooks.Status(ctx, k, sw, journal.Existing(o.journal))
 			if errors.Is(err, fs.ErrPermission) {
 				return fmt.Errorf("status needs root: %w", err)
 			}
@@ -168,10 +168,10 @@ nothing, and says what is not put back.`,
 }
 
 func (o *options) forget(ctx context.Context, w io.Writer, uuid string, dry bool) error {
-	if dry || !state.IsUUID(uuid) {
+	if dry || !journal.IsUUID(uuid) {
 		return usageError{fmt.Errorf("gc --forget %q: want a domain's UUID, and no --dry-run", uuid)}
 	}
-	lost, err := hooks.Forget(ctx, state.Existing(o.journal), uuid)
+	lost, err := hooks.Forget(ctx, journal.Existing(o.journal), uuid)
 	if err != nil {
 		return err
 	}
@@ -188,9 +188,9 @@ func (o *options) collect(ctx context.Context, dry bool) ([]string, error) {
 		return nil, err
 	}
 	defer k.Close()
-	dir := state.Existing(o.journal)
+	dir := journal.Existing(o.journal)
 	if !dry {
-		if dir, err = state.Open(o.journal); err != nil {
+		if dir, err = journal.Open(o.journal); err != nil {
 			return nil, err
 		}
 	}

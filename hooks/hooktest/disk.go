@@ -10,7 +10,7 @@ import (
 	"testing/fstest"
 	"time"
 
-	"libvirt-direct/internal/state"
+	"libvirt-direct/internal/journal"
 )
 
 // Stored is what lies on a disk, and who holds which lock.
@@ -26,7 +26,7 @@ type Disk struct {
 	Gate Gate
 }
 
-var _ state.Files = (*Disk)(nil)
+var _ journal.Files = (*Disk)(nil)
 
 // NewDisk is an empty disk.
 func NewDisk() *Disk {
@@ -64,10 +64,10 @@ func (d *Disk) change(op, name string, do func() error) error {
 	return err
 }
 
-// Make is state.Files.Make; folders need not be made.
+// Make is journal.Files.Make; folders need not be made.
 func (d *Disk) Make() error { return nil }
 
-// List is state.Files.List.
+// List is journal.Files.List.
 func (d *Disk) List(folder string) ([]string, error) {
 	if err := d.at(Point{Op: "list", What: folder}); err != nil {
 		return nil, err
@@ -82,7 +82,7 @@ func (d *Disk) List(folder string) ([]string, error) {
 	return slices.Sorted(maps.Keys(seen)), nil
 }
 
-// Read is state.Files.Read.
+// Read is journal.Files.Read.
 func (d *Disk) Read(name string) ([]byte, error) {
 	if err := d.at(Point{Op: "read", What: name}); err != nil {
 		return nil, err
@@ -94,7 +94,7 @@ func (d *Disk) Read(name string) ([]byte, error) {
 	return slices.Clone(data), nil
 }
 
-// Replace is state.Files.Replace.
+// Replace is journal.Files.Replace.
 func (d *Disk) Replace(name string, data []byte) error {
 	return d.change("write", name, func() error {
 		d.Files[name] = slices.Clone(data)
@@ -102,7 +102,7 @@ func (d *Disk) Replace(name string, data []byte) error {
 	})
 }
 
-// Touch is state.Files.Touch.
+// Touch is journal.Files.Touch.
 func (d *Disk) Touch(name string) error {
 	return d.change("touch", name, func() error {
 		if _, there := d.Files[name]; !there {
@@ -112,7 +112,7 @@ func (d *Disk) Touch(name string) error {
 	})
 }
 
-// Remove is state.Files.Remove.
+// Remove is journal.Files.Remove.
 func (d *Disk) Remove(name string) error {
 	return d.change("unlink", name, func() error {
 		if _, there := d.Files[name]; !there {
@@ -123,7 +123,7 @@ func (d *Disk) Remove(name string) error {
 	})
 }
 
-// SetAside is state.Files.SetAside.
+// SetAside is journal.Files.SetAside.
 func (d *Disk) SetAside(name string) (string, error) {
 	aside := "corrupt/" + path.Base(name)
 	return aside, d.change("set aside", name, func() error {
@@ -133,10 +133,10 @@ func (d *Disk) SetAside(name string) (string, error) {
 	})
 }
 
-// Sweep is state.Files.Sweep; nothing is ever half written here.
+// Sweep is journal.Files.Sweep; nothing is ever half written here.
 func (d *Disk) Sweep() error { return nil }
 
-// Lock is state.Files.Lock.
+// Lock is journal.Files.Lock.
 func (d *Disk) Lock(ctx context.Context, name string) (unlock func(), err error) {
 	for {
 		if err := d.at(Point{Op: "lock", What: name}); err != nil {
@@ -153,7 +153,7 @@ func (d *Disk) Lock(ctx context.Context, name string) (unlock func(), err error)
 		select {
 		case <-ctx.Done():
 			_ = d.at(Point{Op: "give up lock", What: name})
-			return nil, state.ErrLocked
+			return nil, journal.ErrLocked
 		case <-time.After(200 * time.Microsecond):
 		}
 	}

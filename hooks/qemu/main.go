@@ -16,9 +16,9 @@ import (
 
 	"libvirt-direct/hooks"
 	"libvirt-direct/internal/config"
+	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
 	"libvirt-direct/internal/logging"
-	"libvirt-direct/internal/state"
 	"libvirt-direct/internal/version"
 )
 
@@ -29,7 +29,7 @@ func main() {
 		Kernel:     openKernel,
 		Station:    hooks.OpenStation,
 		OVS:        hooks.OpenSwitch,
-		Journal:    state.Existing(state.DefaultDir),
+		Journal:    journal.Existing(journal.DefaultDir),
 		Libvirt:    hooks.LibvirtFolder(hooks.LibvirtDir),
 		Log:        logging.New("libvirt-direct", notes),
 		Privileged: os.Geteuid() == 0,

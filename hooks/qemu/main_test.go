@@ -12,7 +12,7 @@ import (
 
 	"libvirt-direct/hooks"
 	"libvirt-direct/internal/config"
-	"libvirt-direct/internal/state"
+	"libvirt-direct/internal/journal"
 )
 
 const (
@@ -35,7 +35,7 @@ func started(t *testing.T) *hooks.Hook {
 	h := &hooks.Hook{
 		Config:     func() (*config.Config, error) { return config.Parse("test.toml", nil) },
 		Kernel:     func() (hooks.Kernel, func(), error) { return brokenKernel{}, func() {}, nil },
-		Journal:    state.Existing(filepath.Join(t.TempDir(), "journal")),
+		Journal:    journal.Existing(filepath.Join(t.TempDir(), "journal")),
 		Privileged: true,
 	}
 	require.NoError(t, h.Journal.Make())
@@ -43,7 +43,7 @@ func started(t *testing.T) *hooks.Hook {
 		Name: "ldt0", Lower: "nica", Mode: "vepa", MAC: "52:54:00:00:00:01", Index: 7,
 	}})
 	require.NoError(t, err)
-	require.NoError(t, h.Journal.Save(&state.Journal{UUID: uuid, Name: "vm", Entries: []state.Entry{{Resource: "link/ldt0", Gen: 1, Phase: state.Done, Step: step}}}))
+	require.NoError(t, h.Journal.Save(&journal.Journal{UUID: uuid, Name: "vm", Entries: []journal.Entry{{Resource: "link/ldt0", Gen: 1, Phase: journal.Done, Step: step}}}))
 	return h
 }
 
@@ -91,7 +91,7 @@ func TestPanics(t *testing.T) {
 
 				// Nothing stays locked.
 				_, _, again := call(h, program, string(op), doc)
-				require.NotContains(t, again, state.ErrLocked.Error())
+				require.NotContains(t, again, journal.ErrLocked.Error())
 			})
 		}
 	}

@@ -25,9 +25,9 @@ import (
 
 	"libvirt-direct/hooks"
 	"libvirt-direct/internal/config"
+	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
 	"libvirt-direct/internal/logging"
-	"libvirt-direct/internal/state"
 )
 
 const file = "/run/killhook"
@@ -47,7 +47,7 @@ func main() {
 		Config:     func() (*config.Config, error) { return config.Load(config.Path) },
 		Kernel:     k.open,
 		Station:    k.openStation,
-		Journal:    state.Existing(state.DefaultDir),
+		Journal:    journal.Existing(journal.DefaultDir),
 		Libvirt:    hooks.LibvirtFolder(hooks.LibvirtDir),
 		Log:        logging.New("killhook", io.Discard),
 		Privileged: true,

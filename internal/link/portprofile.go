@@ -206,7 +206,7 @@ func (c *Conn) AssociatePort(ctx context.Context, dev Link, request PortRequest,
 	if err != nil {
 		return fail(err)
 	}
-	if err = c.insist(ctx, req); err == nil {
+	if err = c.retryBusy(ctx, req); err == nil {
 		var last PortResponse
 		if last, err = c.awaitPort(ctx, dev, p); err == nil {
 			return nil
@@ -248,7 +248,7 @@ func (c *Conn) DisassociatePort(ctx context.Context, dev Link, vf int) error {
 	p := Port{VF: vf}
 	req, err := portMessage(dev.Index, PortDisassociate, p)
 	if err == nil {
-		err = c.insist(ctx, req)
+		err = c.retryBusy(ctx, req)
 	}
 	if err != nil {
 		return &PortError{Device: dev.Name, VF: vf, Driver: c.Driver(dev.Name), Request: PortDisassociate, Err: mapPortErrno(err)}

@@ -193,9 +193,9 @@ func (s *vfSetter) write(ctx context.Context, attr string, want VFSettings) erro
 	}
 	req := message(unix.RTM_SETLINK, unix.NLM_F_ACK, s.pf.Index)
 	req.AddData(vfList(body))
-	err = s.c.insist(ctx, req)
+	err = s.c.retryBusy(ctx, req)
 	if errors.Is(err, unix.EINVAL) && (attr == AttrMinRate || attr == AttrMaxRate) && s.carrier(ctx) {
-		err = s.c.insist(ctx, req)
+		err = s.c.retryBusy(ctx, req)
 	}
 	if err != nil {
 		return fail(err)

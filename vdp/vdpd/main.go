@@ -14,6 +14,8 @@ import (
 	"os/signal"
 	"syscall"
 
+	systemd "github.com/coreos/go-systemd/v22/daemon"
+
 	"libvirt-direct/vdp/vdpd/internal/daemon"
 )
 
@@ -85,4 +87,10 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	tell("READY=1")
 	context.AfterFunc(ctx, func() { tell("STOPPING=1") })
 	return d.Run(ctx)
+}
+
+// notify tells systemd, if it asked to be told.
+func notify(state string) error {
+	_, err := systemd.SdNotify(false, state)
+	return err
 }

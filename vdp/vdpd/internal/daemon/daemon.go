@@ -12,8 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"libvirt-direct/internal/vdpnl"
 	"libvirt-direct/vdp"
+	"libvirt-direct/vdp/vdpnl"
 )
 
 // stopTimeout bounds a graceful stop that de-associates.

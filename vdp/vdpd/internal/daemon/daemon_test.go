@@ -18,8 +18,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"libvirt-direct/internal/vdpnl"
 	"libvirt-direct/vdp"
+	"libvirt-direct/vdp/vdpnl"
 	"libvirt-direct/vdp/vdptest"
 )
 

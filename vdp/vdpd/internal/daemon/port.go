@@ -13,10 +13,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"libvirt-direct/internal/vdpnl"
 	"libvirt-direct/vdp"
 	"libvirt-direct/vdp/control"
 	"libvirt-direct/vdp/vdpd/internal/uplink"
+	"libvirt-direct/vdp/vdpnl"
 )
 
 const (

@@ -8,8 +8,8 @@ import (
 	"os"
 	"path/filepath"
 
-	"libvirt-direct/internal/vdpnl"
 	"libvirt-direct/vdp"
+	"libvirt-direct/vdp/vdpnl"
 )
 
 // state is what outlives a restart or crash: the VSIs that are established, or

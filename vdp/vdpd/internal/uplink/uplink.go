@@ -4,6 +4,7 @@ package uplink
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"syscall"
@@ -117,3 +118,5 @@ func (c *Conn) Send(frame []byte) error {
 
 // Close closes the socket.
 func (c *Conn) Close() error { return c.c.Close() }
+
+func isNetDown(err error) bool { return errors.Is(err, unix.ENETDOWN) || errors.Is(err, unix.ENOBUFS) }

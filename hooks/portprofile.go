@@ -8,8 +8,8 @@ import (
 	"strings"
 
 	"libvirt-direct/internal/config"
+	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
-	"libvirt-direct/internal/state"
 )
 
 // Port is an 802.1Qbh port profile that the switch is asked for: on a VF, or where PF
@@ -98,7 +98,7 @@ func (*Port) do(ctx context.Context, a *applier, s Step) error {
 	want := link.Port{VF: p.number(), Profile: p.Profile, MAC: p.MAC}
 	guest, err := hex.DecodeString(strings.ReplaceAll(a.journal.UUID, "-", ""))
 	if err != nil || copy(want.Instance[:], guest) != len(want.Instance) {
-		return fmt.Errorf("%w: %q", state.ErrBadUUID, a.journal.UUID)
+		return fmt.Errorf("%w: %q", journal.ErrBadUUID, a.journal.UUID)
 	}
 	done, err := a.intend(s)
 	if err != nil {

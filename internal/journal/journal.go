@@ -1,4 +1,4 @@
-// Package state keeps the journal: what was done on this host for which domain, so
+// Package journal keeps the journal: what was done on this host for which domain, so
 // that it can be undone by the next hook operation on that domain, or by gc, after
 // whatever killed the process that did it.
 //
@@ -6,7 +6,7 @@
 // describes) holds one file per domain. Files are written whole to a temporary
 // name, fsynced and renamed, so that a reader sees the old text or the new one. The
 // package knows nothing of what the steps mean.
-package state
+package journal
 
 import (
 	"bytes"

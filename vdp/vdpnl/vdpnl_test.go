@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"libvirt-direct/internal/vdpnl"
 	"libvirt-direct/vdp"
+	"libvirt-direct/vdp/vdpnl"
 )
 
 func unhex(t testing.TB, s string) []byte {

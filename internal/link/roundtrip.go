@@ -41,8 +41,8 @@ func (c *Conn) exchange(ctx context.Context, req *nl.NetlinkRequest) ([]byte, er
 	}
 }
 
-// insist sends a request, again while the driver says EBUSY or EAGAIN, until ctx ends.
-func (c *Conn) insist(ctx context.Context, req *nl.NetlinkRequest) error {
+// retryBusy sends a request, again while the driver says EBUSY or EAGAIN, until ctx ends.
+func (c *Conn) retryBusy(ctx context.Context, req *nl.NetlinkRequest) error {
 	var busy error
 	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
 		_, err := c.exchange(ctx, req)
