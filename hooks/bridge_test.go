@@ -6,6 +6,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"libvirt-direct/hooks/hooktest"
+	"libvirt-direct/hooks/plan"
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/link"
 	"libvirt-direct/xmlfilter"
 )
@@ -38,9 +40,9 @@ func TestBridgePortIsSetAtStart(t *testing.T) {
 	w := newWorld(t, "[profile.access]\nisolated = true\nvlan = 30\n")
 	withBridges(w.kernel)
 	doc := domain(uuidA, vfWords(mac1, "profile='access' vlan='10' trunk='20-21' learning='no' bpduguard='yes'"), bridged(mac1, "br0", "vnet0"))
-	w.must(Prepare, domain(uuidA, vfWords(mac1, "profile='access'"), bridged(mac1, "br0", "")))
+	w.must(step.Prepare, domain(uuidA, vfWords(mac1, "profile='access'"), bridged(mac1, "br0", "")))
 	require.Empty(t, w.kernel.PortVLANs)
-	for _, op := range []Op{Start, Reconnect} {
+	for _, op := range []step.Op{step.Start, step.Reconnect} {
 		w.kernel.Links[102].Port, w.kernel.PortVLANs[102], w.kernel.PortMACs[102] = nil, nil, nil
 		w.must(op, doc)
 		require.Equal(t, "isolated on, learning off, bpduguard on", w.kernel.Links[102].Port.String())
@@ -56,8 +58,8 @@ func TestBridgePortOfANetwork(t *testing.T) {
 	w := newWorld(t, "")
 	withBridges(w.kernel)
 	doc := domain(uuidA, vfWords(mac1, "isolated='yes'"), "<interface type='network'><mac address='"+mac1+"'/><source network='default' bridge='br0'/><target dev='vnet0'/></interface>")
-	w.must(Prepare, doc)
-	w.must(Start, doc)
+	w.must(step.Prepare, doc)
+	w.must(step.Start, doc)
 	require.Equal(t, "isolated on", w.kernel.Links[102].Port.String())
 
 	for name, c := range map[string]struct{ words, nic, want string }{
@@ -67,7 +69,7 @@ func TestBridgePortOfANetwork(t *testing.T) {
 			`libvirt's network "pool" has given it nica, which is no virtual function`},
 		"VF words": {"trust='yes'", bridged(mac1, "br0", "vnet0"), "virtual functions, and libvirt has put it into bridge br0"},
 	} {
-		_, err := w.run(Start, domain(uuidA, vfWords(mac1, c.words), c.nic))
+		_, err := w.run(step.Start, domain(uuidA, vfWords(mac1, c.words), c.nic))
 		require.ErrorContains(t, err, c.want, name)
 	}
 }
@@ -80,19 +82,19 @@ func TestBridgePortRefused(t *testing.T) {
 		kind             error
 	}{
 		"no filter": {"vlan='10'", bridged(mac1, "br1", ""),
-			"br1 does not filter VLANs; run: ip link set br1 type bridge vlan_filtering 1, and let its uplink have them: bridge vlan add dev UPLINK vid 10", ErrBridge},
-		"no spanning tree": {"bpduguard='yes'", bridged(mac1, "br1", ""), "br1 runs no spanning tree", ErrBridge},
-		"MTU":              {"isolated='yes'", bridged(mac1, "br0", "", "<mtu size='9000'/>"), "<mtu size='9000'> is larger than 1500 of br0; run: ip link set br0 mtu 9000", ErrBridge},
-		"no bridge":        {"isolated='yes'", bridged(mac1, "br7", ""), `bridge "br7"`, ErrNoDevice},
-		"no Linux bridge":  {"isolated='yes'", bridged(mac1, "nica", ""), "nica is no Linux bridge", ErrUnsuitable},
-		"VLAN not allowed": {"vlan='10' trunk='20'", bridged(mac1, "br0", ""), `VLAN 20 on uplink "office"; add it to vlans of [uplink.office]`, ErrNotAllowed},
-		"native alone":     {"vlan='10' native='tagged'", bridged(mac1, "br0", ""), "native='tagged' needs vlan, the native one, and trunk", ErrUnsuitable},
-		"own":              {"own='hook'", bridged(mac1, "br0", ""), "libvirt makes the device of type='bridge'", ErrUnsuitable},
-		"VF words":         {"trust='yes'", bridged(mac1, "br0", ""), "this is a port of br0", ErrUnsuitable},
-		"macvtap":          {"hairpin='yes'", direct(mac1, "nica", "vepa"), "are for ports of a bridge", ErrUnsuitable},
-		"other uplink":     {"uplink='office' isolated='yes'", bridged(mac1, "br1", ""), `uplink "office" is br0 here, and its <source> says br1`, ErrNotRewritten},
+			"br1 does not filter VLANs; run: ip link set br1 type bridge vlan_filtering 1, and let its uplink have them: bridge vlan add dev UPLINK vid 10", plan.ErrBridge},
+		"no spanning tree": {"bpduguard='yes'", bridged(mac1, "br1", ""), "br1 runs no spanning tree", plan.ErrBridge},
+		"MTU":              {"isolated='yes'", bridged(mac1, "br0", "", "<mtu size='9000'/>"), "<mtu size='9000'> is larger than 1500 of br0; run: ip link set br0 mtu 9000", plan.ErrBridge},
+		"no bridge":        {"isolated='yes'", bridged(mac1, "br7", ""), `bridge "br7"`, plan.ErrNoDevice},
+		"no Linux bridge":  {"isolated='yes'", bridged(mac1, "nica", ""), "nica is no Linux bridge", step.ErrUnsuitable},
+		"VLAN not allowed": {"vlan='10' trunk='20'", bridged(mac1, "br0", ""), `VLAN 20 on uplink "office"; add it to vlans of [uplink.office]`, plan.ErrNotAllowed},
+		"native alone":     {"vlan='10' native='tagged'", bridged(mac1, "br0", ""), "native='tagged' needs vlan, the native one, and trunk", step.ErrUnsuitable},
+		"own":              {"own='hook'", bridged(mac1, "br0", ""), "libvirt makes the device of type='bridge'", step.ErrUnsuitable},
+		"VF words":         {"trust='yes'", bridged(mac1, "br0", ""), "this is a port of br0", step.ErrUnsuitable},
+		"macvtap":          {"hairpin='yes'", direct(mac1, "nica", "vepa"), "are for ports of a bridge", step.ErrUnsuitable},
+		"other uplink":     {"uplink='office' isolated='yes'", bridged(mac1, "br1", ""), `uplink "office" is br0 here, and its <source> says br1`, plan.ErrNotRewritten},
 	} {
-		_, err := w.run(Prepare, domain(uuidA, vfWords(mac1, c.words), c.nic))
+		_, err := w.run(step.Prepare, domain(uuidA, vfWords(mac1, c.words), c.nic))
 		require.ErrorContains(t, err, c.want, name)
 		require.ErrorIs(t, err, c.kind, name)
 		require.ErrorContains(t, err, mac1)
@@ -104,8 +106,8 @@ func TestBridgePortRefused(t *testing.T) {
 func TestBridgePortOfAnotherBridge(t *testing.T) {
 	w := newWorld(t, "")
 	withBridges(w.kernel)
-	_, err := w.run(Start, domain(uuidA, vfWords(mac1, "isolated='yes'"), bridged(mac1, "br1", "vnet0")))
-	require.ErrorIs(t, err, ErrWrongDevice)
+	_, err := w.run(step.Start, domain(uuidA, vfWords(mac1, "isolated='yes'"), bridged(mac1, "br1", "vnet0")))
+	require.ErrorIs(t, err, step.ErrWrongDevice)
 	require.ErrorContains(t, err, "vnet0 is no port of br1")
 	require.Zero(t, w.calls)
 }
@@ -122,19 +124,19 @@ func TestBridgeVLANIsRewritten(t *testing.T) {
 		"uplink":       {vfWords(mac1, "uplink='office' vlan='10'"), bridged(mac1, "br1", ""), "uplink='office' vlan='10'"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			out := w.must(Migrate, domain(uuidA, c.words, c.nic))
+			out := w.must(step.Migrate, domain(uuidA, c.words, c.nic))
 			d, err := xmlfilter.Parse([]byte(out))
 			require.NoError(t, err)
 			require.Nil(t, d.NICs[0].VLAN)
 			require.Equal(t, "br0", d.NICs[0].Source.Bridge)
 			require.Contains(t, out, "<ld:nic mac='"+mac1+"' "+c.want+"/>")
-			require.Empty(t, w.must(Migrate, out), "twice is once")
+			require.Empty(t, w.must(step.Migrate, out), "twice is once")
 		})
 	}
-	_, err := w.run(Migrate, domain(uuidA, vfWords(mac1, "vlan='11'"), bridged(mac1, "br0", "", "<vlan><tag id='10'/></vlan>")))
+	_, err := w.run(step.Migrate, domain(uuidA, vfWords(mac1, "vlan='11'"), bridged(mac1, "br0", "", "<vlan><tag id='10'/></vlan>")))
 	require.ErrorContains(t, err, "<vlan> says vlan='10' and its words say '11'")
 	// A libvirt that knows <vlan> there does it; nothing of ours stands in its way.
-	w.must(Prepare, domain(uuidA, "", bridged(mac1, "br0", "", trunkVLAN)))
-	w.must(Start, domain(uuidA, "", bridged(mac1, "br0", "vnet0", trunkVLAN)))
+	w.must(step.Prepare, domain(uuidA, "", bridged(mac1, "br0", "", trunkVLAN)))
+	w.must(step.Start, domain(uuidA, "", bridged(mac1, "br0", "vnet0", trunkVLAN)))
 	require.Zero(t, w.calls)
 }

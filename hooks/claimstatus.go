@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
 )
@@ -30,7 +31,7 @@ type ClaimStatus struct {
 }
 
 // AllClaims lists every claim, by resource. It takes no locks.
-func AllClaims(ctx context.Context, k Kernel, rec Records) ([]ClaimStatus, error) {
+func AllClaims(ctx context.Context, k step.Kernel, rec Records) ([]ClaimStatus, error) {
 	uuids, err := rec.Journal.Domains()
 	if err != nil {
 		return nil, err
@@ -58,9 +59,9 @@ func AllClaims(ctx context.Context, k Kernel, rec Records) ([]ClaimStatus, error
 				}
 				c.Holds = !claims.Beaten(u, e.Gen)
 			}
-			if vf := steps[i].VF; vf != nil {
-				dev, err := s.at(ctx, vf.VFPlace)
-				if ignore(err, link.ErrNotFound) != nil {
+			if vf, is := steps[i].Kind.(step.OnVF); is {
+				dev, err := s.at(ctx, vf.Place())
+				if step.Ignore(err, link.ErrNotFound) != nil {
 					return nil, err
 				}
 				c.Evidence, c.Stale = dev.Used, j.Started && dev.Used == ""
@@ -96,7 +97,7 @@ func Forget(ctx context.Context, dir *journal.Dir, uuid string) (lost []string, 
 		return nil, fmt.Errorf("%w: %s", ErrNoJournal, uuid)
 	}
 	for _, s := range slices.Backward(steps) {
-		if text := s.undoString(); text != "" {
+		if text := s.Undoes(); text != "" {
 			lost = append(lost, text)
 		}
 	}

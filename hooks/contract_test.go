@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"libvirt-direct/hooks/hooktest"
+	"libvirt-direct/hooks/step"
 )
 
 // What the hook asks of the host, hooktest's contracts hold its fakes to: a method without
@@ -17,10 +18,10 @@ func TestEachMethodHasARow(t *testing.T) {
 		of   reflect.Type
 		rows []string
 	}{
-		{reflect.TypeFor[Kernel](), slices.Concat(hooktest.KernelContract().Methods(), hooktest.VLANContract().Methods(),
+		{reflect.TypeFor[step.Kernel](), slices.Concat(hooktest.KernelContract().Methods(), hooktest.VLANContract().Methods(),
 			hooktest.VFContract().Methods(), hooktest.PortContract().Methods())},
-		{reflect.TypeFor[Switch](), hooktest.SwitchContract().Methods()},
-		{reflect.TypeFor[Station](), hooktest.StationContract().Methods()},
+		{reflect.TypeFor[step.Switch](), hooktest.SwitchContract().Methods()},
+		{reflect.TypeFor[step.Station](), hooktest.StationContract().Methods()},
 	} {
 		var methods []string
 		for i := range c.of.NumMethod() {

@@ -7,58 +7,64 @@ import (
 	"slices"
 	"strings"
 
+	"libvirt-direct/hooks/plan"
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/config"
 	"libvirt-direct/xmlfilter"
 )
 
 // Explain writes what we would do for a domain: in all of its life, or in one
 // operation. It touches nothing. Its text is for people; it is not a format.
-func Explain(w io.Writer, op Op, d *xmlfilter.Domain, cfg *config.Config, host Host) error {
+func Explain(w io.Writer, op step.Op, d *xmlfilter.Domain, cfg *config.Config, host plan.Snapshot) error {
 	fmt.Fprintf(w, "domain %q\n", d.Name)
 	for _, key := range d.Stray {
 		fmt.Fprintf(w, "  the metadata has words for %s, which no NIC has\n", key)
 	}
 	for i := range d.NICs {
 		n := &d.NICs[i]
-		fmt.Fprintf(w, "  %s: %s\n", n, describe(d, cfg, host, n))
+		fmt.Fprintf(w, "  %s: %s\n", n, plan.Describe(d, cfg, host, n))
 	}
 	before := d
-	changes, rewriteErr := Rewrite(d, cfg, host, true)
+	changes, rewriteErr := plan.Rewrite(d, cfg, host, true)
 	// What needs rewriting first is planned as it is afterwards.
-	planned, planErr := Plan(Prepare, d, cfg, host)
+	planned, planErr := plan.For(step.Prepare, d, cfg, host)
 	then := ""
-	if errors.Is(planErr, ErrNotRewritten) && rewriteErr == nil && op == "" {
+	if errors.Is(planErr, plan.ErrNotRewritten) && rewriteErr == nil && op == "" {
 		if after, err := rewritten(d, changes); err == nil {
 			d, then = after, ", once rewritten"
-			planned, planErr = Plan(Prepare, d, cfg, host)
+			planned, planErr = plan.For(step.Prepare, d, cfg, host)
 		}
 	}
-	for _, o := range []Op{"rewrite", Prepare, Start, Started, Stopped, Release, Migrate, Restore, Reconnect} {
-		if op != "" && o != op || op == "" && o == Started {
+	for _, o := range []step.Op{"rewrite", step.Prepare, step.Start, step.Started, step.Stopped, step.Release, step.Migrate, step.Restore, step.Reconnect} {
+		if op != "" && o != op || op == "" && o == step.Started {
 			continue
 		}
 		var lines []string
 		var err error
 		switch o {
-		case "rewrite", Migrate, Restore:
+		case "rewrite", step.Migrate, step.Restore:
 			if op == "" && o != "rewrite" {
 				continue // the same as rewrite, for XML from elsewhere
 			}
 			lines, err = ExplainChanges(before, changes), rewriteErr
-		case Prepare, Start, Reconnect:
-			if op == "" && o == Reconnect {
+		case step.Prepare, step.Start, step.Reconnect:
+			if op == "" && o == step.Reconnect {
 				continue
 			}
-			var steps []Step
-			steps, err = Plan(o, d, cfg, host)
+			var steps []step.Step
+			steps, err = plan.For(o, d, cfg, host)
 			for _, s := range steps {
 				lines = append(lines, "NIC "+s.NIC+": "+s.String())
 			}
-		case Stopped, Release:
+		case step.Stopped, step.Release:
 			if err = planErr; err != nil && op == "" {
 				continue // said under prepare
 			}
-			lines = explainUndo(o, planned)
+			started, startErr := plan.For(step.Start, d, cfg, host)
+			if startErr != nil {
+				started = nil // said under start
+			}
+			lines = explainUndo(o, slices.Concat(planned, started))
 		}
 		if o == "rewrite" {
 			fmt.Fprintf(w, "%s:\n", o)
@@ -79,11 +85,11 @@ func Explain(w io.Writer, op Op, d *xmlfilter.Domain, cfg *config.Config, host H
 	}
 	for i := range d.NICs {
 		n := &d.NICs[i]
-		if s, err := settingsOf(cfg, host, n); err != nil || n.Words == nil || !s.own {
+		if s, err := plan.SettingsOf(cfg, host, n); err != nil || n.Words == nil || !s.Own {
 			continue
 		}
 		fmt.Fprintf(w, "what hook-owned %s loses:\n", n)
-		for _, l := range Loses(n) {
+		for _, l := range plan.Loses(n) {
 			fmt.Fprintf(w, "  %s\n", l)
 		}
 	}
@@ -97,45 +103,6 @@ func rewritten(d *xmlfilter.Domain, changes []xmlfilter.Change) (*xmlfilter.Doma
 		return nil, err
 	}
 	return xmlfilter.Parse(doc)
-}
-
-func describe(d *xmlfilter.Domain, cfg *config.Config, host Host, n *xmlfilter.NIC) string {
-	if !ours(n) {
-		return fmt.Sprintf("type='%s', not ours", n.Type)
-	}
-	s, err := settingsOf(cfg, host, n)
-	if err != nil {
-		return err.Error()
-	}
-	text := fmt.Sprintf("type='%s', ", n.Type)
-	switch {
-	case s.own && (onOVS(n) || wasOnOVS(n) != nil):
-		text += "hook-owned: the hook makes its tap and its Open vSwitch port"
-	case s.own:
-		text += "hook-owned: the hook makes its macvtap"
-	case onOVS(n):
-		text += "assisted: libvirt makes its Open vSwitch port"
-	case n.Type == "direct":
-		text += "assisted: libvirt makes its macvtap"
-	case n.Type == "hostdev":
-		text += "assisted: libvirt gives the guest the virtual function"
-	case n.Type == "network" && s.choosesNothing():
-		text += "assisted: libvirt chooses and makes its device"
-	case onBridge(n) && s.choosesNothing():
-		text += fmt.Sprintf("assisted: libvirt makes its tap in bridge %s", n.Source.Bridge)
-	default:
-		text += "which our words in <metadata> do not fit"
-	}
-	if s.uplink != nil {
-		text += fmt.Sprintf(", uplink %q", s.uplink.Name)
-	}
-	for _, o := range host.Obstacles[nicID(d, n)] {
-		text += "; on its device: " + o.String()
-	}
-	if n.Type == "direct" && !n.RxFilters && !s.allMulti {
-		text += "; for IPv6 it needs trustGuestRxFilters='yes' or allmulticast"
-	}
-	return text
 }
 
 // ExplainChanges says what each change does, a line for each.
@@ -179,23 +146,16 @@ func explainChange(d *xmlfilter.Domain, c xmlfilter.Change) string {
 	return n.String() + ": " + strings.Join(parts, "; ")
 }
 
-func explainUndo(op Op, steps []Step) []string {
+// explainUndo says what an operation undoes of what was done, last first.
+func explainUndo(op step.Op, steps []step.Step) []string {
 	var lines []string
 	for i, s := range slices.Backward(steps) {
-		k, early := s.kind().(quietKind)
-		text, last := "", false
-		if early {
-			text, last = k.quiets()
-		}
-		if op == Release {
-			text = s.undoString()
-		}
+		text := s.Undoes()
 		// What start sets is put back with what prepare has remembered.
-		again := slices.ContainsFunc(steps[:i], func(o Step) bool { return o.key() == s.key() })
-		if text == "" || op == Release && (last || again) {
-			continue
+		again := slices.ContainsFunc(steps[:i], func(o step.Step) bool { return o.Key() == s.Key() })
+		if text != "" && s.Until() == op && !again {
+			lines = append(lines, "NIC "+s.NIC+": "+text)
 		}
-		lines = append(lines, "NIC "+s.NIC+": "+text)
 	}
 	return lines
 }

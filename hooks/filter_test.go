@@ -6,6 +6,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"libvirt-direct/hooks/plan"
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/link"
 )
 
@@ -22,7 +24,7 @@ func TestFilters(t *testing.T) {
 		"libvirt's own pool": {domain(uuidA, "", "<interface type='direct'><source network='pool' dev='nica' mode='vepa'/></interface>"), ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			for _, op := range []Op{Migrate, Restore} {
+			for _, op := range []step.Op{step.Migrate, step.Restore} {
 				w := newWorld(t, twoUplinks, "enpb")
 				out := w.must(op, c.doc)
 				if c.want == "" {
@@ -41,13 +43,13 @@ func TestFilters(t *testing.T) {
 
 func TestWhatCannotBeMappedCancels(t *testing.T) {
 	w := newWorld(t, twoUplinks, "enpb")
-	_, err := w.run(Migrate, domain(uuidA, "", direct(mac1, "eth7", "vepa")))
-	require.ErrorIs(t, err, ErrNoDevice)
+	_, err := w.run(step.Migrate, domain(uuidA, "", direct(mac1, "eth7", "vepa")))
+	require.ErrorIs(t, err, plan.ErrNoDevice)
 	require.Equal(t, `domain "vm a", NIC 52:54:00:00:00:01: no such device on this host: "eth7"; say what it is here: `+
 		`[uplink.NAME] device = "…", also = ["eth7"] in /etc/libvirt-direct/config.toml`, err.Error())
 	w.kernel.Links = map[int]*link.Link{}
-	_, err = w.run(Restore, domain(uuidA, "", direct(mac1, "nica", "vepa")))
-	require.ErrorIs(t, err, ErrNoDevice)
+	_, err = w.run(step.Restore, domain(uuidA, "", direct(mac1, "nica", "vepa")))
+	require.ErrorIs(t, err, plan.ErrNoDevice)
 	require.ErrorIs(t, err, link.ErrNotFound)
 	require.Contains(t, err.Error(), `uplink "storage"`)
 }
@@ -59,16 +61,16 @@ func TestMigrationThereAndBack(t *testing.T) {
 	b := newWorld(t, "[uplink.storage]\ndevice='enpb'\nalso=['nica']\n", "enpb")
 	doc := domain(uuidA, "<ld:nic mac='"+mac3+"' own='hook' uplink='storage' vlan='7'/>",
 		direct(mac1, "nica", "bridge")+direct(mac2, "nica.100", "vepa")+owned(mac3, "ldt1"))
-	there := b.must(Migrate, doc)
+	there := b.must(step.Migrate, doc)
 	require.Contains(t, there, "dev='enpb'")
 	require.Contains(t, there, "dev='enpb.100'")
-	b.must(Prepare, there)
+	b.must(step.Prepare, there)
 	require.True(t, b.has("enpb.100") && b.has("ldt1") && b.has("enpb.7"))
-	back := a.must(Migrate, there)
+	back := a.must(step.Migrate, there)
 	require.Contains(t, back, "dev='nica'")
 	require.Contains(t, back, "dev='nica.100'")
-	a.must(Prepare, back)
-	b.must(Release, there)
-	a.must(Release, back)
+	a.must(step.Prepare, back)
+	b.must(step.Release, there)
+	a.must(step.Release, back)
 	require.False(t, b.has("enpb.100") || a.has("nica.100"))
 }

@@ -12,12 +12,14 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"libvirt-direct/hooks/plan"
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/journal"
 	"libvirt-direct/xmlfilter"
 )
 
-var allOps = []Op{Prepare, Start, Started, Stopped, Release, Migrate, Restore, Reconnect}
+var allOps = []step.Op{step.Prepare, step.Start, step.Started, step.Stopped, step.Release, step.Migrate, step.Restore, step.Reconnect}
 
 // inUTF16 is text in UTF-16 with a byte order mark.
 func inUTF16(order binary.AppendByteOrder, s string) string {
@@ -80,7 +82,7 @@ func TestForeignDomainsInAnyBytes(t *testing.T) {
 				t.Run(fmt.Sprintf("%s, %s, %s", what, name, op), func(t *testing.T) {
 					w := newWorld(t, "", "nica")
 					w.hook.Config = func() (*config.Config, error) { panic("config read") }
-					w.hook.Kernel = func() (Kernel, func(), error) { panic("kernel asked") }
+					w.hook.Kernel = func() (step.Kernel, func(), error) { panic("kernel asked") }
 					require.Empty(t, w.must(op, encode(doc)))
 					require.Empty(t, w.log.String())
 					require.NoDirExists(t, w.journal)
@@ -99,7 +101,7 @@ func TestFiltersInAnyEncoding(t *testing.T) {
 			domain(uuidA, "", strings.Replace(direct(mac1, "nica", "vepa"), "'direct'", `"dir&#x65;&#0000000000000000000099;t"`, 1)),
 			"<source dev='enpb' mode='vepa'/>"},
 	} {
-		for _, op := range []Op{Migrate, Restore} {
+		for _, op := range []step.Op{step.Migrate, step.Restore} {
 			w := newWorld(t, twoUplinks, "enpb")
 			plain := w.must(op, c.doc)
 			require.Contains(t, plain, c.want, name)
@@ -127,11 +129,11 @@ func TestFiltersInAnyEncoding(t *testing.T) {
 // after, as far as it can be told which one it is.
 func TestForeignDomainThatWasOurs(t *testing.T) {
 	for _, encoding := range []string{"UTF-8", "byte order mark", "ISO-8859-1", "US-ASCII", "DOCTYPE", "broken", "UTF-16LE"} {
-		for _, op := range []Op{Prepare, Release} {
+		for _, op := range []step.Op{step.Prepare, step.Release} {
 			t.Run(encoding+" "+string(op), func(t *testing.T) {
 				w := newWorld(t, "", "nica")
 				before := w.dump()
-				w.must(Prepare, domain(uuidA, "", direct(mac1, "nica.100", "vepa")))
+				w.must(step.Prepare, domain(uuidA, "", direct(mac1, "nica.100", "vepa")))
 				held := w.dump()
 				require.NotEqual(t, before, held)
 				require.Empty(t, w.must(op, encodings[encoding](domain(uuidA, "", "<interface type='user'/>"))))
@@ -160,7 +162,7 @@ func TestForeignDomainOnABrokenHost(t *testing.T) {
 		},
 		"no configuration, no kernel": func(w *world) {
 			w.hook.Config = func() (*config.Config, error) { return nil, errors.New("no configuration") }
-			w.hook.Kernel = func() (Kernel, func(), error) { return nil, nil, errors.New("no kernel") }
+			w.hook.Kernel = func() (step.Kernel, func(), error) { return nil, nil, errors.New("no kernel") }
 		},
 		"a lock that stays": func(w *world) {
 			w.cfg.Deadline = config.Duration(1e6)
@@ -174,11 +176,11 @@ func TestForeignDomainOnABrokenHost(t *testing.T) {
 		for _, op := range allOps {
 			t.Run(name+" "+string(op), func(t *testing.T) {
 				w := newWorld(t, "", "nica")
-				w.must(Prepare, domain(uuidA, "", direct(mac1, "nica.100", "vepa")))
+				w.must(step.Prepare, domain(uuidA, "", direct(mac1, "nica.100", "vepa")))
 				spoil(w)
 				w.log.Reset()
 				require.Empty(t, w.must(op, domain(uuidA, "", "<interface type='user'/>")))
-				if op == Release && name != "journal of the domain is a directory" {
+				if op == step.Release && name != "journal of the domain is a directory" {
 					require.Contains(t, w.log.String(), `level=WARN msg="release \"vm\": `)
 				}
 			})
@@ -205,10 +207,10 @@ func FuzzForeign(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, doc []byte) {
-		if !mayConcern(doc) {
+		if !plan.MayConcern(doc) {
 			w := newWorld(t, "", "nica")
 			w.hook.Config = func() (*config.Config, error) { panic("config read") }
-			w.hook.Kernel = func() (Kernel, func(), error) { panic("kernel asked") }
+			w.hook.Kernel = func() (step.Kernel, func(), error) { panic("kernel asked") }
 			for _, op := range allOps {
 				require.Empty(t, w.must(op, string(doc)))
 			}
@@ -216,7 +218,7 @@ func FuzzForeign(f *testing.F) {
 		}
 		d, err := xmlfilter.Parse(doc)
 		if d != nil && (concerns(d) || d.Wish != "" || errors.Is(err, xmlfilter.ErrWords)) {
-			require.True(t, mayConcern(doc))
+			require.True(t, plan.MayConcern(doc))
 		}
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
 )
@@ -15,12 +16,12 @@ import (
 // Collector finishes or undoes what domains have left that are not running any more:
 // because the hook was killed, or libvirt, or the whole of both.
 type Collector struct {
-	Kernel Kernel
+	Kernel step.Kernel
 	// Station connects to the host's 802.1Qbg station, for dead domains' VSIs.
-	Station func(context.Context) (Station, func(), error)
+	Station func(context.Context) (step.Station, func(), error)
 	// OVS names the host's Open vSwitch. Without it stale ports are not looked for, and
 	// a journal with a port is left as it is.
-	OVS func() Switch
+	OVS func() step.Switch
 	Dir *journal.Dir
 	// Libvirt is where the daemon keeps its state.
 	Libvirt LibvirtState
@@ -61,7 +62,7 @@ func (c *Collector) Run(ctx context.Context) (done []string, err error) {
 
 func (c *Collector) domain(ctx context.Context, uuid string) ([]string, error) {
 	j, err := c.Dir.Load(uuid)
-	if ignore(err, journal.ErrCorrupt) != nil || err == nil && j == nil {
+	if step.Ignore(err, journal.ErrCorrupt) != nil || err == nil && j == nil {
 		return nil, err
 	}
 	name := ""
@@ -76,16 +77,16 @@ func (c *Collector) domain(ctx context.Context, uuid string) ([]string, error) {
 		return []string{who + "left alone, libvirt is starting or stopping it"}, nil
 	}
 	if err != nil || alive {
-		return nil, ignore(err, errBusy)
+		return nil, step.Ignore(err, errBusy)
 	}
 	unlock, err := c.lock(ctx, domainLock(uuid))
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	read := load
+	read := openSession
 	if c.DryRun {
-		read = look
+		read = peekSession
 	}
 	a, err := read(c.Dir, uuid, name)
 	if err != nil {
@@ -94,35 +95,35 @@ func (c *Collector) domain(ctx context.Context, uuid string) ([]string, error) {
 	if j == nil || a.journal.Serial != j.Serial { // a hook was at work since libvirt was asked
 		return nil, nil
 	}
-	a.kernel, a.libvirt = c.Kernel, c.Libvirt
-	defer a.withStation(c.Station)()
-	defer a.withSwitch(c.OVS)()
+	a.on(c.Kernel, c.Libvirt, c.Station, c.OVS)
+	defer a.close()
 	reserved := func(e journal.Entry) bool { return e.Expires != 0 && !c.Dir.Expired(e) }
 	switch {
 	case c.DryRun:
 		for i := len(a.steps) - 1; i >= 0; i-- {
-			if text := a.steps[i].undoString(); text != "" && !reserved(a.journal.Entries[i]) {
-				a.note("would %s", text)
+			if text := a.steps[i].Undoes(); text != "" && !reserved(a.journal.Entries[i]) {
+				a.event("would %s", text)
 			}
 		}
 	case len(a.steps) == 0: // an older release's, of which nothing was taken over
 		err = c.Dir.Save(a.journal)
 	default:
-		err = a.undoAll(ctx, func(key string, _ Step) bool { return !reserved(a.journal.Entries[a.index(key)]) })
+		err = a.undoAll(ctx, func(key string, _ step.Step) bool { return !reserved(a.journal.Entries[a.index(key)]) })
 	}
-	for i := range a.notes {
-		a.notes[i] = who + a.notes[i]
+	for i := range a.events {
+		a.events[i] = who + a.events[i]
 	}
-	if !c.DryRun && err == nil && len(a.notes) == 0 && len(a.steps) == 0 {
-		a.notes = []string{who + "nothing was left but the journal"}
+	if !c.DryRun && err == nil && len(a.events) == 0 && len(a.steps) == 0 {
+		a.events = []string{who + "nothing was left but the journal"}
 	}
-	return a.notes, err
+	return a.events, err
 }
 
 // hidden gives back files of libvirt's that were hidden from the end of domains which have
 // ended.
 func (c *Collector) hidden(ctx context.Context) (done []string, err error) {
-	a := applier{kernel: c.Kernel, libvirt: c.Libvirt, dir: c.Dir}
+	a := session{dir: c.Dir}
+	a.on(c.Kernel, c.Libvirt, c.Station, c.OVS)
 	saved := a.savedFiles()
 	files, err := saved.hidden(func(hiddenFile) bool { return true })
 	errs := []error{err}
@@ -130,7 +131,7 @@ func (c *Collector) hidden(ctx context.Context) (done []string, err error) {
 		alive, err := c.alive(ctx, f.UUID, "")
 		switch {
 		case err != nil || alive:
-			err = ignore(err, errBusy)
+			err = step.Ignore(err, errBusy)
 		case c.DryRun:
 			done = append(done, fmt.Sprintf("would give libvirt %s back", f.File))
 		default:
@@ -194,7 +195,7 @@ func (c *Collector) strays(ctx context.Context) ([]string, error) {
 	var done []string
 	var errs []error
 	for _, l := range links {
-		uuid, marked := strings.CutPrefix(l.Alias, Mark)
+		uuid, marked := strings.CutPrefix(l.Alias, step.Alias)
 		if !marked {
 			continue
 		}
@@ -211,7 +212,7 @@ func (c *Collector) strays(ctx context.Context) ([]string, error) {
 }
 
 func (c *Collector) stray(ctx context.Context, l link.Link, uuid string) (gone bool, err error) {
-	unlock, err := c.lock(ctx, linkLock(l.Parent))
+	unlock, err := c.lock(ctx, step.LinkLock(l.Parent))
 	if err != nil {
 		return false, err
 	}
@@ -222,7 +223,7 @@ func (c *Collector) stray(ctx context.Context, l link.Link, uuid string) (gone b
 	switch {
 	case (l.Kind == "macvtap" || l.Kind == "tun") && uuid != "":
 		if alive, err := c.alive(ctx, uuid, ""); err != nil || alive {
-			return false, ignore(err, errBusy)
+			return false, step.Ignore(err, errBusy)
 		}
 	case l.Kind == "vlan" && uuid == "":
 		if uses, err := c.Kernel.UppersEverywhere(ctx, l.Name); err != nil || len(uses) > 0 {
@@ -249,7 +250,7 @@ func (c *Collector) named(index int) (bool, error) {
 			return true, nil
 		}
 		for _, s := range steps {
-			if k, ok := s.kind().(deviceKind); ok && k.index() == index {
+			if k, ok := s.Kind.(step.Device); ok && k.Ifindex() == index {
 				return true, nil
 			}
 		}

@@ -11,6 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"libvirt-direct/hooks/hooktest"
+	"libvirt-direct/hooks/plan"
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/journal"
 	"libvirt-direct/xmlfilter"
 )
@@ -20,7 +22,7 @@ import (
 func TestCollectorDoesNotHoldUpAStart(t *testing.T) {
 	w := newWorld(t, "", "nica")
 	doc := domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook' dev='nica'/>", owned(mac1, "ldt1"))
-	w.must(Prepare, doc)
+	w.must(step.Prepare, doc)
 	running := w.kernel.Dump()
 
 	dir, err := journal.Open(w.journal)
@@ -61,7 +63,7 @@ func TestDryRunLeavesTheJournalDirectoryAsItIs(t *testing.T) {
 
 func TestExplainOfOneOperation(t *testing.T) {
 	w := newWorld(t, "", "nica")
-	explain := func(op Op, doc string) (string, error) {
+	explain := func(op step.Op, doc string) (string, error) {
 		var out bytes.Buffer
 		d, err := xmlfilter.Parse([]byte(doc))
 		require.NoError(t, err)
@@ -70,11 +72,11 @@ func TestExplainOfOneOperation(t *testing.T) {
 		err = Explain(&out, op, d, w.cfg, host)
 		return out.String(), err
 	}
-	out, err := explain(Started, domain(uuidA, "", direct(mac1, "nica", "bridge")))
+	out, err := explain(step.Started, domain(uuidA, "", direct(mac1, "nica", "bridge")))
 	require.NoError(t, err)
 	require.Contains(t, out, "started:\n  nothing\n")
-	_, err = explain(Release, domain(uuidA, "", direct(mac1, "nosuch", "bridge")))
-	require.ErrorIs(t, err, ErrNoDevice, "what cannot start is not released")
+	_, err = explain(step.Release, domain(uuidA, "", direct(mac1, "nosuch", "bridge")))
+	require.ErrorIs(t, err, plan.ErrNoDevice, "what cannot start is not released")
 }
 
 // Each claim is shown with what stands for and against it, and one that nobody else can
@@ -82,7 +84,7 @@ func TestExplainOfOneOperation(t *testing.T) {
 func TestClaimsAreShownAndForgotten(t *testing.T) {
 	w := newVFWorld(t)
 	a := domain(uuidA, vfWords(mac1, "trust='yes'"), direct(mac1, "vf0", "passthrough"))
-	w.must(Prepare, a)
+	w.must(step.Prepare, a)
 	all := func() []ClaimStatus {
 		all, err := AllClaims(t.Context(), w.kernel, w.hook.records())
 		require.NoError(t, err)
@@ -91,11 +93,11 @@ func TestClaimsAreShownAndForgotten(t *testing.T) {
 	vf := "vf/" + hooktest.PFAddress + "/0"
 	require.Equal(t, []ClaimStatus{{Resource: vf, UUID: uuidA, Name: "vm a", NIC: mac1, Gen: 1, Phase: journal.Done, Holds: true}}, all())
 	w.vfRuns(0, 90, mac1, 0)
-	w.must(Start, a)
+	w.must(step.Start, a)
 	require.Equal(t, "macvtap90 stands on it", all()[0].Evidence)
 	w.vfEnds(0, 90)
 	require.True(t, all()[0].Stale, "its NIC was unplugged")
-	_, err := w.run(Migrate, domain(uuidB, "", direct(mac2, "fast", "passthrough")))
+	_, err := w.run(step.Migrate, domain(uuidB, "", direct(mac2, "fast", "passthrough")))
 	require.NoError(t, err)
 	require.Len(t, all(), 2)
 	require.True(t, all()[1].Reserved)

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"libvirt-direct/hooks/hooktest"
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
@@ -24,17 +25,17 @@ const vlan42 = "<vlan><tag id='42'/></vlan>"
 // starts lets libvirt start a domain that has a VF.
 func (w *world) starts(doc string, vf, index int, mac string, vlan int) {
 	w.t.Helper()
-	w.must(Prepare, doc)
+	w.must(step.Prepare, doc)
 	w.vfRuns(vf, index, mac, vlan)
-	w.must(Start, doc)
+	w.must(step.Start, doc)
 }
 
 // ends lets libvirt end a domain that has a VF, index being its macvtap.
 func (w *world) ends(doc string, vf, index int) {
 	w.t.Helper()
-	w.must(Stopped, doc)
+	w.must(step.Stopped, doc)
 	w.vfEnds(vf, index)
-	w.must(Release, doc)
+	w.must(step.Release, doc)
 }
 
 // refused lets libvirt start a domain that is refused VF 0, which a guest has, and undo
@@ -42,8 +43,8 @@ func (w *world) ends(doc string, vf, index int) {
 func (w *world) refused(doc string) {
 	w.t.Helper()
 	running := w.all()
-	_, err := w.run(Prepare, doc)
-	require.ErrorIs(w.t, err, ErrInUse)
+	_, err := w.run(step.Prepare, doc)
+	require.ErrorIs(w.t, err, step.ErrInUse)
 	w.ends(doc, 0, 0)
 	require.Equal(w.t, running, w.all())
 }
@@ -55,9 +56,9 @@ func TestStartedIsOfThisLife(t *testing.T) {
 	b := domain(uuidB, vfWords(mac2, "trust='no'"), direct(mac2, "vf0", "passthrough", vlan42))
 	w.starts(a, 0, 90, mac1, 42)
 	w.vfEnds(0, 90) // libvirtd and QEMU killed: no stopped, no release
-	w.must(Prepare, a)
-	_, err := w.run(Prepare, b) // A is on its way
-	require.ErrorIs(t, err, ErrInUse, "B takes the VF from A, which is starting")
+	w.must(step.Prepare, a)
+	_, err := w.run(step.Prepare, b) // A is on its way
+	require.ErrorIs(t, err, step.ErrInUse, "B takes the VF from A, which is starting")
 }
 
 // The same where its last life could not be undone.
@@ -66,15 +67,15 @@ func TestStartedIsOfThisLifeBehindADebt(t *testing.T) {
 	a := domain(uuidA, vfWords(mac1, "trust='yes'"), direct(mac1, "vf0", "passthrough", vlan42))
 	b := domain(uuidB, vfWords(mac2, "trust='no'"), direct(mac2, "vf0", "passthrough", vlan42))
 	w.starts(a, 0, 90, mac1, 42)
-	w.must(Stopped, a)
+	w.must(step.Stopped, a)
 	w.vfEnds(0, 90)
 	w.kernel.Driver.Refuse = []string{link.AttrTrust}
-	_, err := w.run(Release, a)
+	_, err := w.run(step.Release, a)
 	require.Error(t, err)
 	w.kernel.Driver.Refuse = nil
-	w.must(Prepare, a)
-	_, err = w.run(Prepare, b)
-	require.ErrorIs(t, err, ErrInUse, "B takes the VF from A, which is starting")
+	w.must(step.Prepare, a)
+	_, err = w.run(step.Prepare, b)
+	require.ErrorIs(t, err, step.ErrInUse, "B takes the VF from A, which is starting")
 }
 
 // Somebody else has had the VF since a reservation ended: its claim is drawn again.
@@ -84,18 +85,18 @@ func TestEndedReservationIsDrawnAnew(t *testing.T) {
 	w.hook.Journal.Clock = func() time.Duration { return now }
 	before := w.kernel.DumpVFs()
 	in := domain(uuidA, "", direct(mac1, "fast", "passthrough"))
-	out := w.must(Migrate, in)
+	out := w.must(step.Migrate, in)
 	require.Contains(t, out, "dev='vf0'")
 	now += 10 * time.Minute
 	b := domain(uuidB, vfWords(mac2, "trust='yes'"), direct(mac2, "vf0", "passthrough", vlan42))
 	w.starts(b, 0, 91, mac2, 42)
 	w.vfEnds(0, 91) // unplugged from B, which runs on
-	w.must(Prepare, out)
+	w.must(step.Prepare, out)
 	require.False(t, *w.kernel.Function(0).Trust, "A has B's trust")
 	w.vfRuns(0, 90, mac1, 0)
-	w.must(Start, out)
-	w.must(Stopped, b)
-	w.must(Release, b)
+	w.must(step.Start, out)
+	w.must(step.Stopped, b)
+	w.must(step.Release, b)
 	w.ends(out, 0, 90)
 	require.Equal(t, before, w.kernel.DumpVFs())
 }
@@ -107,7 +108,7 @@ func TestPoolPassesOnNobodysSettings(t *testing.T) {
 	w.starts(b, 0, 91, mac2, 42)
 	w.vfEnds(0, 91) // unplugged
 	pool := "<ld:network xmlns:ld='urn:libvirt-direct:1' maxrate='100'/>"
-	require.NoError(t, w.runNetwork(PortCreated, portXML(uuidA, mac1, plugVF0, "", pool)))
+	require.NoError(t, w.runNetwork(step.PortCreated, portXML(uuidA, mac1, plugVF0, "", pool)))
 	require.False(t, *w.kernel.Function(0).Trust, "A runs with B's trust")
 }
 
@@ -121,7 +122,7 @@ func TestReconnectPassesOnNobodysSettings(t *testing.T) {
 	no, yes := false, true // an administrator cleans up by hand
 	w.kernel.Function(0).Trust, w.kernel.Function(0).SpoofChk = &no, &yes
 	w.vfRuns(0, 90, mac1, 42) // hot-plugged into A: no hook
-	w.must(Reconnect, a)
+	w.must(step.Reconnect, a)
 	require.False(t, *w.kernel.Function(0).Trust, "B's trust is set on A's VF")
 }
 
@@ -133,11 +134,11 @@ func TestOwnLeftoverInOtherHandsIsRefused(t *testing.T) {
 	w.starts(m, 0, 90, mac1, 42)
 	w.vfEnds(0, 90)           // unplugged
 	w.vfRuns(0, 91, mac2, 42) // hot-plugged into B
-	w.must(Stopped, m)
-	w.must(Release, m)
+	w.must(step.Stopped, m)
+	w.must(step.Release, m)
 	running := w.all()
-	_, err := w.run(Prepare, p)
-	require.ErrorIs(t, err, ErrInUse, "the kernel shows vf0 in B's hands")
+	_, err := w.run(step.Prepare, p)
+	require.ErrorIs(t, err, step.ErrInUse, "the kernel shows vf0 in B's hands")
 	require.Equal(t, running, w.all())
 }
 
@@ -145,15 +146,15 @@ func TestOwnLeftoverInOtherHandsIsRefused(t *testing.T) {
 func TestOwnLeftoverInOtherHandsIsNotChosen(t *testing.T) {
 	w := newVFWorld(t)
 	a := domain(uuidA, vfWords(mac1, "own='hook' uplink='fast' mode='passthrough'"), owned(mac1, "ldt1"))
-	w.must(Prepare, a)
-	w.must(Start, a)
+	w.must(step.Prepare, a)
+	w.must(step.Start, a)
 	l, err := w.kernel.ByName(t.Context(), "ldt1")
 	require.NoError(t, err)
 	require.NoError(t, w.kernel.Delete(t.Context(), l.Index)) // detached by hand
 	w.vfRuns(0, 91, mac2, 42)                                 // and hot-plugged into B
-	w.must(Stopped, a)
-	w.must(Release, a)
-	_, err = w.run(Prepare, a)
+	w.must(step.Stopped, a)
+	w.must(step.Release, a)
+	_, err = w.run(step.Prepare, a)
 	require.NoError(t, err, "three VFs are free")
 }
 
@@ -194,15 +195,15 @@ func TestHostdevInOtherHandsIsLeft(t *testing.T) {
 	vf := w.kernel.Function(1)
 	a := domain(uuidA, vfWords(mac1, "qos='3'"), hostdev(mac1, "1", vlan42))
 	own := *vf.MAC
-	w.must(Prepare, a)
+	w.must(step.Prepare, a)
 	vf.Give(mac1, 42)
 	w.kernel.VFs[1].Netdev = ""
-	w.must(Start, a)
+	w.must(step.Start, a)
 	vf.Give(own, 0)   // unplugged: libvirt puts back
 	vf.Give(mac2, 42) // hot-plugged into B
 	running := w.kernel.DumpVFs()
-	w.must(Stopped, a)
-	w.must(Release, a)
+	w.must(step.Stopped, a)
+	w.must(step.Release, a)
 	require.Equal(t, running, w.kernel.DumpVFs())
 }
 
@@ -212,8 +213,8 @@ func TestKilledStartHoldsNoDevice(t *testing.T) {
 	before := w.dump()
 	a := domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook' dev='nica'/>", owned(mac1, "ldt0"))
 	b := domain(uuidB, "<ld:nic mac='"+mac2+"' own='hook' dev='nicb'/>", owned(mac2, "ldt0"))
-	w.must(Prepare, a)
-	w.must(Start, a)
+	w.must(step.Prepare, a)
+	w.must(step.Start, a)
 	died := false
 	w.kernel.Gate = func(hooktest.Point) error {
 		if len(w.journals()) == 2 && !died { // B has claimed
@@ -224,12 +225,12 @@ func TestKilledStartHoldsNoDevice(t *testing.T) {
 	}
 	func() {
 		defer func() { _ = recover() }()
-		_, _ = w.run(Prepare, b)
+		_, _ = w.run(step.Prepare, b)
 	}()
 	w.kernel.Gate = nil
 	require.True(t, died)
-	w.must(Stopped, a)
-	w.must(Release, a)
+	w.must(step.Stopped, a)
+	w.must(step.Release, a)
 	require.Equal(t, before, w.dump(), "A's end leaves its own device")
 }
 
@@ -239,20 +240,20 @@ func TestRefusedStartHoldsNoDevice(t *testing.T) {
 	before := w.dump()
 	a := domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook' dev='nica'/>", owned(mac1, "ldt0"))
 	b := domain(uuidB, "<ld:nic mac='"+mac2+"' own='hook' dev='nicb'/>", owned(mac2, "ldt0"))
-	w.must(Prepare, a)
-	w.must(Start, a)
+	w.must(step.Prepare, a)
+	w.must(step.Start, a)
 	done := false
 	w.kernel.Gate = func(hooktest.Point) error {
 		if len(w.journals()) == 2 && !done {
 			done = true
-			w.must(Stopped, a)
-			w.must(Release, a)
+			w.must(step.Stopped, a)
+			w.must(step.Release, a)
 		}
 		return nil
 	}
-	_, _ = w.run(Prepare, b) // started or refused: both will do
+	_, _ = w.run(step.Prepare, b) // started or refused: both will do
 	w.kernel.Gate = nil
-	w.must(Release, b)
+	w.must(step.Release, b)
 	require.True(t, done)
 	require.Equal(t, before, w.dump())
 }
@@ -262,12 +263,12 @@ func TestPFInAContainerLeavesTheDebt(t *testing.T) {
 	w := newVFWorld(t)
 	a := domain(uuidA, vfWords(mac1, "trust='yes'"), direct(mac1, "vf0", "passthrough", vlan42))
 	w.starts(a, 0, 90, mac1, 42)
-	w.must(Stopped, a)
+	w.must(step.Stopped, a)
 	w.vfEnds(0, 90)
 	pf, _ := w.kernel.ByName(t.Context(), "ens1f0")
 	l := w.kernel.Links[pf.Index]
 	delete(w.kernel.Links, pf.Index) // ip link set ens1f0 netns x
-	w.must(Release, a)
+	w.must(step.Release, a)
 	w.kernel.Links[pf.Index] = l
 	require.NotEmpty(t, w.journals(), "the debt is forgotten, and the VF keeps trust: "+w.kernel.Function(0).String())
 }
@@ -275,7 +276,7 @@ func TestPFInAContainerLeavesTheDebt(t *testing.T) {
 // An instance's identifier looks like that of a domain.
 func TestHintsOfAVSIAreNotStale(t *testing.T) {
 	w := newWorld(t, "", "nica")
-	w.must(Prepare, ownedVSI(t, w))
+	w.must(step.Prepare, ownedVSI(t, w))
 	dir, err := journal.Open(w.journal)
 	require.NoError(t, err)
 	stale, err := dir.StaleHints()
@@ -289,7 +290,7 @@ func TestHostdevThatTheHostHasBound(t *testing.T) {
 	w := newVFWorld(t)
 	w.kernel.VFs[1].Netdev, w.kernel.VFs[1].Driver = "", "vfio-pci"
 	doc := domain(uuidA, vfWords(mac1, "trust='yes'"), strings.Replace(hostdev(mac1, "1", ""), "managed='yes'", "managed='no'", 1))
-	w.must(Prepare, doc)
+	w.must(step.Prepare, doc)
 }
 
 // libvirt asks for a restore before it looks whether the domain runs.
@@ -298,11 +299,11 @@ func TestClaimIsNeverMadeAReservation(t *testing.T) {
 	now := time.Hour
 	w.hook.Journal.Clock = func() time.Duration { return now }
 	a := domain(uuidA, "", direct(mac1, "vf0", "passthrough"))
-	w.must(Prepare, a)
+	w.must(step.Prepare, a)
 	// libvirt calls restore before it looks whether the domain is active
 	r := domain(uuidA, vfWords(mac1, "uplink='fast'"), direct(mac1, "vf0", "passthrough"))
-	w.must(Restore, r)
-	w.must(Start, a)
+	w.must(step.Restore, r)
+	w.must(step.Start, a)
 	j, err := w.hook.Journal.Load(uuidA)
 	require.NoError(t, err)
 	for _, e := range j.Entries {
@@ -324,7 +325,7 @@ func TestPlainGuestOnAnAltName(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, w.kernel.AddAltName(t.Context(), l.Index, "enp0s31f6"))
 			spoil(w)
-			w.must(Prepare, domain(uuidA, "", direct(mac1, "enp0s31f6", "bridge")))
+			w.must(step.Prepare, domain(uuidA, "", direct(mac1, "enp0s31f6", "bridge")))
 		})
 	}
 }
@@ -333,14 +334,14 @@ func TestPlainGuestOnAnAltName(t *testing.T) {
 func TestPlainPoolOnABrokenHost(t *testing.T) {
 	for name, spoil := range map[string]func(w *world){
 		"no kernel": func(w *world) {
-			w.hook.Kernel = func() (Kernel, func(), error) { return nil, nil, errors.New("no netlink socket") }
+			w.hook.Kernel = func() (step.Kernel, func(), error) { return nil, nil, errors.New("no netlink socket") }
 		},
 		"journal is no directory": func(w *world) { require.NoError(w.t, os.WriteFile(w.journal, nil, 0o600)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newVFWorld(t)
 			spoil(w)
-			require.NoError(t, w.runNetwork(PortCreated, portXML(uuidB, mac2, plugVF0, "", "")))
+			require.NoError(t, w.runNetwork(step.PortCreated, portXML(uuidB, mac2, plugVF0, "", "")))
 		})
 	}
 }
@@ -349,8 +350,8 @@ func TestPlainPoolOnABrokenHost(t *testing.T) {
 func TestTwoNICsOnOneVF(t *testing.T) {
 	w := newVFWorld(t)
 	doc := domain(uuidA, vfWords(mac1, "trust='yes'")+vfWords(mac2, "maxrate='100'"), direct(mac1, "vf0", "passthrough")+hostdev(mac2, "0", ""))
-	_, err := w.run(Prepare, doc)
-	require.ErrorIs(t, err, ErrUnsuitable)
+	_, err := w.run(step.Prepare, doc)
+	require.ErrorIs(t, err, step.ErrUnsuitable)
 	require.Empty(t, w.journals())
 }
 
@@ -363,7 +364,7 @@ func TestUnreadableJournalKeepsItsVF(t *testing.T) {
 	b := domain(uuidB, vfWords(mac2, "spoofchk='no'"), direct(mac2, "vf0", "passthrough"))
 	w.starts(a, 0, 90, mac1, 0)
 	w.vfEnds(0, 90)           // unplugged,
-	w.must(Prepare, b)        // and another's by now
+	w.must(step.Prepare, b)   // and another's by now
 	w.vfRuns(0, 91, mac2, 42) // who is starting
 	file := filepath.Join(w.journal, "domains", uuidB+".json")
 	journal, err := os.ReadFile(file)
@@ -371,17 +372,17 @@ func TestUnreadableJournalKeepsItsVF(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, []byte("{"), 0o600))
 	starting := w.kernel.DumpVFs()
 
-	w.must(Stopped, a)
-	w.must(Release, a)
-	_, err = w.run(Prepare, a)
-	require.ErrorIs(t, err, ErrInUse)
+	w.must(step.Stopped, a)
+	w.must(step.Release, a)
+	_, err = w.run(step.Prepare, a)
+	require.ErrorIs(t, err, step.ErrInUse)
 	require.ErrorContains(t, err, "journal cannot be read")
 	require.Equal(t, starting, w.kernel.DumpVFs())
 
 	require.NoError(t, os.WriteFile(file, journal, 0o600))
-	w.must(Start, b)
+	w.must(step.Start, b)
 	w.ends(b, 0, 91)
-	w.must(Release, a)
+	w.must(step.Release, a)
 	require.Empty(t, w.journals())
 	require.Equal(t, before, w.kernel.DumpVFs())
 }
@@ -395,18 +396,18 @@ func TestMovedGuestsFileIsItsOwn(t *testing.T) {
 	nic := func(more string) string {
 		return domain(uuidA, "", "<interface type='direct'><mac address='"+mac1+"'/><source dev='nica' mode='passthrough'/>"+more+"</interface>")
 	}
-	w.must(Prepare, nic(""))
+	w.must(step.Prepare, nic(""))
 	file := filepath.Join(w.libvirt, "qemu/nica")
 	require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o700))
 	require.NoError(t, os.WriteFile(file, []byte(`{"mac":"`+lower.MAC+`"}`), 0o600))
 	require.NoError(t, w.kernel.AddMacvtap(t.Context(), link.Macvtap{Name: "macvtap0", Index: 90, Lower: lower.Index, Mode: "passthrough", MAC: mac1}))
 	require.NoError(t, w.kernel.SetMAC(t.Context(), 90, mac1))
-	w.must(Start, nic("<target dev='macvtap0'/><alias name='net0'/>"))
-	w.must(Stopped, nic("<alias name='net0'/>"))
+	w.must(step.Start, nic("<target dev='macvtap0'/><alias name='net0'/>"))
+	w.must(step.Stopped, nic("<alias name='net0'/>"))
 	require.FileExists(t, file)
 	require.Empty(t, w.journals())
 
 	// One that has not come as far as its macvtap is another one, of the same MAC.
-	w.must(Stopped, nic(""))
+	w.must(step.Stopped, nic(""))
 	require.NoFileExists(t, file)
 }

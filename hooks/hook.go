@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"libvirt-direct/hooks/plan"
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
@@ -22,8 +24,8 @@ import (
 // Call is one call of the hook program by libvirt: its arguments and what it reads
 // and writes (libvirt's docs/hooks.rst).
 type Call struct {
-	Domain string // argv[1], the domain's name, for messages only
-	Op     Op     // argv[2]
+	Domain string  // argv[1], the domain's name, for messages only
+	Op     step.Op // argv[2]
 	Stdin  io.Reader
 	Stdout io.Writer
 }
@@ -49,11 +51,11 @@ type Hook struct {
 	// concerns us.
 	Config func() (*config.Config, error)
 	// Kernel connects to the kernel, likewise.
-	Kernel func() (Kernel, func(), error)
+	Kernel func() (step.Kernel, func(), error)
 	// Station connects to the host's 802.1Qbg station, for the NICs that need one.
-	Station func(context.Context) (Station, func(), error)
+	Station func(context.Context) (step.Station, func(), error)
 	// OVS names the host's Open vSwitch, for the NICs that are on it.
-	OVS func() Switch
+	OVS func() step.Switch
 	// Journal is the journal directory. It is made when there is something to hold.
 	Journal *journal.Dir
 	// Libvirt is where the daemon keeps its state.
@@ -64,19 +66,19 @@ type Hook struct {
 }
 
 // Run does what one call asks for. An error is one line for a person; the caller
-// prints it and exits non-zero, except for Reconnect, where Run logs it and returns
+// prints it and exits non-zero, except for step.Reconnect, where Run logs it and returns
 // nil: libvirt would kill the running guest.
 func (h *Hook) Run(ctx context.Context, c Call) error {
 	switch c.Op {
-	case Prepare, Start, Stopped, Release, Migrate, Restore, Reconnect:
+	case step.Prepare, step.Start, step.Stopped, step.Release, step.Migrate, step.Restore, step.Reconnect:
 	default: // started has nothing to do; others are not known
 		return nil
 	}
-	if !h.Privileged && c.Op != Migrate && c.Op != Restore {
+	if !h.Privileged && c.Op != step.Migrate && c.Op != step.Restore {
 		return nil
 	}
 	err := h.run(ctx, c)
-	if err != nil && c.Op == Reconnect {
+	if err != nil && c.Op == step.Reconnect {
 		h.Log.Warn("domain "+c.Domain+" goes on, but: "+OneLine(err), "op", string(c.Op), "domain", c.Domain)
 		return nil
 	}
@@ -88,22 +90,22 @@ func (h *Hook) run(ctx context.Context, c Call) error {
 	if err != nil {
 		return err
 	}
-	if !mayConcern(doc) {
+	if !plan.MayConcern(doc) {
 		h.foreign(ctx, c, doc)
 		return nil
 	}
 	d, err := xmlfilter.Parse(doc)
-	if c.Op == Stopped || c.Op == Release {
+	if c.Op == step.Stopped || c.Op == step.Release {
 		// The journal decides; words that were broken meanwhile must not stop it.
-		err = ignore(err, xmlfilter.ErrWords)
+		err = step.Ignore(err, xmlfilter.ErrWords)
 	}
 	if err != nil {
 		return fmt.Errorf("domain %q: %w", c.Domain, err)
 	}
 	switch c.Op {
-	case Migrate, Restore:
+	case step.Migrate, step.Restore:
 		return h.filter(ctx, c, d, doc)
-	case Stopped, Release:
+	case step.Stopped, step.Release:
 		// Whatever our records are like, and whoever this domain is.
 		err = h.othersFiles(ctx, c, d)
 		// The journal decides, not the XML: the domain may have been edited since.
@@ -114,11 +116,11 @@ func (h *Hook) run(ctx context.Context, c Call) error {
 		return err
 	}
 	if !concerns(d) {
-		if held, err := h.holds(d.UUID); err != nil || !held || c.Op == Reconnect {
+		if held, err := h.holds(d.UUID); err != nil || !held || c.Op == step.Reconnect {
 			return err
 		}
 	}
-	if plain(d) && (c.Op == Prepare || c.Op == Start) {
+	if plain(d) && (c.Op == step.Prepare || c.Op == step.Start) {
 		return h.plain(ctx, c, d)
 	}
 	return h.operate(ctx, c, d, false)
@@ -137,10 +139,11 @@ func (h *Hook) othersFiles(ctx context.Context, c Call, d *xmlfilter.Domain) err
 		return err
 	}
 	defer closeKernel()
-	a := applier{kernel: k, libvirt: h.Libvirt, dir: h.Journal}
-	defer func() { h.log(c, a.notes) }()
+	a := session{dir: h.Journal}
+	a.on(k, h.Libvirt, h.Station, h.OVS)
+	defer func() { h.log(c, a.events) }()
 	saved := a.savedFiles()
-	if c.Op == Stopped {
+	if c.Op == step.Stopped {
 		return saved.stopped(ctx, d)
 	}
 	return saved.release(ctx, d)
@@ -150,7 +153,7 @@ func (h *Hook) othersFiles(ctx context.Context, c Call, d *xmlfilter.Domain) err
 // do only where the journal says that it once had. No error stops such a domain: it is
 // logged.
 func (h *Hook) foreign(ctx context.Context, c Call, doc []byte) {
-	if c.Op == Migrate || c.Op == Restore {
+	if c.Op == step.Migrate || c.Op == step.Restore {
 		return
 	}
 	uuid := xmlfilter.UUID(doc)
@@ -193,7 +196,7 @@ func (h *Hook) plain(ctx context.Context, c Call, d *xmlfilter.Domain) error {
 	}
 	switch {
 	case err != nil:
-	case held && c.Op == Prepare: // what an earlier life has left goes first
+	case held && c.Op == step.Prepare: // what an earlier life has left goes first
 		patient := *h
 		patient.Journal = h.Journal.Patient(plainTime)
 		err = patient.operate(ctx, c, d, true)
@@ -228,7 +231,7 @@ func (h *Hook) complete(ctx context.Context, d *xmlfilter.Domain) bool {
 			continue
 		}
 		l, err := k.ByName(ctx, n.Source.Dev)
-		if errors.Is(err, link.ErrNotFound) || err == nil && (l.Alias == Mark || l.Name != n.Source.Dev && h.ourName(n.Source.Dev)) {
+		if errors.Is(err, link.ErrNotFound) || err == nil && (l.Alias == step.Alias || l.Name != n.Source.Dev && h.ourName(n.Source.Dev)) {
 			return false
 		}
 	}
@@ -237,14 +240,14 @@ func (h *Hook) complete(ctx context.Context, d *xmlfilter.Domain) bool {
 
 // ourName reports whether an alternative name is claimed by a domain, and can go with it.
 func (h *Hook) ourName(name string) bool {
-	resource, _ := (&AltName{Name: name}).resource()
+	resource, _ := (&step.AltName{Name: name}).Resource()
 	claims, err := claimsTo(h.Journal, resource)
 	return err == nil && len(claims.All)+len(claims.Unreadable) > 0
 }
 
 // preview plans for a plain guest without waiting for anybody, so that what the kernel
 // shows refuses it whatever else is wrong.
-func (h *Hook) preview(ctx context.Context, op Op, d *xmlfilter.Domain) error {
+func (h *Hook) preview(ctx context.Context, op step.Op, d *xmlfilter.Domain) error {
 	cfg, err := h.Config()
 	if err != nil {
 		if cfg, err = config.Parse("", nil); err != nil {
@@ -258,24 +261,24 @@ func (h *Hook) preview(ctx context.Context, op Op, d *xmlfilter.Domain) error {
 	defer closeKernel()
 	host, err := Survey(ctx, k, cfg, h.records(), d)
 	if err != nil {
-		return cmp.Or(host.shownTaken(d), err)
+		return cmp.Or(shownTaken(&host, d), err)
 	}
-	if _, err := Plan(op, d, cfg, host); err != nil {
+	if _, err := plan.For(op, d, cfg, host); err != nil {
 		return &planError{err}
 	}
 	return nil
 }
 
 // shownTaken refuses what the kernel shows in other hands, of as much as was looked at.
-func (h *Host) shownTaken(d *xmlfilter.Domain) error {
+func shownTaken(h *plan.Snapshot, d *xmlfilter.Domain) error {
 	for i := range d.NICs {
 		n := &d.NICs[i]
 		vf, looked := h.VFs[cmp.Or(n.Source.PCI, n.Source.Dev)]
-		if !looked || vf.Used == "" || vf.mine || vf.bound {
+		if !looked || vf.Used == "" || vf.Mine || vf.Bound {
 			continue
 		}
 		if err := h.Available(vf, true); err != nil {
-			return &planError{&NICError{Domain: d.Name, NIC: n.String(), Err: err}}
+			return &planError{&plan.NICError{Domain: d.Name, NIC: n.String(), Err: err}}
 		}
 	}
 	return nil
@@ -288,20 +291,13 @@ func (e *planError) Unwrap() error { return e.error }
 
 // concerns reports whether any of a domain's NICs is ours.
 func concerns(d *xmlfilter.Domain) bool {
-	return slices.ContainsFunc(d.NICs, func(n xmlfilter.NIC) bool { return ours(&n) })
+	return slices.ContainsFunc(d.NICs, func(n xmlfilter.NIC) bool { return plan.InScope(&n) })
 }
 
 // holds reports whether there is a journal for a domain.
 func (h *Hook) holds(uuid string) (bool, error) {
 	j, err := h.Journal.Load(uuid)
-	return j != nil || err != nil, ignore(ignore(err, journal.ErrCorrupt), journal.ErrNewer)
-}
-
-func ignore(err, kind error) error {
-	if errors.Is(err, kind) {
-		return nil
-	}
-	return err
+	return j != nil || err != nil, step.Ignore(err, journal.ErrCorrupt, journal.ErrNewer)
 }
 
 // filter prints the domain as this host understands it, or nothing when that is what
@@ -311,7 +307,7 @@ func (h *Hook) filter(ctx context.Context, c Call, d *xmlfilter.Domain, doc []by
 		return nil
 	}
 	changes, err := h.changes(ctx, d)
-	var refused *NICError
+	var refused *plan.NICError
 	if err != nil && plain(d) && !errors.As(err, &refused) {
 		h.withoutUs(c, err)
 		return nil
@@ -348,12 +344,12 @@ func (h *Hook) changes(ctx context.Context, d *xmlfilter.Domain) ([]xmlfilter.Ch
 
 // remap finds out what a domain that comes from elsewhere is to say here, and keeps the
 // virtual functions that it chooses for the start that follows.
-func (h *Hook) remap(ctx context.Context, k Kernel, cfg *config.Config, d *xmlfilter.Domain) (changes []xmlfilter.Change, err error) {
+func (h *Hook) remap(ctx context.Context, k step.Kernel, cfg *config.Config, d *xmlfilter.Domain) (changes []xmlfilter.Change, err error) {
 	host, err := Survey(ctx, k, cfg, h.records(), d)
 	if err != nil {
 		return nil, err
 	}
-	changes, reserve, err := remap(d, cfg, host, false)
+	changes, reserve, err := plan.Remap(d, cfg, host, false)
 	if err != nil || len(reserve) == 0 || !h.Privileged || d.UUID == "" {
 		return changes, err
 	}
@@ -367,7 +363,7 @@ func (h *Hook) remap(ctx context.Context, k Kernel, cfg *config.Config, d *xmlfi
 		if host, err = Survey(ctx, k, cfg, h.records(), d); err != nil {
 			return err
 		}
-		if changes, reserve, err = remap(d, cfg, host, false); err != nil {
+		if changes, reserve, err = plan.Remap(d, cfg, host, false); err != nil {
 			return err
 		}
 		a.journal.Started = false // an earlier life's word, where that has left a debt
@@ -379,7 +375,7 @@ func (h *Hook) remap(ctx context.Context, k Kernel, cfg *config.Config, d *xmlfi
 func (h *Hook) records() Records { return Records{Journal: h.Journal, Libvirt: h.Libvirt} }
 
 // open locks a domain and reads its journal.
-func (h *Hook) open(ctx context.Context, uuid, name string) (a *applier, unlock func(), err error) {
+func (h *Hook) open(ctx context.Context, uuid, name string) (a *session, unlock func(), err error) {
 	if err := h.Journal.Make(); err != nil {
 		return nil, nil, err
 	}
@@ -387,11 +383,10 @@ func (h *Hook) open(ctx context.Context, uuid, name string) (a *applier, unlock 
 	if err != nil {
 		return nil, nil, err
 	}
-	if a, err = load(h.Journal, uuid, name); err != nil {
+	if a, err = openSession(h.Journal, uuid, name); err != nil {
 		unlock()
 		return nil, nil, err
 	}
-	a.libvirt = h.Libvirt
 	return a, unlock, nil
 }
 
@@ -429,27 +424,26 @@ func (h *Hook) operate(ctx context.Context, c Call, d *xmlfilter.Domain, unconfi
 		return err
 	}
 	defer closeKernel()
-	a.kernel = k
-	defer a.withStation(h.Station)()
-	defer a.withSwitch(h.OVS)()
-	defer func() { h.log(c, a.notes) }()
+	a.on(k, h.Libvirt, h.Station, h.OVS)
+	defer a.close()
+	defer func() { h.log(c, a.events) }()
 
 	switch c.Op {
-	case Stopped:
+	case step.Stopped:
 		// Until libvirt has put back what it has changed, nobody takes it for free.
 		a.journal.Started = false
-		return errors.Join(a.rewrite(), a.quiet(ctx))
-	case Release:
+		return errors.Join(a.save(), a.undoAll(ctx, until(step.Stopped)))
+	case step.Release:
 		a.journal.Started = true // it is over: what stays keeps nobody waiting
 		return a.undoAll(ctx, everything)
-	case Prepare:
+	case step.Prepare:
 		a.finish(ctx)
 	}
 	if cfgErr != nil {
 		if !unconfigured {
 			return cfgErr
 		}
-		a.note("warning: taken as not configured: %v", cfgErr)
+		a.event("warning: taken as not configured: %v", cfgErr)
 		if cfg, err = config.Parse("", nil); err != nil {
 			return err
 		}
@@ -460,98 +454,24 @@ func (h *Hook) operate(ctx context.Context, c Call, d *xmlfilter.Domain, unconfi
 		if err != nil {
 			return err
 		}
-		if c.Op == Reconnect {
+		if c.Op == step.Reconnect {
 			return a.repair(ctx, steps)
 		}
 		err = a.apply(ctx, d.Name, steps)
 		// Who knows nothing of our claims can take what was chosen: another will do.
-		if !errors.Is(err, ErrNotFree) && !errors.Is(err, ErrInUse) && !errors.Is(err, link.ErrNotFound) || attempt == attempts || !slices.ContainsFunc(steps, chosen) {
+		if !errors.Is(err, step.ErrNotFree) && !errors.Is(err, step.ErrInUse) && !errors.Is(err, link.ErrNotFound) || attempt == attempts || !slices.ContainsFunc(steps, chosen) {
 			return err
 		}
-		a.note("chose again: %s", OneLine(err))
+		a.event("chose again: %s", OneLine(err))
 	}
 }
 
 // attempts is how often a free choice is made for one start.
 const attempts = 3
 
-func chosen(s Step) bool {
-	k, ok := s.kind().(chosenKind)
-	return ok && k.isChosen()
-}
-
-// plan decides what the operation does, and claims it, with nobody else deciding at the
-// same time.
-func (a *applier) plan(ctx context.Context, d *xmlfilter.Domain, cfg *config.Config, rec Records) (steps []Step, err error) {
-	a.claimed = nil
-	return steps, a.withClaims(ctx, func() error {
-		host, err := Survey(ctx, a.kernel, cfg, rec, d)
-		if err != nil {
-			return err
-		}
-		if steps, err = Plan(a.op, d, cfg, host); err != nil {
-			return &planError{err}
-		}
-		switch a.op {
-		case Prepare:
-			a.journal.Started = false // what an earlier life has left can say otherwise
-			a.dropReservations(steps)
-		case Reconnect:
-			again, err := Plan(Start, d, cfg, host)
-			if err != nil {
-				return err
-			}
-			steps = append(steps, again...)
-			fallthrough
-		case Start:
-			a.journal.Started = true
-		}
-		return a.claim(steps, 0)
-	})
-}
-
-// finishTime bounds how long a start waits for what an earlier life has left.
-const finishTime = 2 * time.Second
-
-// finish undoes what a run has left that was killed, or could not be undone. The domain is
-// not running now. What still cannot be is no reason not to start: it stays in the journal.
-func (a *applier) finish(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, finishTime)
-	defer cancel()
-	reserved := func(key string) bool { return a.journal.Entries[a.index(key)].Expires != 0 }
-	if err := a.undoAll(ctx, func(key string, _ Step) bool { return !reserved(key) }); err != nil {
-		a.note("left by an earlier start: %s", OneLine(err))
-	}
-}
-
-// repair takes up what a running guest has and the journal does not know, and sets
-// again what can be set again.
-func (a *applier) repair(ctx context.Context, steps []Step) error {
-	var errs []error
-	for _, s := range steps {
-		if k, ok := s.kind().(nicKind); ok {
-			errs = append(errs, a.adopt(ctx, s, k))
-			continue
-		}
-		// A VLAN or a name that is there is shared, one that is missing is made.
-		errs = append(errs, s.kind().do(ctx, a, s))
-	}
-	return errors.Join(errs...)
-}
-
-// adopt notes a hook-owned device that is there. One that is gone cannot be made
-// again: QEMU holds the old one's descriptor.
-func (a *applier) adopt(ctx context.Context, s Step, k nicKind) error {
-	what, name := k.device()
-	have, err := a.kernel.ByName(ctx, name)
-	if err != nil {
-		return fmt.Errorf("the guest's device is lost, restart the guest: %w", err)
-	}
-	if a.acted(s.key()) {
-		return nil
-	}
-	a.note("adopted %s %s", what, name)
-	return a.put(k.found(s, have.Index), journal.Done)
+func chosen(s step.Step) bool {
+	k, ok := s.Kind.(step.Choice)
+	return ok && k.IsChosen()
 }
 
 func (h *Hook) log(c Call, notes []string) {

@@ -17,6 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"libvirt-direct/hooks/hooktest"
+	"libvirt-direct/hooks/plan"
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
@@ -82,7 +84,7 @@ func newWorld(t *testing.T, cfg string, devices ...string) *world {
 		journal: filepath.Join(t.TempDir(), "journal"), libvirt: t.TempDir()}
 	w.hook = &Hook{
 		Config:     func() (*config.Config, error) { return w.cfg, nil },
-		Kernel:     func() (Kernel, func(), error) { return w.kernel, func() {}, nil },
+		Kernel:     func() (step.Kernel, func(), error) { return w.kernel, func() {}, nil },
 		Station:    w.openStation,
 		Journal:    journal.Existing(w.journal),
 		Libvirt:    LibvirtFolder(w.libvirt),
@@ -90,7 +92,7 @@ func newWorld(t *testing.T, cfg string, devices ...string) *world {
 		Privileged: true,
 	}
 	w.withSwitch("ovsbr0")
-	w.station.NotYet = ErrNotYet
+	w.station.NotYet = step.ErrNotYet
 	w.kernel.Gate, w.station.Gate = w.gate, w.gate
 	return w
 }
@@ -114,22 +116,22 @@ func (w *world) gate(p hooktest.Point) error {
 	return nil
 }
 
-func (w *world) openStation(context.Context) (Station, func(), error) {
+func (w *world) openStation(context.Context) (step.Station, func(), error) {
 	if w.station.Absent != nil {
 		return nil, nil, w.station.Absent
 	}
 	return w.station, func() {}, nil
 }
 
-func (w *world) openSwitch() Switch { return w.ovs }
+func (w *world) openSwitch() step.Switch { return w.ovs }
 
-func (w *world) run(op Op, doc string) (string, error) {
+func (w *world) run(op step.Op, doc string) (string, error) {
 	var out bytes.Buffer
 	err := w.hook.Run(context.Background(), Call{Domain: "vm", Op: op, Stdin: strings.NewReader(doc), Stdout: &out})
 	return out.String(), err
 }
 
-func (w *world) must(op Op, doc string) string {
+func (w *world) must(op step.Op, doc string) string {
 	w.t.Helper()
 	out, err := w.run(op, doc)
 	require.NoError(w.t, err)
@@ -169,12 +171,12 @@ func TestVLANIsSharedAndGoesWithItsLastGuest(t *testing.T) {
 	w := newWorld(t, "", "nica")
 	before := w.dump()
 	a, b := domain(uuidA, "", direct(mac1, "nica.100", "vepa")), domain(uuidB, "", direct(mac2, "nica.100", "vepa"))
-	w.must(Prepare, a)
+	w.must(step.Prepare, a)
 	require.True(t, w.has("nica.100"))
-	w.must(Prepare, b)
-	w.must(Release, a)
+	w.must(step.Prepare, b)
+	w.must(step.Release, a)
 	require.True(t, w.has("nica.100"), "b still uses it")
-	w.must(Release, b)
+	w.must(step.Release, b)
 	require.Equal(t, before, w.dump())
 	require.Empty(t, w.journals())
 }
@@ -185,18 +187,18 @@ func TestVLANOfTheAdministratorStays(t *testing.T) {
 	require.NoError(t, w.kernel.AddVLAN(context.Background(), link.VLAN{Name: "nica.100", Index: 50, Parent: nica.Index, ID: 100}))
 	before := w.dump()
 	doc := domain(uuidA, "", direct(mac1, "nica.100", "vepa"))
-	w.must(Prepare, doc)
-	w.must(Release, doc)
+	w.must(step.Prepare, doc)
+	w.must(step.Release, doc)
 	require.Equal(t, before, w.dump())
 }
 
 func TestVLANOfOursWithSomebodyOnItStays(t *testing.T) {
 	w := newWorld(t, "", "nica")
 	doc := domain(uuidA, "", direct(mac1, "nica.100", "vepa"))
-	w.must(Prepare, doc)
+	w.must(step.Prepare, doc)
 	vlan, _ := w.kernel.ByName(context.Background(), "nica.100")
 	require.NoError(t, w.kernel.AddMacvtap(context.Background(), link.Macvtap{Name: "foreign", Index: 60, Lower: vlan.Index, Mode: "bridge", MAC: mac3}))
-	w.must(Release, doc)
+	w.must(step.Release, doc)
 	require.True(t, w.has("nica.100") && w.has("foreign"))
 	require.Contains(t, w.log.String(), "left nica.100: foreign stands on it")
 }
@@ -211,9 +213,9 @@ func TestVLANUnderAContainerStays(t *testing.T) {
 		w := newWorld(t, "", "nica")
 		before := w.dump()
 		doc := domain(uuidA, "", direct(mac1, "nica.100", "vepa"))
-		w.must(Prepare, doc)
+		w.must(step.Prepare, doc)
 		w.kernel.Elsewhere = map[string][]link.Use{"nica.100": {use}}
-		w.must(Release, doc)
+		w.must(step.Release, doc)
 		require.True(t, w.has("nica.100"))
 		require.Contains(t, w.log.String(), "left nica.100: "+use.Evidence)
 		require.Empty(t, w.gc(false))
@@ -229,14 +231,14 @@ func TestVLANUnderAContainerStays(t *testing.T) {
 func TestVLANOfOursThatTheHelperTookOverStays(t *testing.T) {
 	w := newWorld(t, "", "nica")
 	doc := domain(uuidA, "", direct(mac1, "nica.100", "vepa"))
-	w.must(Prepare, doc)
+	w.must(step.Prepare, doc)
 	vlan, _ := w.kernel.ByName(context.Background(), "nica.100")
-	require.NoError(t, w.kernel.SetAlias(context.Background(), vlan.Index, Mark+" (in use by the helper)"))
-	w.must(Release, doc)
+	require.NoError(t, w.kernel.SetAlias(context.Background(), vlan.Index, step.Alias+" (in use by the helper)"))
+	w.must(step.Release, doc)
 	require.True(t, w.has("nica.100"))
 	b := domain(uuidB, "", direct(mac2, "nica.100", "vepa"))
-	w.must(Prepare, b)
-	w.must(Release, b)
+	w.must(step.Prepare, b)
+	w.must(step.Release, b)
 	w.gc(false)
 	require.True(t, w.has("nica.100"))
 	require.Empty(t, w.journals())
@@ -246,12 +248,12 @@ func TestAltNameIsSharedAndGoesWithItsLastGuest(t *testing.T) {
 	w := newWorld(t, twoUplinks, "enpb")
 	before := w.dump()
 	a, b := domain(uuidA, "", direct(mac1, "storage", "vepa")), domain(uuidB, "", direct(mac2, "storage", "vepa")+direct(mac3, "nica.150", "vepa"))
-	w.must(Prepare, a)
-	w.must(Prepare, b)
+	w.must(step.Prepare, a)
+	w.must(step.Prepare, b)
 	require.True(t, w.has("storage") && w.has("enpb.150") && w.has("nica.150"))
-	w.must(Release, a)
+	w.must(step.Release, a)
 	require.True(t, w.has("storage"))
-	w.must(Release, b)
+	w.must(step.Release, b)
 	require.Equal(t, before, w.dump())
 }
 
@@ -259,20 +261,24 @@ func TestHookOwnedLife(t *testing.T) {
 	w := newWorld(t, twoUplinks, "enpb")
 	before := w.dump()
 	doc := domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook' uplink='storage' vlan='100' mode='passthrough' allmulticast='yes'/>", owned(mac1, "ldt1"))
-	w.must(Prepare, doc)
+	w.must(step.Prepare, doc)
 	l, err := w.kernel.ByName(context.Background(), "ldt1")
 	require.NoError(t, err)
 	require.Equal(t, mac1, l.MAC)
-	require.True(t, l.Up && l.AllMulti)
+	require.True(t, l.AllMulti)
+	require.False(t, l.Up, "nothing answers for a guest that does not run yet")
 	require.Equal(t, "libvirt-direct "+uuidA, l.Alias)
-	w.must(Start, doc)
-	w.must(Started, doc)
-	w.must(Stopped, doc)
+	w.must(step.Start, doc)
+	l, err = w.kernel.ByName(context.Background(), "ldt1")
+	require.NoError(t, err)
+	require.True(t, l.Up)
+	w.must(step.Started, doc)
+	w.must(step.Stopped, doc)
 	l, err = w.kernel.ByName(context.Background(), "ldt1")
 	require.NoError(t, err)
 	require.False(t, l.Up, "nothing answers for a dead guest")
 	// libvirt's stop XML can be anything by then: the journal decides.
-	w.must(Release, domain(uuidA, "", ""))
+	w.must(step.Release, domain(uuidA, "", ""))
 	require.Equal(t, before, w.dump())
 }
 
@@ -280,11 +286,11 @@ func TestNodeTakenTriesAnotherIndex(t *testing.T) {
 	doc := domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook' dev='nica'/>", owned(mac1, "ldt1"))
 	w := newWorld(t, "", "nica")
 	w.kernel.NodeTaken = 2
-	w.must(Prepare, doc)
-	w.must(Release, doc)
+	w.must(step.Prepare, doc)
+	w.must(step.Release, doc)
 	before := w.dump()
 	w.kernel.NodeTaken = 9
-	_, err := w.run(Prepare, doc)
+	_, err := w.run(step.Prepare, doc)
 	require.ErrorIs(t, err, link.ErrNodeTaken)
 	require.Equal(t, before, w.dump())
 }
@@ -294,9 +300,9 @@ func TestPassthroughAllMultiAndStart(t *testing.T) {
 	mt, _ := w.kernel.ByName(context.Background(), "macvtap0")
 	w.kernel.Links[mt.Index].Kind = "macvtap"
 	doc := domain(uuidA, "<ld:nic mac='"+mac1+"' allmulticast='yes'/>", direct(mac1, "nica", "bridge", "<target dev='macvtap0'/>"))
-	w.must(Prepare, doc)
+	w.must(step.Prepare, doc)
 	require.False(t, w.kernel.Links[mt.Index].AllMulti)
-	w.must(Start, doc)
+	w.must(step.Start, doc)
 	require.True(t, w.kernel.Links[mt.Index].AllMulti)
 	require.Empty(t, w.journals(), "libvirt's device goes with the domain")
 }
@@ -320,14 +326,14 @@ func TestFailureOfAnyCallLeavesNothing(t *testing.T) {
 			}
 			return nil
 		}
-		_, err := w.run(Prepare, every())
+		_, err := w.run(step.Prepare, every())
 		if w.calls < n {
 			require.NoError(t, err)
 			require.Greater(t, n, 15, "the domain exercises many calls")
 			return
 		}
 		require.ErrorIs(t, err, boom, "call %d", n)
-		var nic *NICError
+		var nic *plan.NICError
 		require.ErrorAs(t, err, &nic)
 		require.Contains(t, []string{"NIC " + mac1, "NIC " + mac2, "NIC " + mac3, "NIC " + mac4}, nic.NIC)
 		require.NotContains(t, OneLine(err), "\n")
@@ -339,7 +345,7 @@ func TestFailureOfAnyCallLeavesNothing(t *testing.T) {
 type killed struct{}
 
 // kill runs an operation and reports whether it was killed at the given call.
-func (w *world) kill(op Op, doc string, at int, after bool) (died bool) {
+func (w *world) kill(op step.Op, doc string, at int, after bool) (died bool) {
 	w.calls = 0
 	w.die = func(call int, isAfter bool) {
 		if call == at && isAfter == after {
@@ -362,15 +368,15 @@ func (w *world) kill(op Op, doc string, at int, after bool) (died bool) {
 // A process killed at any change of the kernel, in a start or in a stop, leaves a
 // journal from which gc, or the domain's next start, puts everything back.
 func TestKilledAnywhereIsUndone(t *testing.T) {
-	for _, op := range []Op{Prepare, Release} {
+	for _, op := range []step.Op{step.Prepare, step.Release} {
 		for _, after := range []bool{false, true} {
 			for n := 1; ; n++ {
 				var died bool
 				for _, cure := range []string{"gc", "restart", "release"} {
 					w := newWorld(t, twoUplinks, "enpb")
 					before := w.dump()
-					if op == Release {
-						w.must(Prepare, every())
+					if op == step.Release {
+						w.must(step.Prepare, every())
 					}
 					if died = w.kill(op, every(), n, after); !died {
 						break
@@ -380,10 +386,10 @@ func TestKilledAnywhereIsUndone(t *testing.T) {
 						w.gc(false)
 						w.gc(false) // and once more changes nothing
 					case "restart":
-						w.must(Prepare, every())
-						w.must(Release, every())
+						w.must(step.Prepare, every())
+						w.must(step.Release, every())
 					case "release":
-						w.must(Release, every())
+						w.must(step.Release, every())
 					}
 					require.Equal(t, before, w.dump(), "%s killed at %d (after=%t), then %s", op, n, after, cure)
 					require.Empty(t, w.journals())
@@ -416,7 +422,7 @@ func (w *world) gc(dry bool, alive ...string) []string {
 
 func TestCollectorLeavesTheLivingAlone(t *testing.T) {
 	w := newWorld(t, twoUplinks, "enpb")
-	w.must(Prepare, every())
+	w.must(step.Prepare, every())
 	running := w.dump()
 	require.Empty(t, w.gc(false, uuidA))
 	require.Equal(t, running, w.dump())
@@ -429,7 +435,7 @@ func TestCollectorFindsMarkedDevicesWithoutJournal(t *testing.T) {
 	w := newWorld(t, twoUplinks, "enpb")
 	before := w.dump()
 	doc := domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook' uplink='storage' vlan='100'/>", owned(mac1, "ldt1"))
-	w.must(Prepare, doc)
+	w.must(step.Prepare, doc)
 	require.NoError(t, os.RemoveAll(w.journal))
 	require.Empty(t, w.gc(false, uuidA), "a running domain keeps its device")
 	require.Len(t, w.gc(false), 2, "the macvtap, then the VLAN that it stood on")
@@ -439,17 +445,17 @@ func TestCollectorFindsMarkedDevicesWithoutJournal(t *testing.T) {
 func TestLostJournalDoesNotBlockTheNextStart(t *testing.T) {
 	w := newWorld(t, "", "nica")
 	doc := domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook' dev='nica'/>", owned(mac1, "ldt1"))
-	w.must(Prepare, doc)
+	w.must(step.Prepare, doc)
 	require.NoError(t, os.RemoveAll(w.journal))
-	w.must(Prepare, doc)
+	w.must(step.Prepare, doc)
 	require.Contains(t, w.log.String(), "left by an earlier run")
 }
 
 func TestMTUAboveTheUplinksIsRefused(t *testing.T) {
 	w := newWorld(t, "", "nica")
 	before := w.dump()
-	_, err := w.run(Prepare, domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook' dev='nica'/>", owned(mac1, "ldt1", "<mtu size='9000'/>")))
-	require.ErrorIs(t, err, ErrUnsuitable)
+	_, err := w.run(step.Prepare, domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook' dev='nica'/>", owned(mac1, "ldt1", "<mtu size='9000'/>")))
+	require.ErrorIs(t, err, step.ErrUnsuitable)
 	require.Contains(t, err.Error(), "MTU 9000 is larger than 1500 of nica")
 	require.Equal(t, before, w.dump())
 }
@@ -457,8 +463,8 @@ func TestMTUAboveTheUplinksIsRefused(t *testing.T) {
 func TestForeignDeviceOfThatNameIsNotTouched(t *testing.T) {
 	w := newWorld(t, "", "nica", "ldt1")
 	before := w.dump()
-	_, err := w.run(Prepare, domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook' dev='nica'/>", owned(mac1, "ldt1")))
-	require.ErrorIs(t, err, ErrWrongDevice)
+	_, err := w.run(step.Prepare, domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook' dev='nica'/>", owned(mac1, "ldt1")))
+	require.ErrorIs(t, err, step.ErrWrongDevice)
 	require.Equal(t, before, w.dump())
 }
 
@@ -477,11 +483,11 @@ func TestCorruptJournalIsSetAsideAndNeverExecuted(t *testing.T) {
 			file := filepath.Join(w.journal, "domains", uuidA+".json")
 			require.NoError(t, os.WriteFile(file, []byte(data), 0o600))
 			doc := domain(uuidA, "<ld:nic mac='"+mac1+"' allmulticast='yes'/>", direct(mac1, "nica", "bridge"))
-			_, err = w.run(Prepare, doc)
+			_, err = w.run(step.Prepare, doc)
 			require.ErrorIs(t, err, journal.ErrCorrupt)
 			require.Contains(t, err.Error(), "corrupt-")
 			require.Equal(t, before, w.dump())
-			w.must(Prepare, doc)
+			w.must(step.Prepare, doc)
 		})
 	}
 }
@@ -495,7 +501,7 @@ func TestJournalOfANewerReleaseIsLeftAlone(t *testing.T) {
 	const text = `{"version":99,"held":["who knows"]}`
 	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
 	doc := domain(uuidA, "", direct(mac1, "nica.100", "vepa"))
-	for _, op := range []Op{Prepare, Stopped, Release} {
+	for _, op := range []step.Op{step.Prepare, step.Stopped, step.Release} {
 		_, err = w.run(op, doc)
 		require.ErrorIs(t, err, journal.ErrNewer, op)
 	}
@@ -503,44 +509,44 @@ func TestJournalOfANewerReleaseIsLeftAlone(t *testing.T) {
 	kept, err := os.ReadFile(file)
 	require.NoError(t, err)
 	require.Equal(t, text, string(kept))
-	w.must(Reconnect, doc)
+	w.must(step.Reconnect, doc)
 	// Its domain may hold what another one uses too.
-	w.must(Prepare, domain(uuidB, "", direct(mac2, "nica", "bridge")))
+	w.must(step.Prepare, domain(uuidB, "", direct(mac2, "nica", "bridge")))
 }
 
 func TestBrokenConfigNeverStopsTheUndoing(t *testing.T) {
 	w := newWorld(t, "", "nica")
 	before := w.dump()
 	doc := domain(uuidA, "", direct(mac1, "nica.100", "vepa"))
-	w.must(Prepare, doc)
+	w.must(step.Prepare, doc)
 	w.hook.Config = func() (*config.Config, error) { return nil, &config.Error{File: "x", Msg: "broken"} }
-	w.must(Stopped, doc)
-	w.must(Release, doc)
+	w.must(step.Stopped, doc)
+	w.must(step.Release, doc)
 	require.Equal(t, before, w.dump())
-	_, err := w.run(Prepare, doc)
+	_, err := w.run(step.Prepare, doc)
 	require.ErrorIs(t, err, config.ErrConfig)
-	w.must(Reconnect, doc)
+	w.must(step.Reconnect, doc)
 	require.Contains(t, w.log.String(), "goes on, but")
 }
 
 func TestBrokenWordsNeverStopTheUndoing(t *testing.T) {
 	w := newWorld(t, "", "nica")
 	before := w.dump()
-	w.must(Prepare, domain(uuidA, "", direct(mac1, "nica.100", "vepa")))
+	w.must(step.Prepare, domain(uuidA, "", direct(mac1, "nica.100", "vepa")))
 	broken := domain(uuidA, "<ld:nic mac='"+mac1+"' vlna='3'/>", direct(mac1, "nica.100", "vepa"))
-	w.must(Stopped, broken)
-	w.must(Release, broken)
+	w.must(step.Stopped, broken)
+	w.must(step.Release, broken)
 	require.Equal(t, before, w.dump())
-	_, err := w.run(Prepare, broken)
+	_, err := w.run(step.Prepare, broken)
 	require.ErrorIs(t, err, xmlfilter.ErrWords)
-	w.must(Reconnect, broken)
+	w.must(step.Reconnect, broken)
 }
 
 func TestGuestsThatAreNotOursCostNothing(t *testing.T) {
 	w := newWorld(t, "", "nica")
 	w.hook.Config = func() (*config.Config, error) { panic("config read") }
-	w.hook.Kernel = func() (Kernel, func(), error) { panic("kernel asked") }
-	for _, op := range []Op{Prepare, Start, Started, Stopped, Release, Migrate, Restore, Reconnect, "attach", "made-up"} {
+	w.hook.Kernel = func() (step.Kernel, func(), error) { panic("kernel asked") }
+	for _, op := range []step.Op{step.Prepare, step.Start, step.Started, step.Stopped, step.Release, step.Migrate, step.Restore, step.Reconnect, "attach", "made-up"} {
 		require.Empty(t, w.must(op, domain(uuidA, "", "<interface type='network'><source network='default'/></interface>")))
 	}
 	_, err := os.Stat(w.journal)
@@ -549,7 +555,7 @@ func TestGuestsThatAreNotOursCostNothing(t *testing.T) {
 
 func TestUnknownOperationsAreAccepted(t *testing.T) {
 	w := newWorld(t, "", "nica")
-	for _, op := range []Op{Started, "attach", "", "frobnicate"} {
+	for _, op := range []step.Op{step.Started, "attach", "", "frobnicate"} {
 		require.Empty(t, w.must(op, "not even XML"))
 	}
 }
@@ -559,10 +565,10 @@ func TestSessionDaemonOnlyFilters(t *testing.T) {
 	w.hook.Privileged = false
 	before := w.dump()
 	doc := domain(uuidA, "", direct(mac1, "nica", "vepa"))
-	for _, op := range []Op{Prepare, Start, Stopped, Release, Reconnect} {
+	for _, op := range []step.Op{step.Prepare, step.Start, step.Stopped, step.Release, step.Reconnect} {
 		require.Empty(t, w.must(op, doc))
 	}
-	require.Contains(t, w.must(Migrate, doc), "dev='enpb'")
+	require.Contains(t, w.must(step.Migrate, doc), "dev='enpb'")
 	require.Equal(t, before, w.dump())
 }
 
@@ -570,11 +576,11 @@ func TestReconnectAdoptsWhatTheJournalLost(t *testing.T) {
 	w := newWorld(t, twoUplinks, "enpb")
 	before := w.dump()
 	doc := every()
-	w.must(Prepare, doc)
+	w.must(step.Prepare, doc)
 	require.NoError(t, os.RemoveAll(w.journal))
-	w.must(Reconnect, doc)
+	w.must(step.Reconnect, doc)
 	require.Equal(t, []string{uuidA}, w.journals())
-	w.must(Release, doc)
+	w.must(step.Release, doc)
 	// The altnames carry no mark: without journal nobody knows that they are ours.
 	for _, l := range w.kernel.Links {
 		l.AltNames = nil
@@ -584,7 +590,7 @@ func TestReconnectAdoptsWhatTheJournalLost(t *testing.T) {
 
 func TestReconnectOfALostDeviceIsSaidAndNotFatal(t *testing.T) {
 	w := newWorld(t, "", "nica")
-	w.must(Reconnect, domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook' dev='nica'/>", owned(mac1, "ldt1")))
+	w.must(step.Reconnect, domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook' dev='nica'/>", owned(mac1, "ldt1")))
 	require.Contains(t, w.log.String(), "restart the guest")
 }
 
@@ -592,18 +598,18 @@ func TestRewriteDefinesWhatPrepareAccepts(t *testing.T) {
 	w := newWorld(t, twoUplinks, "enpb")
 	doc := domain(uuidA, "<ld:nic mac='"+mac1+"' profile='gold'/>",
 		direct(mac1, "anything", "bridge")+direct(mac2, "enpb", "vepa", "<vlan><tag id='130'/></vlan>"))
-	_, err := w.run(Prepare, doc)
-	require.ErrorIs(t, err, ErrNotRewritten)
+	_, err := w.run(step.Prepare, doc)
+	require.ErrorIs(t, err, plan.ErrNotRewritten)
 	require.Contains(t, err.Error(), "run: libvirt-direct rewrite --domain 'vm a'")
 	d, err := xmlfilter.Parse([]byte(doc))
 	require.NoError(t, err)
 	host, err := Survey(context.Background(), w.kernel, w.cfg, w.hook.records(), d)
 	require.NoError(t, err)
-	changes, err := Rewrite(d, w.cfg, host, true)
+	changes, err := plan.Rewrite(d, w.cfg, host, true)
 	require.NoError(t, err)
 	out, err := d.Rewrite(changes)
 	require.NoError(t, err)
-	w.must(Prepare, string(out))
+	w.must(step.Prepare, string(out))
 	require.True(t, w.has("enpb.120") && w.has("enpb.130"))
 
 	// Rewriting again finds nothing to do, and undoing gives back the bytes.
@@ -611,7 +617,7 @@ func TestRewriteDefinesWhatPrepareAccepts(t *testing.T) {
 	require.NoError(t, err)
 	host, err = Survey(context.Background(), w.kernel, w.cfg, w.hook.records(), again)
 	require.NoError(t, err)
-	more, err := Rewrite(again, w.cfg, host, true)
+	more, err := plan.Rewrite(again, w.cfg, host, true)
 	require.NoError(t, err)
 	require.Empty(t, more)
 	back, err := again.Undo()
@@ -627,14 +633,14 @@ func TestDeadlineOfTheOperation(t *testing.T) {
 	require.NoError(t, err)
 	defer unlock()
 	from := time.Now()
-	_, err = w.run(Prepare, domain(uuidA, "", direct(mac1, "nica.100", "vepa")))
+	_, err = w.run(step.Prepare, domain(uuidA, "", direct(mac1, "nica.100", "vepa")))
 	require.ErrorIs(t, err, journal.ErrLocked)
 	require.Less(t, time.Since(from), 5*time.Second)
 }
 
 func TestHugeDocumentIsRefused(t *testing.T) {
 	w := newWorld(t, "")
-	err := w.hook.Run(context.Background(), Call{Op: Prepare, Stdin: io.LimitReader(zeros{}, maxXML+100), Stdout: io.Discard})
+	err := w.hook.Run(context.Background(), Call{Op: step.Prepare, Stdin: io.LimitReader(zeros{}, maxXML+100), Stdout: io.Discard})
 	require.ErrorIs(t, err, xmlfilter.ErrSyntax)
 }
 

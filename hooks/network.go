@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"path/filepath"
 
+	"libvirt-direct/hooks/plan"
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/link"
 	"libvirt-direct/xmlfilter"
@@ -23,16 +25,10 @@ func ForNetworks(program string) bool {
 	return filepath.Base(program) == "network" || filepath.Base(filepath.Dir(program)) == "network.d"
 }
 
-// The operations of libvirt's network hook that we do something for.
-const (
-	PortCreated Op = "port-created"
-	PortDeleted Op = "port-deleted"
-)
-
 // NetworkCall is one call of the network hook by libvirt (libvirt's docs/hooks.rst).
 type NetworkCall struct {
-	Network string // argv[1], the network's name, for messages only
-	Op      Op     // argv[2]
+	Network string  // argv[1], the network's name, for messages only
+	Op      step.Op // argv[2]
 	Stdin   io.Reader
 }
 
@@ -41,7 +37,7 @@ type NetworkCall struct {
 // metadata wants of a virtual function that it hands out. A guest that is being started
 // is not, when this fails.
 func (h *Hook) RunNetwork(ctx context.Context, c NetworkCall) error {
-	if !h.Privileged || c.Op != PortCreated && c.Op != PortDeleted {
+	if !h.Privileged || c.Op != step.PortCreated && c.Op != step.PortDeleted {
 		return nil
 	}
 	doc, err := readXML(c.Stdin, "network's")
@@ -49,8 +45,8 @@ func (h *Hook) RunNetwork(ctx context.Context, c NetworkCall) error {
 		return err
 	}
 	n, p, err := xmlfilter.ParseHook(doc)
-	if c.Op == PortDeleted {
-		err = ignore(err, xmlfilter.ErrWords)
+	if c.Op == step.PortDeleted {
+		err = step.Ignore(err, xmlfilter.ErrWords)
 	}
 	if err != nil {
 		return fmt.Errorf("network %q: %w", c.Network, err)
@@ -58,11 +54,11 @@ func (h *Hook) RunNetwork(ctx context.Context, c NetworkCall) error {
 	if p == nil || p.Dev == "" && p.PCI == "" {
 		return nil // a tap's
 	}
-	if c.Op == PortDeleted {
+	if c.Op == step.PortDeleted {
 		err = h.portDeleted(ctx, p)
 	} else {
 		err = h.portCreated(ctx, n, p)
-		if err != nil && n.Words(p) == nil && !errors.Is(err, ErrInUse) {
+		if err != nil && n.Words(p) == nil && !errors.Is(err, step.ErrInUse) {
 			h.withoutUs(Call{Domain: p.Owner, Op: c.Op}, err)
 			return nil
 		}
@@ -89,20 +85,20 @@ func (h *Hook) portCreated(ctx context.Context, n *xmlfilter.Network, p *xmlfilt
 		place, err = k.VFOf(ctx, p.Dev)
 	}
 	isVF := err == nil
-	if err := ignore(ignore(err, link.ErrNoVF), link.ErrNotFound); err != nil {
+	if err := step.Ignore(step.Ignore(err, link.ErrNoVF), link.ErrNotFound); err != nil {
 		return err
 	}
 	words := n.Words(p)
 	if words == nil || p.OwnerUUID == "" {
 		return h.handedOut(ctx, k, p, place, isVF)
 	}
-	step, err := h.networkVF(ctx, k, words, p, place, isVF)
+	of, err := h.networkVF(ctx, k, words, p, place, isVF)
 	if err != nil {
-		return &NICError{Domain: p.Owner, NIC: "NIC " + p.MAC, Err: err}
+		return &plan.NICError{Domain: p.Owner, NIC: "NIC " + p.MAC, Err: err}
 	}
-	return h.ofOwner(ctx, p, k, func(a *applier) error {
-		a.op = PortCreated
-		steps := []Step{step}
+	return h.ofOwner(ctx, p, k, func(a *session) error {
+		a.op = step.PortCreated
+		steps := []step.Step{of}
 		err := a.withClaims(ctx, func() error {
 			if err := h.handedOut(ctx, k, p, place, isVF); err != nil {
 				return err
@@ -119,9 +115,9 @@ func (h *Hook) portCreated(ctx context.Context, n *xmlfilter.Network, p *xmlfilt
 // handedOut refuses a device that a pool hands out and another domain has: a virtual
 // function, or a whole device under a hook-owned macvtap in passthrough mode. libvirt also
 // calls for the port of a guest that it finds running, which has the device already.
-func (h *Hook) handedOut(ctx context.Context, k Kernel, p *xmlfilter.NetworkPort, place link.VFPlace, isVF bool) error {
+func (h *Hook) handedOut(ctx context.Context, k step.Kernel, p *xmlfilter.NetworkPort, place link.VFPlace, isVF bool) error {
 	refuse := func(owner string) error {
-		return remedy(ErrInUse, "it hands out %s, which domain %q has; take it out of the network, or stop that domain (libvirt-direct gc if it is gone)", cmp.Or(p.Dev, p.PCI), owner)
+		return step.Hint(step.ErrInUse, "it hands out %s, which domain %q has; take it out of the network, or stop that domain (libvirt-direct gc if it is gone)", cmp.Or(p.Dev, p.PCI), owner)
 	}
 	if !isVF {
 		owner, err := h.passedThrough(ctx, k, p)
@@ -133,10 +129,10 @@ func (h *Hook) handedOut(ctx context.Context, k Kernel, p *xmlfilter.NetworkPort
 	s := surveyor{Records: h.records(), kernel: k}
 	vf, err := s.at(ctx, place)
 	if err != nil {
-		return ignore(err, link.ErrNotFound)
+		return step.Ignore(err, link.ErrNotFound)
 	}
-	host := Host{Owner: p.OwnerUUID}
-	var taken *TakenError
+	host := plan.Snapshot{Owner: p.OwnerUUID}
+	var taken *plan.TakenError
 	if err := host.Available(vf, true); errors.As(err, &taken) && taken.By != "" && vf.GuestMAC != p.MAC {
 		return refuse(taken.By)
 	}
@@ -144,13 +140,13 @@ func (h *Hook) handedOut(ctx context.Context, k Kernel, p *xmlfilter.NetworkPort
 }
 
 // passedThrough names the domain whose hook-owned macvtap has the whole of a port's device.
-func (h *Hook) passedThrough(ctx context.Context, k Kernel, p *xmlfilter.NetworkPort) (domain string, err error) {
+func (h *Hook) passedThrough(ctx context.Context, k step.Kernel, p *xmlfilter.NetworkPort) (domain string, err error) {
 	if p.Dev == "" {
 		return "", nil
 	}
 	uppers, err := k.Uppers(ctx, p.Dev)
 	if err != nil {
-		return "", ignore(err, link.ErrNotFound)
+		return "", step.Ignore(err, link.ErrNotFound)
 	}
 	for _, u := range uppers {
 		claims, err := claimsTo(h.Journal, "link/"+u)
@@ -158,7 +154,8 @@ func (h *Hook) passedThrough(ctx context.Context, k Kernel, p *xmlfilter.Network
 			return "", err
 		}
 		for _, c := range claims.Others(p.OwnerUUID) {
-			if s, err := decodeStep(c.Step); err == nil && s.Macvtap != nil && s.Macvtap.Mode == "passthrough" {
+			s, err := step.Decode(c.Step)
+			if m, is := s.Kind.(*step.Macvtap); err == nil && is && m.Mode == "passthrough" {
 				return c.Name, nil
 			}
 		}
@@ -167,37 +164,37 @@ func (h *Hook) passedThrough(ctx context.Context, k Kernel, p *xmlfilter.Network
 }
 
 // networkVF is the step for a VF that a network's words concern.
-func (h *Hook) networkVF(ctx context.Context, k Kernel, words *xmlfilter.NetworkWords, p *xmlfilter.NetworkPort, place link.VFPlace, isVF bool) (Step, error) {
+func (h *Hook) networkVF(ctx context.Context, k step.Kernel, words *xmlfilter.NetworkWords, p *xmlfilter.NetworkPort, place link.VFPlace, isVF bool) (step.Step, error) {
 	vf, optional := words.VFWords, []string(nil)
 	if words.Profile != "" {
 		cfg, err := h.Config()
 		if err != nil {
-			return Step{}, err
+			return step.Step{}, err
 		}
 		profile := cfg.Profiles[words.Profile]
 		if profile == nil {
-			return Step{}, remedy(ErrUnknownWord, "profile %q; add [profile.%s] to %s", words.Profile, words.Profile, config.Path)
+			return step.Step{}, step.Hint(plan.ErrUnknownWord, "profile %q; add [profile.%s] to %s", words.Profile, words.Profile, config.Path)
 		}
 		vf, optional = vf.Over(profile.VFWords), profile.Optional
 	}
 	switch {
 	case vf.QoS != nil || vf.Proto != "" || vf.PortProfile != "":
-		return Step{}, remedy(ErrUnsuitable, "qos, proto and portprofile are set when the guest starts: they are for the domain's <metadata>, not for the network's")
+		return step.Step{}, step.Hint(step.ErrUnsuitable, "qos, proto and portprofile are set when the guest starts: they are for the domain's <metadata>, not for the network's")
 	case !isVF:
-		return Step{}, remedy(ErrUnsuitable, "the network's words are for virtual functions, and %s is none", cmp.Or(p.Dev, p.PCI))
+		return step.Step{}, step.Hint(step.ErrUnsuitable, "the network's words are for virtual functions, and %s is none", cmp.Or(p.Dev, p.PCI))
 	}
 	want := link.VFSettings{Trust: vf.Trust, SpoofChk: vf.SpoofChk, MinRate: vf.MinRate, MaxRate: vf.MaxRate, QueryRSS: vf.QueryRSS}
 	if vf.LinkState != "" {
 		want.LinkState = &vf.LinkState
 	}
 	if err := want.Check(); err != nil {
-		return Step{}, remedy(ErrUnsuitable, "%v", err)
+		return step.Step{}, step.Hint(step.ErrUnsuitable, "%v", err)
 	}
 	pf, err := k.PF(ctx, place)
 	if err != nil {
-		return Step{}, err
+		return step.Step{}, err
 	}
-	return Step{NIC: p.MAC, VF: &VF{
+	return step.Step{NIC: p.MAC, Kind: &step.VF{
 		VFPlace: place, PFName: pf.Name, MAC: p.MAC, LibvirtVLAN: p.VLAN, Want: want, Optional: optional,
 		Program: true, Managed: true, Hostdev: p.PCI != "",
 	}}, nil
@@ -219,21 +216,21 @@ func (h *Hook) portDeleted(ctx context.Context, p *xmlfilter.NetworkPort) error 
 		return err
 	}
 	defer closeKernel()
-	return h.ofOwner(ctx, p, k, func(a *applier) error {
-		return a.undoAll(ctx, func(_ string, s Step) bool { return s.NIC == p.MAC })
+	return h.ofOwner(ctx, p, k, func(a *session) error {
+		return a.undoAll(ctx, func(_ string, s step.Step) bool { return s.NIC == p.MAC })
 	})
 }
 
 // ofOwner does something in the journal of the domain that a port belongs to.
-func (h *Hook) ofOwner(ctx context.Context, p *xmlfilter.NetworkPort, k Kernel, do func(*applier) error) error {
+func (h *Hook) ofOwner(ctx context.Context, p *xmlfilter.NetworkPort, k step.Kernel, do func(*session) error) error {
 	a, unlock, err := h.open(ctx, p.OwnerUUID, p.Owner)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	a.kernel = k
-	defer a.withStation(h.Station)()
-	defer func() { h.log(Call{Domain: p.Owner, Op: a.op}, a.notes) }()
+	a.on(k, h.Libvirt, h.Station, h.OVS)
+	defer a.close()
+	defer func() { h.log(Call{Domain: p.Owner, Op: a.op}, a.events) }()
 	return do(a)
 }
 

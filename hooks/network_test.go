@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/xmlfilter"
 )
 
@@ -30,7 +31,7 @@ const (
 	goldPool = "<ld:network xmlns:ld='urn:libvirt-direct:1' trust='yes' maxrate='100'><ld:portgroup name='fast' maxrate='1000'/></ld:network>"
 )
 
-func (w *world) runNetwork(op Op, doc string) error {
+func (w *world) runNetwork(op step.Op, doc string) error {
 	return w.hook.RunNetwork(context.Background(), NetworkCall{Network: "pool", Op: op, Stdin: strings.NewReader(doc)})
 }
 
@@ -43,27 +44,27 @@ func TestPoolDoesNotHandOutWhatAGuestHas(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newVFWorld(t)
 			doc := domain(uuidA, vfWords(mac1, "trust='yes'"), nic)
-			w.must(Prepare, doc)
+			w.must(step.Prepare, doc)
 			held := w.all()
 			plug := map[string]string{"named": plugVF0, "hostdev": plugPCI1}[name]
-			err := w.runNetwork(PortCreated, portXML(uuidB, mac2, plug, "", goldPool))
-			require.ErrorIs(t, err, ErrInUse)
+			err := w.runNetwork(step.PortCreated, portXML(uuidB, mac2, plug, "", goldPool))
+			require.ErrorIs(t, err, step.ErrInUse)
 			require.ErrorContains(t, err, `domain "vm a" has`)
 			require.Equal(t, held, w.all())
 			require.Equal(t, []string{uuidA}, w.journals())
-			require.NoError(t, w.runNetwork(PortCreated, portXML(uuidA, mac2, plug, "", "")), "its own: libvirtd was restarted")
-			w.must(Release, doc)
-			require.NoError(t, w.runNetwork(PortCreated, portXML(uuidB, mac2, plug, "", "")))
+			require.NoError(t, w.runNetwork(step.PortCreated, portXML(uuidA, mac2, plug, "", "")), "its own: libvirtd was restarted")
+			w.must(step.Release, doc)
+			require.NoError(t, w.runNetwork(step.PortCreated, portXML(uuidB, mac2, plug, "", "")))
 		})
 	}
 	t.Run("whole device", func(t *testing.T) {
 		w := newWorld(t, "", "nica")
 		doc := domain(uuidA, vfWords(mac1, "own='hook' mode='passthrough' dev='nica'"), owned(mac1, "ldt1"))
-		w.must(Prepare, doc)
-		err := w.runNetwork(PortCreated, portXML(uuidB, mac2, "<plug type='direct' dev='nica' mode='bridge'/>", "", ""))
+		w.must(step.Prepare, doc)
+		err := w.runNetwork(step.PortCreated, portXML(uuidB, mac2, "<plug type='direct' dev='nica' mode='bridge'/>", "", ""))
 		require.ErrorContains(t, err, `it hands out nica, which domain "vm a" has`)
-		w.must(Release, doc)
-		require.NoError(t, w.runNetwork(PortCreated, portXML(uuidB, mac2, "<plug type='direct' dev='nica' mode='bridge'/>", "", "")))
+		w.must(step.Release, doc)
+		require.NoError(t, w.runNetwork(step.PortCreated, portXML(uuidB, mac2, "<plug type='direct' dev='nica' mode='bridge'/>", "", "")))
 	})
 }
 
@@ -73,25 +74,25 @@ func TestNetworkWords(t *testing.T) {
 	w := newVFWorld(t)
 	before, own := w.all(), *w.kernel.Function(0).MAC
 	port := portXML(uuidA, mac1, plugVF0, "fast", goldPool)
-	require.NoError(t, w.runNetwork(PortCreated, port))
+	require.NoError(t, w.runNetwork(step.PortCreated, port))
 	require.Contains(t, w.kernel.Function(0).String(), "trust on, spoofchk on")
 	require.Equal(t, 1000, *w.kernel.Function(0).MaxRate)
-	require.NoError(t, w.runNetwork(PortCreated, port), "libvirtd was restarted")
+	require.NoError(t, w.runNetwork(step.PortCreated, port), "libvirtd was restarted")
 
 	w.kernel.Function(0).Give(mac1, 0)
 	doc := domain(uuidA, vfWords(mac1, "spoofchk='no' maxrate='50' vlan='42' qos='3'"),
 		"<interface type='direct'><mac address='"+mac1+"'/><source network='pool' dev='vf0' mode='passthrough'/></interface>")
-	w.must(Start, doc)
+	w.must(step.Start, doc)
 	require.Equal(t, "trust on, spoofchk off, mac "+mac1+", vlan 42 qos 3, minrate 0, maxrate 50, linkstate auto", w.kernel.Function(0).String())
 	w.kernel.Function(0).Give(own, 0)
-	require.NoError(t, w.runNetwork(PortDeleted, port))
+	require.NoError(t, w.runNetwork(step.PortDeleted, port))
 	require.Equal(t, before, w.all())
 	require.Empty(t, w.journals())
-	require.NoError(t, w.runNetwork(PortDeleted, port), "once more")
+	require.NoError(t, w.runNetwork(step.PortDeleted, port), "once more")
 
 	// The guest is stopped without libvirt's saying more: release undoes it too.
-	require.NoError(t, w.runNetwork(PortCreated, port))
-	w.must(Release, domain(uuidA, "", ""))
+	require.NoError(t, w.runNetwork(step.PortCreated, port))
+	w.must(step.Release, domain(uuidA, "", ""))
 	require.Equal(t, before, w.all())
 }
 
@@ -110,7 +111,7 @@ func TestNetworkWordsRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := newVFWorld(t)
 			before := w.all()
-			err := w.runNetwork(PortCreated, portXML(uuidA, mac1, c.plug, "", c.meta))
+			err := w.runNetwork(step.PortCreated, portXML(uuidA, mac1, c.plug, "", c.meta))
 			require.ErrorContains(t, err, c.want)
 			require.ErrorContains(t, err, `network "pool": `)
 			require.Equal(t, before, w.all())
@@ -124,12 +125,12 @@ func TestNetworkHookLeavesOthersAlone(t *testing.T) {
 	w := newWorld(t, "")
 	w.hook.Kernel = nil
 	bridge := portXML(uuidA, mac1, "<plug type='network' bridge='virbr0'/>", "", "")
-	require.NoError(t, w.runNetwork(PortCreated, bridge))
-	require.NoError(t, w.runNetwork(PortDeleted, portXML(uuidA, mac1, plugVF0, "", "")))
+	require.NoError(t, w.runNetwork(step.PortCreated, bridge))
+	require.NoError(t, w.runNetwork(step.PortDeleted, portXML(uuidA, mac1, plugVF0, "", "")))
 	require.NoError(t, w.runNetwork("started", "<"))
-	require.ErrorIs(t, w.runNetwork(PortCreated, "<"), xmlfilter.ErrSyntax)
+	require.ErrorIs(t, w.runNetwork(step.PortCreated, "<"), xmlfilter.ErrSyntax)
 	w.hook.Privileged = false
-	require.NoError(t, w.runNetwork(PortCreated, "<"))
+	require.NoError(t, w.runNetwork(step.PortCreated, "<"))
 	_, err := os.Stat(w.journal)
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
@@ -163,7 +164,7 @@ func TestOwnChoiceLeavesPools(t *testing.T) {
 			require.NoError(t, os.WriteFile(filepath.Join(at, "broken.xml"), []byte("<networkstatus>"), 0o600))
 			state := "<!--\nWARNING\n-->\n\n<networkstatus>\n  <class_id bitmap='0-2'/>\n  <network>\n    <name>pool</name>" + c.pool + "</network></networkstatus>"
 			require.NoError(t, os.WriteFile(filepath.Join(at, "pool.xml"), []byte(state), 0o600))
-			_, err := w.run(Prepare, domain(uuidA, vfWords(mac1, "own='hook' mode='passthrough' uplink='fast'"), owned(mac1, "ldt1")))
+			_, err := w.run(step.Prepare, domain(uuidA, vfWords(mac1, "own='hook' mode='passthrough' uplink='fast'"), owned(mac1, "ldt1")))
 			if !w.kernel.IsVF(t.Context(), c.want) {
 				require.ErrorContains(t, err, c.want)
 				return

@@ -8,6 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"libvirt-direct/hooks/hooktest"
+	"libvirt-direct/hooks/plan"
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/ovs"
 	"libvirt-direct/xmlfilter"
 )
@@ -61,14 +63,14 @@ func TestAssistedOVSPort(t *testing.T) {
 	w := newWorld(t, switchProfiles, "ovsbr0")
 	w.withSwitch("ovsbr0")
 	doc := domain(uuidA, "<ld:nic mac='"+mac1+"' profile='shaped' ifaceid='lsp one'/>", onSwitch(mac1, "<target dev='vnet3'/>"))
-	w.must(Prepare, doc)
+	w.must(step.Prepare, doc)
 	require.Empty(t, w.journals())
-	_, err := w.run(Start, doc)
+	_, err := w.run(step.Start, doc)
 	require.ErrorIs(t, err, ovs.ErrNoPort)
 	require.Empty(t, w.journals(), "a start that failed holds nothing")
 
 	w.ovs.ByName["vnet3"] = ovs.Port{Name: "vnet3", Bridge: "ovsbr0"}
-	w.must(Start, doc)
+	w.must(step.Start, doc)
 	tag := 110
 	want := ovs.Port{
 		Name: "vnet3", Bridge: "ovsbr0", Owner: uuidA, IDs: map[string]string{"iface-id": "lsp one"}, VLAN: &ovs.VLAN{Tag: &tag}, MTU: 1400,
@@ -76,13 +78,13 @@ func TestAssistedOVSPort(t *testing.T) {
 	}
 	require.Equal(t, want, w.ovs.ByName["vnet3"])
 	require.Empty(t, w.gc(false, uuidA))
-	w.must(Reconnect, doc)
+	w.must(step.Reconnect, doc)
 	require.Equal(t, want, w.ovs.ByName["vnet3"])
 
 	// libvirt has removed it, and another guest has the name by now.
-	w.must(Stopped, doc)
+	w.must(step.Stopped, doc)
 	w.ovs.ByName["vnet3"] = ovs.Port{Name: "vnet3", Bridge: "ovsbr0", Owner: uuidB}
-	w.must(Release, doc)
+	w.must(step.Release, doc)
 	require.Equal(t, uuidB, w.ovs.ByName["vnet3"].Owner)
 	require.Empty(t, w.journals())
 }
@@ -93,9 +95,9 @@ func TestOVSWaits(t *testing.T) {
 	nic := strings.ReplaceAll(onSwitch(mac1, "<target dev='vnet0'/>"), "ovsbr0", "br-int")
 	doc := domain(uuidA, "<ld:nic mac='"+mac1+"' profile='ovn'/>", nic)
 	w.ovs.ByName["vnet0"] = ovs.Port{Name: "vnet0", Bridge: "br-int"}
-	w.must(Start, doc)
+	w.must(step.Start, doc)
 	require.Equal(t, []string{"vnet0"}, w.ovs.Waited)
-	w.must(Reconnect, doc)
+	w.must(step.Reconnect, doc)
 	require.Len(t, w.ovs.Waited, 1, "a running guest waits for nothing")
 }
 
@@ -106,18 +108,18 @@ func TestHookOwnedOVSPort(t *testing.T) {
 	d, err := xmlfilter.Parse([]byte(domain(uuidA, "<ld:nic mac='"+mac1+"' profile='tunnel' own='hook'/>",
 		onSwitch(mac1, "<vlan><tag id='100'/></vlan>", "<driver queues='2'/>", "<mtu size='1400'/>"))))
 	require.NoError(t, err)
-	_, err = w.run(Prepare, domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook'/>", onSwitch(mac1)))
-	require.ErrorIs(t, err, ErrNotRewritten)
+	_, err = w.run(step.Prepare, domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook'/>", onSwitch(mac1)))
+	require.ErrorIs(t, err, plan.ErrNotRewritten)
 	// The filter for migration keeps what the hook reads, as rewriting does.
 	host, err := Survey(t.Context(), w.kernel, w.cfg, w.hook.records(), d)
 	require.NoError(t, err)
-	changes, err := Rewrite(d, w.cfg, host, false)
+	changes, err := plan.Rewrite(d, w.cfg, host, false)
 	require.NoError(t, err)
 	out, err := d.Rewrite(changes)
 	require.NoError(t, err)
 	doc := string(out)
-	w.must(Prepare, doc)
-	name := targetName(d, &d.NICs[0])
+	w.must(step.Prepare, doc)
+	name := changes[0].Ethernet
 	tag := 100
 	require.Equal(t, map[string]ovs.Port{name: {
 		Name: name, Bridge: "ovsbr0", Owner: uuidA, VLAN: &ovs.VLAN{Mode: "dot1q-tunnel", Tag: &tag},
@@ -125,26 +127,26 @@ func TestHookOwnedOVSPort(t *testing.T) {
 	}}, w.ovs.ByName)
 	l, err := w.kernel.ByName(t.Context(), name)
 	require.NoError(t, err)
-	require.True(t, l.Up)
+	require.False(t, l.Up, "until the guest runs")
 	require.Equal(t, 1400, l.MTU)
-	require.Equal(t, Mark+" "+uuidA, l.Alias)
-	w.must(Start, doc)
+	require.Equal(t, step.Alias+" "+uuidA, l.Alias)
+	w.must(step.Start, doc)
 	held := func() string {
 		all, err := Status(t.Context(), w.kernel, w.ovs, w.hook.Journal)
 		require.NoError(t, err)
 		require.Len(t, all, 1)
-		return all[0].Held[1].Thing() + ": " + all[0].Held[1].Difference
+		return all[0].Held[1].Holds() + ": " + all[0].Held[1].Difference
 	}
 	require.Equal(t, "Open vSwitch port "+name+" on ovsbr0: ", held())
 	delete(w.ovs.ByName, name) // somebody's ovs-vsctl
 	require.Equal(t, "Open vSwitch port "+name+" on ovsbr0: gone", held())
-	w.must(Reconnect, doc)
+	w.must(step.Reconnect, doc)
 	require.Contains(t, w.ovs.ByName, name)
-	w.must(Stopped, doc)
+	w.must(step.Stopped, doc)
 	l, err = w.kernel.ByName(t.Context(), name)
 	require.NoError(t, err)
 	require.False(t, l.Up)
-	w.must(Release, doc)
+	w.must(step.Release, doc)
 	require.Empty(t, w.ovs.ByName)
 	require.Equal(t, before, w.kernel.Dump())
 	require.Empty(t, w.journals())
@@ -159,28 +161,28 @@ func TestOVSBridgeIsMapped(t *testing.T) {
 		a, b := newWorld(t, conf("ovsbr0", "br-b"), "ovsbr0"), newWorld(t, conf("br-b", "ovsbr0"), "br-b")
 		b.withSwitch("br-b")
 		doc := domain(uuidA, own, onSwitch(mac1, "<target dev='vnet0'/>"))
-		there := b.must(Migrate, doc)
+		there := b.must(step.Migrate, doc)
 		b.ovs.ByName["vnet0"] = ovs.Port{Name: "vnet0", Bridge: "br-b"}
-		b.must(Prepare, there)
-		b.must(Start, there)
+		b.must(step.Prepare, there)
+		b.must(step.Start, there)
 		if own == "" {
 			require.Contains(t, there, "<source bridge='br-b'/>")
 			require.Equal(t, uuidA, b.ovs.ByName["vnet0"].Owner)
 		} else {
 			require.Len(t, b.ovs.ByName, 2)
 		}
-		back := a.must(Migrate, there)
+		back := a.must(step.Migrate, there)
 		if back == "" { // hook-owned: the words name the uplink
 			back = there
 		}
 		a.ovs.ByName["vnet0"] = ovs.Port{Name: "vnet0", Bridge: "ovsbr0"}
-		a.must(Prepare, back)
-		a.must(Start, back)
+		a.must(step.Prepare, back)
+		a.must(step.Start, back)
 		for _, p := range a.ovs.ByName {
 			require.Equal(t, "ovsbr0", p.Bridge)
 		}
 		require.Equal(t, own == "", len(a.ovs.ByName) == 1)
-		require.Empty(t, a.must(Migrate, back), "what was mapped needs no mapping")
+		require.Empty(t, a.must(step.Migrate, back), "what was mapped needs no mapping")
 	}
 }
 
@@ -191,30 +193,30 @@ func TestOVSVLANsAreChecked(t *testing.T) {
 		want        error
 	}{
 		"access":                  {"", "<vlan><tag id='100'/></vlan>", nil},
-		"not allowed":             {"", "<vlan><tag id='99'/></vlan>", ErrNotAllowed},
+		"not allowed":             {"", "<vlan><tag id='99'/></vlan>", plan.ErrNotAllowed},
 		"trunk":                   {"", "<vlan trunk='yes'><tag id='100'/><tag id='101'/></vlan>", nil},
-		"trunk with one too many": {"", "<vlan trunk='yes'><tag id='100'/><tag id='200'/></vlan>", ErrNotAllowed},
+		"trunk with one too many": {"", "<vlan trunk='yes'><tag id='100'/><tag id='200'/></vlan>", plan.ErrNotAllowed},
 		"native":                  {"", "<vlan><tag id='100' nativeMode='untagged'/><tag id='101'/></vlan>", nil},
-		"all of them":             {"", "", ErrNotAllowed},
+		"all of them":             {"", "", plan.ErrNotAllowed},
 		"by profile":              {word("profile='shaped'"), "", nil},
 		"trunk by profile":        {word("profile='trunk' vlan='101'"), "", nil},
-		"native not allowed":      {word("profile='trunk' vlan='99'"), "", ErrNotAllowed},
-		"said twice":              {word("profile='shaped'"), "<vlan><tag id='100'/></vlan>", ErrUnsuitable},
-		"tunnel without tag":      {word("profile='tunnel'"), "", ErrUnsuitable},
+		"native not allowed":      {word("profile='trunk' vlan='99'"), "", plan.ErrNotAllowed},
+		"said twice":              {word("profile='shaped'"), "<vlan><tag id='100'/></vlan>", step.ErrUnsuitable},
+		"tunnel without tag":      {word("profile='tunnel'"), "", step.ErrUnsuitable},
 		"tunnel":                  {word("profile='tunnel'"), "<vlan><tag id='100'/></vlan>", nil},
 		"trunk by word":           {word("trunk='100,105'"), "", nil},
-		"native without trunk":    {word("native='tagged' vlan='100'"), "", ErrUnsuitable},
-		"a Linux bridge's word":   {word("hairpin='yes'"), "<vlan><tag id='100'/></vlan>", ErrUnsuitable},
+		"native without trunk":    {word("native='tagged' vlan='100'"), "", step.ErrUnsuitable},
+		"a Linux bridge's word":   {word("hairpin='yes'"), "<vlan><tag id='100'/></vlan>", step.ErrUnsuitable},
 		"isolated":                {word("isolated='yes'"), "<vlan><tag id='100'/></vlan>", nil},
-		"tunnel and trunk":        {word("profile='tunnel' trunk='100'"), "", ErrUnsuitable},
-		"another uplink":          {word("uplink='other'"), "<vlan><tag id='100'/></vlan>", ErrNotRewritten},
-		"two bandwidths":          {word("profile='shaped'"), "<bandwidth/>", ErrUnsuitable},
+		"tunnel and trunk":        {word("profile='tunnel' trunk='100'"), "", step.ErrUnsuitable},
+		"another uplink":          {word("uplink='other'"), "<vlan><tag id='100'/></vlan>", plan.ErrNotRewritten},
+		"two bandwidths":          {word("profile='shaped'"), "<bandwidth/>", step.ErrUnsuitable},
 	} {
 		w := newWorld(t, switchProfiles+"[uplink.other]\ndevice='eth0'\n", "ovsbr0", "eth0")
 		w.withSwitch("ovsbr0")
 		w.ovs.ByName["vnet0"] = ovs.Port{Name: "vnet0", Bridge: "ovsbr0"}
 		doc := domain(uuidA, c.words, onSwitch(mac1, "<target dev='vnet0'/>", c.more))
-		for _, op := range []Op{Prepare, Start} { // a libvirt network's bridge is known at start only
+		for _, op := range []step.Op{step.Prepare, step.Start} { // a libvirt network's bridge is known at start only
 			_, err := w.run(op, doc)
 			if c.want == nil {
 				require.NoError(t, err, name)
@@ -229,16 +231,16 @@ func TestOVSWordsElsewhereAreRefused(t *testing.T) {
 	w := newWorld(t, switchProfiles, "nica")
 	w.withSwitch("ovsbr0")
 	for _, nic := range []string{direct(mac1, "nica", "bridge"), "<interface type='bridge'><mac address='" + mac1 + "'/><source bridge='br0'/></interface>"} {
-		_, err := w.run(Prepare, domain(uuidA, "<ld:nic mac='"+mac1+"' profile='ovn'/>", nic))
-		require.ErrorIs(t, err, ErrUnsuitable)
+		_, err := w.run(step.Prepare, domain(uuidA, "<ld:nic mac='"+mac1+"' profile='ovn'/>", nic))
+		require.ErrorIs(t, err, step.ErrUnsuitable)
 	}
 	// A libvirt network shows at start what it is.
 	network := "<interface type='network'><mac address='" + mac1 + "'/><source network='default'/></interface>"
-	w.must(Prepare, domain(uuidA, "<ld:nic mac='"+mac1+"' ifaceid='x'/>", network))
-	_, err := w.run(Start, domain(uuidA, "<ld:nic mac='"+mac1+"' ifaceid='x'/>", network))
-	require.ErrorIs(t, err, ErrUnsuitable)
-	_, err = w.run(Prepare, domain(uuidA, "<ld:nic mac='"+mac1+"' profile='tunnel' own='hook'/>", network))
-	require.ErrorIs(t, err, ErrUnsuitable)
+	w.must(step.Prepare, domain(uuidA, "<ld:nic mac='"+mac1+"' ifaceid='x'/>", network))
+	_, err := w.run(step.Start, domain(uuidA, "<ld:nic mac='"+mac1+"' ifaceid='x'/>", network))
+	require.ErrorIs(t, err, step.ErrUnsuitable)
+	_, err = w.run(step.Prepare, domain(uuidA, "<ld:nic mac='"+mac1+"' profile='tunnel' own='hook'/>", network))
+	require.ErrorIs(t, err, step.ErrUnsuitable)
 }
 
 func TestCollectorRemovesStalePorts(t *testing.T) {
@@ -265,8 +267,8 @@ func TestForeignTapIsNotTouched(t *testing.T) {
 	w := newWorld(t, switchProfiles, "ovsbr0", "ldt9")
 	w.withSwitch("ovsbr0")
 	nic, word := wasOnSwitch(mac1, "ldt9", "vlan='100'")
-	_, err := w.run(Prepare, domain(uuidA, word, nic))
-	require.ErrorIs(t, err, ErrWrongDevice)
+	_, err := w.run(step.Prepare, domain(uuidA, word, nic))
+	require.ErrorIs(t, err, step.ErrWrongDevice)
 	require.True(t, w.has("ldt9"))
 
 	w.fail = func(_ int, op string) error {
@@ -276,7 +278,7 @@ func TestForeignTapIsNotTouched(t *testing.T) {
 		return nil
 	}
 	nic, word = wasOnSwitch(mac1, "ldt8", "vlan='100'")
-	_, err = w.run(Prepare, domain(uuidA, word, nic))
+	_, err = w.run(step.Prepare, domain(uuidA, word, nic))
 	require.ErrorContains(t, err, "boom")
 	require.False(t, w.has("ldt8"))
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/ovs"
 	"libvirt-direct/xmlfilter"
@@ -35,8 +36,8 @@ func TestOVSPageIsTrue(t *testing.T) {
 	d, err := xmlfilter.Parse([]byte(doc))
 	require.NoError(t, err)
 	require.Empty(t, d.Stray)
-	w.must(Prepare, doc)
-	w.must(Start, doc)
+	w.must(step.Prepare, doc)
+	w.must(step.Start, doc)
 	require.True(t, w.ovs.ByName["vnet0"].Protected)
 	require.Equal(t, 200_000_000, w.ovs.ByName["vnet0"].QoS.MaxRate)
 	require.Equal(t, "native-untagged", w.ovs.ByName["vnet1"].VLAN.Mode)
@@ -47,7 +48,7 @@ func TestOVSPageIsTrue(t *testing.T) {
 	for _, err := range []error{ovs.ErrUnreachable, ovs.ErrSwitch, ovs.ErrInterface, ovs.ErrNoBridge, ovs.ErrTaken, ovs.ErrNotInstalled} {
 		said += err.Error() + "\n"
 	}
-	_, err = w.run(Prepare, domain(uuidB, "", onSwitch(mac1)))
+	_, err = w.run(step.Prepare, domain(uuidB, "", onSwitch(mac1)))
 	said += err.Error()
 	lines := regexp.MustCompile("(?m)^\\| `([^`]+)` \\| ").FindAllSubmatch(page, -1)
 	require.NotEmpty(t, lines)

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"libvirt-direct/hooks/hooktest"
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
@@ -45,7 +46,7 @@ func TestPlainGuestOnABrokenHost(t *testing.T) {
 			w.hook.Config = func() (*config.Config, error) { return nil, errors.New("config.toml:7: unknown key") }
 		},
 		"no kernel": func(w *world) {
-			w.hook.Kernel = func() (Kernel, func(), error) { return nil, nil, errors.New("no netlink socket") }
+			w.hook.Kernel = func() (step.Kernel, func(), error) { return nil, nil, errors.New("no netlink socket") }
 		},
 		"journal is no directory": func(w *world) { require.NoError(w.t, os.WriteFile(w.journal, nil, 0o600)) },
 		"journal is damaged": func(w *world) {
@@ -68,14 +69,14 @@ func TestPlainGuestOnABrokenHost(t *testing.T) {
 				spoil(w)
 				before := w.all()
 				from := time.Now()
-				for _, op := range []Op{Migrate, Prepare, Start} {
+				for _, op := range []step.Op{step.Migrate, step.Prepare, step.Start} {
 					require.Empty(t, w.must(op, doc))
 				}
 				// 50 ms each, and what a busy machine adds.
 				require.Less(t, time.Since(from), 2*time.Second)
 				require.Equal(t, before, w.all())
-				_, _ = w.run(Stopped, doc)
-				_, _ = w.run(Release, doc)
+				_, _ = w.run(step.Stopped, doc)
+				_, _ = w.run(step.Release, doc)
 				require.Equal(t, before, w.all())
 			})
 		}
@@ -88,12 +89,12 @@ func TestPlainGuestBehindALeftoverWaitsForNoLock(t *testing.T) {
 		t.Run(lock, func(t *testing.T) {
 			w := newPlainWorld(t)
 			managed := domain(uuidA, vfWords(mac1, "trust='yes'"), direct(mac1, "vf0", "passthrough", vlan42))
-			w.must(Prepare, managed) // and libvirtd is killed
+			w.must(step.Prepare, managed) // and libvirtd is killed
 			unlock, err := w.hook.Journal.Lock(t.Context(), lock)
 			require.NoError(t, err)
 			defer unlock()
 			from := time.Now()
-			w.must(Prepare, plainGuests["VF"])
+			w.must(step.Prepare, plainGuests["VF"])
 			require.Less(t, time.Since(from), time.Second)
 		})
 	}
@@ -109,31 +110,31 @@ func TestPlainGuestWhereClaimsCannotBeRead(t *testing.T) {
 		}
 		return nil
 	}))
-	_, err := w.run(Prepare, domain(uuidB, "", direct(mac2, "vf0", "passthrough")))
-	require.ErrorIs(t, err, ErrInUse)
-	w.must(Prepare, domain(uuidC, "", direct(mac3, "vf1", "passthrough")))
-	w.must(Start, plainGuests["VF"])
+	_, err := w.run(step.Prepare, domain(uuidB, "", direct(mac2, "vf0", "passthrough")))
+	require.ErrorIs(t, err, step.ErrInUse)
+	w.must(step.Prepare, domain(uuidC, "", direct(mac3, "vf1", "passthrough")))
+	w.must(step.Start, plainGuests["VF"])
 }
 
 // A claim without a baseline is all that is written for a VF.
 func TestPlainGuestsVFIsClaimedAndNoMore(t *testing.T) {
 	w := newPlainWorld(t)
 	doc := plainGuests["VF"]
-	w.must(Prepare, doc)
+	w.must(step.Prepare, doc)
 	claims, err := w.hook.Journal.Claims("vf/" + hooktest.PFAddress + "/0")
 	require.NoError(t, err)
 	require.Len(t, claims.All, 1)
 	require.Equal(t, journal.Planned, claims.All[0].Phase)
 	require.NotContains(t, string(claims.All[0].Step), "baseline")
 	require.Zero(t, w.calls, "nothing of the host is changed")
-	w.must(Release, doc)
+	w.must(step.Release, doc)
 	require.Empty(t, w.journals())
 }
 
 func TestPlainOVSDomainLeavesNoFile(t *testing.T) {
 	w := newPlainWorld(t)
 	doc := plainGuests["switch"]
-	for _, op := range []Op{Prepare, Start, Reconnect} {
+	for _, op := range []step.Op{step.Prepare, step.Start, step.Reconnect} {
 		w.must(op, doc)
 		require.Empty(t, w.journals(), op)
 	}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
 	"libvirt-direct/xmlfilter"
@@ -58,32 +58,6 @@ func (f LibvirtFolder) Link(from, to string) error {
 
 // Remove is LibvirtState.Remove.
 func (f LibvirtFolder) Remove(name string) error { return os.Remove(filepath.Join(string(f), name)) }
-
-// maxSaved bounds libvirt's file of a VF (virNetDevReadNetConfig reads 128 octets).
-const maxSaved = 4096
-
-// savedConfig is what libvirt saves of a VF before it changes it (src/util/virnetdev.c,
-// virNetDevSaveNetConfig).
-type savedConfig struct {
-	AdminMAC string `json:"adminMac"`
-	MAC      string `json:"mac"`
-	VLAN     *int   `json:"vlanTag"`
-}
-
-// readSaved reads such a file; what is none says nothing.
-func readSaved(libvirt fs.FS, file string) (c savedConfig, err error) {
-	if libvirt == nil {
-		return c, fs.ErrNotExist
-	}
-	text, err := fs.ReadFile(libvirt, file)
-	if err != nil {
-		return c, err
-	}
-	if len(text) > maxSaved || json.Unmarshal(text, &c) != nil {
-		return savedConfig{}, nil
-	}
-	return c, nil
-}
 
 // mayBeUndone reports whether libvirt could put back a VF that is not the domain's: it
 // names one for a macvtap.
@@ -132,13 +106,15 @@ func parseHidden(name string) (f hiddenFile, ok bool) {
 
 // savedFiles keeps libvirt's files of devices out of its way, and gives them back.
 type savedFiles struct {
-	kernel  Kernel
+	kernel  step.Kernel
 	libvirt LibvirtState
 	dir     *journal.Dir
-	note    func(format string, args ...any)
+	event   func(format string, args ...any)
 }
 
-func (a *applier) savedFiles() savedFiles { return savedFiles{a.kernel, a.libvirt, a.dir, a.note} }
+func (a *session) savedFiles() savedFiles {
+	return savedFiles{a.host.Kernel, a.libvirt, a.dir, a.event}
+}
 
 // hidden lists the hidden files that match.
 func (s savedFiles) hidden(match func(hiddenFile) bool) ([]hiddenFile, error) {
@@ -147,7 +123,7 @@ func (s savedFiles) hidden(match func(hiddenFile) bool) ([]hiddenFile, error) {
 	}
 	entries, err := fs.ReadDir(s.libvirt, "qemu")
 	if err != nil {
-		return nil, ignore(err, fs.ErrNotExist)
+		return nil, step.Ignore(err, fs.ErrNotExist)
 	}
 	var files []hiddenFile
 	for _, e := range entries {
@@ -190,7 +166,7 @@ func (s savedFiles) stopped(ctx context.Context, d *xmlfilter.Domain) error {
 func (s savedFiles) stoppedNIC(ctx context.Context, d *xmlfilter.Domain, n *xmlfilter.NIC) error {
 	guest, err := s.passedTo(ctx, n.Source.Dev)
 	if err != nil || guest.Index == 0 {
-		return ignore(err, link.ErrNotFound)
+		return step.Ignore(err, link.ErrNotFound)
 	}
 	files, err := s.filesOf(ctx, n.Source.Dev)
 	if err != nil {
@@ -207,12 +183,12 @@ func (s savedFiles) stoppedNIC(ctx context.Context, d *xmlfilter.Domain, n *xmlf
 		}
 		// What libvirt has written for this domain, in another guest's place, says what
 		// that guest has, and is to be used.
-		if saved, err := readSaved(s.libvirt, file); begun && err == nil && saved.MAC == guest.MAC {
+		if saved, err := step.ReadSaved(s.libvirt, file); begun && err == nil && saved.MAC == guest.MAC {
 			continue
 		}
 		hidden, err := s.take(hiddenFile{file, guest.MAC, guest.Index, d.UUID, s.dir.Clock()})
 		if hidden {
-			s.note("%s is another guest's: kept from libvirt, which would undo it", n.Source.Dev)
+			s.event("%s is another guest's: kept from libvirt, which would undo it", n.Source.Dev)
 		}
 		errs = append(errs, err)
 	}
@@ -229,7 +205,7 @@ func (s savedFiles) begun(ctx context.Context, d *xmlfilter.Domain, n *xmlfilter
 	if err != nil {
 		return false
 	}
-	claims, err := claimsTo(s.dir, vfResource(place))
+	claims, err := claimsTo(s.dir, step.VFResource(place))
 	holder, held := claims.Holder("")
 	return err == nil && held && holder.UUID == d.UUID
 }
@@ -243,7 +219,7 @@ func (s savedFiles) forItsOwnEnd(file string, tap int) error {
 		if errors.Is(err, fs.ErrExist) {
 			err = s.libvirt.Remove(f.name())
 		}
-		errs = append(errs, ignore(err, fs.ErrNotExist))
+		errs = append(errs, step.Ignore(err, fs.ErrNotExist))
 	}
 	return errors.Join(errs...)
 }
@@ -267,7 +243,7 @@ func (s savedFiles) take(f hiddenFile) (hidden bool, err error) {
 			return false, err
 		}
 		err = s.libvirt.Link(others[0].name(), f.name())
-		if ignore(err, fs.ErrNotExist) != nil {
+		if step.Ignore(err, fs.ErrNotExist) != nil {
 			return false, err
 		}
 		hidden = err == nil
@@ -281,7 +257,7 @@ func (s savedFiles) passedTo(ctx context.Context, dev string) (link.Link, error)
 	uppers, err := s.kernel.Uppers(ctx, dev)
 	for _, u := range uppers {
 		l, err := s.kernel.ByName(ctx, u)
-		if ignore(err, link.ErrNotFound) != nil || err == nil && l.Kind == "macvtap" && l.Mode == "passthrough" {
+		if step.Ignore(err, link.ErrNotFound) != nil || err == nil && l.Kind == "macvtap" && l.Mode == "passthrough" {
 			return l, err
 		}
 	}
@@ -299,12 +275,7 @@ func (s savedFiles) filesOf(ctx context.Context, dev string) ([]string, error) {
 		return nil, err
 	}
 	pf, err := s.kernel.PF(ctx, place)
-	return []string{vfFile("qemu", pf.Name, place.Number), "qemu/" + dev}, err
-}
-
-// vfFile is a VF's file in a folder of libvirt's.
-func vfFile(folder, pf string, number int) string {
-	return fmt.Sprintf("%s/%s_vf%d", folder, pf, number)
+	return []string{step.SavedFile("qemu", pf.Name, place.Number), "qemu/" + dev}, err
 }
 
 // release gives back what was hidden from a domain's end, which is over now, and looks
@@ -315,7 +286,7 @@ func (s savedFiles) release(ctx context.Context, d *xmlfilter.Domain) error {
 	for i := range d.NICs {
 		if n := &d.NICs[i]; mayBeUndone(n) {
 			of, err := s.filesOf(ctx, n.Source.Dev)
-			names, errs = append(names, of...), append(errs, ignore(err, link.ErrNotFound))
+			names, errs = append(names, of...), append(errs, step.Ignore(err, link.ErrNotFound))
 		}
 	}
 	files, err := s.hidden(func(f hiddenFile) bool { return f.UUID == d.UUID || slices.Contains(names, f.File) })
@@ -336,11 +307,11 @@ func (s savedFiles) allBack(ctx context.Context, files []hiddenFile, over func(h
 	case err == nil:
 		defer unlock()
 	default: // there can be no lock at all, for anybody
-		s.note("without a lock: %v", cmp.Or(makeErr, err))
+		s.event("without a lock: %v", cmp.Or(makeErr, err))
 	}
 	var errs []error
 	for _, f := range files {
-		errs = append(errs, ignore(s.giveBack(ctx, f, over(f)), link.ErrNotFound))
+		errs = append(errs, step.Ignore(s.giveBack(ctx, f, over(f)), link.ErrNotFound))
 	}
 	return errors.Join(errs...)
 }
@@ -358,7 +329,7 @@ func (s savedFiles) giveBack(ctx context.Context, f hiddenFile, over bool) error
 	if err != nil { // it can come back
 		return err
 	}
-	saved, err := readSaved(s.libvirt, f.name())
+	saved, err := step.ReadSaved(s.libvirt, f.name())
 	if err != nil {
 		return err
 	}
@@ -401,7 +372,7 @@ func (s savedFiles) giveBack(ctx context.Context, f hiddenFile, over bool) error
 	}
 	var errs []error
 	for _, f := range same {
-		errs = append(errs, ignore(s.libvirt.Remove(f.name()), fs.ErrNotExist))
+		errs = append(errs, step.Ignore(s.libvirt.Remove(f.name()), fs.ErrNotExist))
 	}
 	return errors.Join(errs...)
 }
@@ -417,7 +388,7 @@ func (s savedFiles) device(ctx context.Context, file string) (link.Link, error) 
 	name := strings.TrimPrefix(file, "qemu/")
 	if i := strings.LastIndex(name, "_vf"); i > 0 {
 		if number, err := strconv.Atoi(name[i+len("_vf"):]); err == nil {
-			netdev, err := netdevOfVF(ctx, s.kernel, name[:i], number)
+			netdev, err := step.NetdevOfVF(ctx, s.kernel, name[:i], number)
 			if err != nil {
 				return link.Link{}, err
 			}
@@ -448,29 +419,20 @@ func (s savedFiles) guestOn(ctx context.Context, dev link.Link, tap int) (has, f
 	return has, free, nil
 }
 
-// settle does for a VF what libvirt could not: its file had been hidden from the end of
-// another, whose release has not come yet.
-func (v *VF) settle(ctx context.Context, a *applier) error {
-	dev, there, err := a.netdev(ctx, v.VFPlace)
-	if err != nil || !there || dev.MAC != v.MAC { // put back, as nearly always
-		return ignore(err, link.ErrNotFound)
-	}
-	return a.savedFiles().settle(ctx, a.journal.UUID, v, dev)
-}
-
-func (s savedFiles) settle(ctx context.Context, owner string, v *VF, dev link.Link) error {
-	file := vfFile("qemu", v.PFName, v.Number)
+// settle does for the VF of a file, that nobody has, what libvirt could not: the file had
+// been hidden from the end of another, whose release has not come yet.
+func (s savedFiles) settle(ctx context.Context, owner, file string, dev link.Link) error {
 	files, err := s.hidden(func(f hiddenFile) bool { return f.File == file })
 	if err != nil || len(files) == 0 {
-		return ignore(err, fs.ErrPermission) // then none was hidden by us
+		return step.Ignore(err, fs.ErrPermission) // then none was hidden by us
 	}
 	f := files[0]
 	if has, free, err := s.guestOn(ctx, dev, f.Tap); err != nil || has || !free {
-		return ignore(err, link.ErrNotFound)
+		return step.Ignore(err, link.ErrNotFound)
 	}
-	saved, err := readSaved(s.libvirt, f.name())
+	saved, err := step.ReadSaved(s.libvirt, f.name())
 	if err != nil {
-		return ignore(err, fs.ErrNotExist) // given back meanwhile
+		return step.Ignore(err, fs.ErrNotExist) // given back meanwhile
 	}
 	_, err = s.inLibvirtsPlace(ctx, owner, f.MAC, saved, dev)
 	return err
@@ -483,7 +445,7 @@ func (s savedFiles) settleFailed(ctx context.Context, d *xmlfilter.Domain) error
 	for i := range d.NICs {
 		if n := &d.NICs[i]; mayBeUndone(n) {
 			err := s.settleFailedNIC(ctx, d, n)
-			errs = append(errs, ignore(ignore(err, link.ErrNotFound), fs.ErrNotExist))
+			errs = append(errs, step.Ignore(step.Ignore(err, link.ErrNotFound), fs.ErrNotExist))
 		}
 	}
 	return errors.Join(errs...)
@@ -499,7 +461,7 @@ func (s savedFiles) settleFailedNIC(ctx context.Context, d *xmlfilter.Domain, n 
 		return err
 	}
 	file := files[0]
-	saved, err := readSaved(s.libvirt, file)
+	saved, err := step.ReadSaved(s.libvirt, file)
 	if err != nil {
 		return err
 	}
@@ -511,14 +473,14 @@ func (s savedFiles) settleFailedNIC(ctx context.Context, d *xmlfilter.Domain, n 
 	if err != nil || !done {
 		return err
 	}
-	s.note("put %s back to what it was: libvirt had left it", n.Source.Dev)
+	s.event("put %s back to what it was: libvirt had left it", n.Source.Dev)
 	return s.libvirt.Remove(file)
 }
 
 // inLibvirtsPlace does virNetDevSetNetConfig: the network device gets its MAC, and the VF
 // its VLAN, both as saved. It does nothing where another domain than owner claims the VF by
 // now, unless for a guest with the MAC mac.
-func (s savedFiles) inLibvirtsPlace(ctx context.Context, owner, mac string, saved savedConfig, dev link.Link) (done bool, err error) {
+func (s savedFiles) inLibvirtsPlace(ctx context.Context, owner, mac string, saved step.SavedConfig, dev link.Link) (done bool, err error) {
 	if saved.MAC == "" {
 		return false, nil
 	}
@@ -530,12 +492,13 @@ func (s savedFiles) inLibvirtsPlace(ctx context.Context, owner, mac string, save
 		return false, err
 	}
 	// Who has claimed it since is given it by libvirt at any moment.
-	claims, err := claimsTo(s.dir, vfResource(place))
+	claims, err := claimsTo(s.dir, step.VFResource(place))
 	if err != nil {
 		return false, err
 	}
 	for _, c := range claims.Others(owner) {
-		if step, err := decodeStep(c.Step); err != nil || step.VF == nil || step.VF.MAC != mac {
+		of, err := step.Decode(c.Step)
+		if vf, is := of.Kind.(*step.VF); err != nil || !is || vf.MAC != mac {
 			return false, nil
 		}
 	}
@@ -559,6 +522,6 @@ func (s savedFiles) inLibvirtsPlace(ctx context.Context, owner, mac string, save
 		return true, err
 	}
 	// Given by the PF, which takes it away for this moment.
-	none := noMAC
+	none := step.NoMAC
 	return true, errors.Join(set(link.VFSettings{MAC: &none}), s.kernel.SetMAC(ctx, dev.Index, saved.MAC), set(link.VFSettings{MAC: &saved.AdminMAC}))
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"libvirt-direct/hooks/hooktest"
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/link"
 )
 
@@ -42,10 +43,10 @@ func TestSavedVFThatHadTheGuestsMACEnds(t *testing.T) {
 	a := domain(uuidA, "", direct(mac1, "vf0", "passthrough", vlan42))
 	b := domain(uuidB, "", direct(mac2, "vf0", "passthrough"))
 	w.starts(a, 0, 90, mac1, 42)
-	w.must(Stopped, b)
+	w.must(step.Stopped, b)
 	w.ends(a, 0, 90)
 	w.vfEnds(0, 0)
-	w.must(Release, b)
+	w.must(step.Release, b)
 	require.Equal(t, before, w.kernel.DumpVFs())
 }
 
@@ -70,7 +71,7 @@ func (w *world) wholeEnds(dev string, index int) {
 		return
 	}
 	require.NoError(w.t, os.Remove(file))
-	var saved savedConfig
+	var saved step.SavedConfig
 	require.NoError(w.t, json.Unmarshal(text, &saved))
 	lower, err := w.kernel.ByName(context.Background(), dev)
 	require.NoError(w.t, err)
@@ -85,26 +86,26 @@ func TestSavedWholeDeviceStartsAgainWhileHidden(t *testing.T) {
 			was := w.netdevMAC("nica")
 			a := domain(uuidA, "", direct(mac1, "nica", "passthrough"))
 			b := domain(uuidB, "", direct(mac2, "nica", "passthrough"))
-			w.must(Prepare, a)
+			w.must(step.Prepare, a)
 			w.wholeRuns("nica", 90, mac1)
-			w.must(Start, a)
-			_, _ = w.run(Prepare, b)
-			w.must(Stopped, b) // the file is hidden
-			w.must(Stopped, a)
+			w.must(step.Start, a)
+			_, _ = w.run(step.Prepare, b)
+			w.must(step.Stopped, b) // the file is hidden
+			w.must(step.Stopped, a)
 			w.wholeEnds("nica", 90)
-			w.must(Release, a)
+			w.must(step.Release, a)
 			next, mac := a, mac1
 			if again == "C" {
 				next, mac = domain(uuidC, "", direct(mac3, "nica", "passthrough")), mac3
 			}
-			w.must(Prepare, next)
+			w.must(step.Prepare, next)
 			w.wholeRuns("nica", 91, mac)
-			w.must(Start, next)
+			w.must(step.Start, next)
 			w.wholeEnds("nica", 0)
-			w.must(Release, b)
-			w.must(Stopped, next)
+			w.must(step.Release, b)
+			w.must(step.Stopped, next)
 			w.wholeEnds("nica", 91)
-			w.must(Release, next)
+			w.must(step.Release, next)
 			_ = w.gc(false)
 			require.Equal(t, was, w.netdevMAC("nica"), w.saved())
 		})
@@ -120,10 +121,10 @@ func TestSavedVFStartsAgainWhileHiddenWithoutJournal(t *testing.T) {
 	c := domain(uuidC, "", direct(mac3, "vf0", "passthrough"))
 	w.starts(a, 0, 90, mac1, 42)
 	require.NoError(t, os.RemoveAll(w.journal))
-	w.must(Stopped, b)
+	w.must(step.Stopped, b)
 	w.ends(a, 0, 90)
 	w.starts(c, 0, 91, mac3, 0)
-	w.must(Release, b)
+	w.must(step.Release, b)
 	w.ends(c, 0, 91)
 	_ = w.gc(false)
 	require.Equal(t, before, w.kernel.DumpVFs(), w.saved())
@@ -138,7 +139,7 @@ func TestSavedTwoGuestsFilesHidden(t *testing.T) {
 	c := domain(uuidC, "", direct(mac3, "vf0", "passthrough", "<vlan><tag id='43'/></vlan>"))
 	d := domain("d0000001-0000-4000-8000-000000000001", "", direct(mac4, "vf0", "passthrough"))
 	w.starts(a, 0, 90, mac1, 42)
-	w.must(Stopped, b) // and libvirt is slow, or was killed: no release yet
+	w.must(step.Stopped, b) // and libvirt is slow, or was killed: no release yet
 	w.ends(a, 0, 90)
 	require.Equal(t, before, w.kernel.DumpVFs())
 	w.starts(c, 0, 91, mac3, 43)
@@ -146,7 +147,7 @@ func TestSavedTwoGuestsFilesHidden(t *testing.T) {
 	w.refused(d)
 	require.Equal(t, running, w.all())
 	w.vfEnds(0, 0)
-	w.must(Release, b)
+	w.must(step.Release, b)
 	w.ends(c, 0, 91)
 	_ = w.gc(false)
 	require.Equal(t, before, w.kernel.DumpVFs(), w.saved())
@@ -172,9 +173,9 @@ func TestSavedGuestThatChangedItsMACEndsWhileHidden(t *testing.T) {
 	b := domain(uuidB, "", direct(mac2, "vf0", "passthrough"))
 	w.starts(a, 0, 90, mac1, 42)
 	require.NoError(t, w.kernel.SetMAC(context.Background(), 90, "52:54:00:66:66:66"))
-	w.must(Stopped, b)
+	w.must(step.Stopped, b)
 	w.ends(a, 0, 90)
-	w.must(Release, b)
+	w.must(step.Release, b)
 	_ = w.gc(false)
 	require.Equal(t, before, w.kernel.DumpVFs(), w.saved())
 }
@@ -188,16 +189,16 @@ func TestSavedStandbyOfTheSameMACWithADebt(t *testing.T) {
 			b1 := domain(uuidB, vfWords(mac1, "trust='yes'"), direct(mac1, "vf1", "passthrough"))
 			b := domain(uuidB, words, direct(mac1, "vf0", "passthrough", vlan42))
 			w.starts(b1, 1, 91, mac1, 0)
-			w.must(Stopped, b1)
+			w.must(step.Stopped, b1)
 			w.vfEnds(1, 91)
 			w.kernel.Driver.Refuse = []string{link.AttrTrust}
-			_, err := w.run(Release, b1)
+			_, err := w.run(step.Release, b1)
 			require.Error(t, err)
 			w.starts(a, 0, 90, mac1, 42)
 			running := w.all()
-			_, err = w.run(Prepare, b)
-			require.ErrorIs(t, err, ErrInUse)
-			_, _ = w.run(Stopped, b)
+			_, err = w.run(step.Prepare, b)
+			require.ErrorIs(t, err, step.ErrInUse)
+			_, _ = w.run(step.Stopped, b)
 			w.vfEnds(0, 0)
 			require.Equal(t, running, w.all())
 		})
@@ -212,13 +213,13 @@ func TestSavedHiddenWithoutALock(t *testing.T) {
 	b := domain(uuidB, "", direct(mac2, "vf0", "passthrough"))
 	require.NoError(t, os.WriteFile(w.journal, nil, 0o600)) // the folder cannot be made
 	w.starts(a, 0, 90, mac1, 42)
-	_, _ = w.run(Prepare, b)
-	_, _ = w.run(Stopped, b)
+	_, _ = w.run(step.Prepare, b)
+	_, _ = w.run(step.Stopped, b)
 	w.vfEnds(0, 0)
-	_, _ = w.run(Release, b)
-	_, _ = w.run(Stopped, a)
+	_, _ = w.run(step.Release, b)
+	_, _ = w.run(step.Stopped, a)
 	w.vfEnds(0, 90)
-	_, _ = w.run(Release, a)
+	_, _ = w.run(step.Release, a)
 	require.Equal(t, before, w.kernel.DumpVFs())
 }
 
@@ -226,15 +227,15 @@ func TestSavedHiddenWithoutALock(t *testing.T) {
 // none named for the PF (802.1Qbh, and what an older libvirt has left).
 func TestSavedFileNamedForTheVF(t *testing.T) {
 	w := newVFWorld(t)
-	w.must(Prepare, domain(uuidA, "", direct(mac1, "vf0", "passthrough")))
+	w.must(step.Prepare, domain(uuidA, "", direct(mac1, "vf0", "passthrough")))
 	w.wholeRuns("vf0", 90, mac1)
-	w.must(Start, domain(uuidA, "", direct(mac1, "vf0", "passthrough")))
+	w.must(step.Start, domain(uuidA, "", direct(mac1, "vf0", "passthrough")))
 	running := w.all()
 	b := domain(uuidB, "", direct(mac2, "vf0", "passthrough"))
-	_, _ = w.run(Prepare, b)
-	w.must(Stopped, b)
+	_, _ = w.run(step.Prepare, b)
+	w.must(step.Stopped, b)
 	w.wholeEnds("vf0", 0)
-	w.must(Release, b)
+	w.must(step.Release, b)
 	require.Equal(t, running, w.all(), w.saved())
 }
 
@@ -247,8 +248,8 @@ func TestSavedStaleFileNamedForTheVF(t *testing.T) {
 	w.starts(a, 0, 90, mac1, 42)
 	require.NoError(t, os.WriteFile(filepath.Join(w.libvirt, "qemu/vf0"), []byte(`{"mac":"02:00:00:00:ff:00"}`), 0o600))
 	running := w.all()
-	_, _ = w.run(Prepare, b)
-	w.must(Stopped, b)
+	_, _ = w.run(step.Prepare, b)
+	w.must(step.Stopped, b)
 	require.Len(t, w.saved(), 2)
 	for _, s := range w.saved() {
 		require.True(t, strings.HasSuffix(s, hiddenSuffix), s)
@@ -263,11 +264,11 @@ func TestSavedPFIsElsewhereAtRelease(t *testing.T) {
 	a := domain(uuidA, "", direct(mac1, "vf0", "passthrough", vlan42))
 	b := domain(uuidB, "", direct(mac2, "vf0", "passthrough"))
 	w.starts(a, 0, 90, mac1, 42)
-	w.must(Stopped, b)
+	w.must(step.Stopped, b)
 	pf, _ := w.kernel.ByName(t.Context(), "ens1f0")
 	l := w.kernel.Links[pf.Index]
 	delete(w.kernel.Links, pf.Index)
-	_, _ = w.run(Release, b)
+	_, _ = w.run(step.Release, b)
 	w.kernel.Links[pf.Index] = l
 	_ = w.gc(false, uuidA)
 	require.Len(t, w.saved(), 1)
@@ -282,7 +283,7 @@ func TestSavedUserAliasKeepsLibvirtFromHealing(t *testing.T) {
 		t.Run(alias, func(t *testing.T) {
 			w := newVFWorld(t)
 			b := domain(uuidB, "", direct(mac2, "vf0", "passthrough", "<alias name='"+alias+"'/>"))
-			w.must(Prepare, b)
+			w.must(step.Prepare, b)
 			w.vfRuns(0, 90, mac1, 42) // hot-plugged into A: no hook
 			lower, _ := w.kernel.ByName(t.Context(), "vf0")
 			vf := w.kernel.Function(0)
@@ -291,9 +292,9 @@ func TestSavedUserAliasKeepsLibvirtFromHealing(t *testing.T) {
 			require.NoError(t, os.WriteFile(file, []byte(`{"adminMac":"`+*vf.MAC+`","vlanTag":42,"mac":"`+lower.MAC+`"}`), 0o600))
 			require.NoError(t, w.kernel.SetMAC(t.Context(), lower.Index, mac2))
 			vf.VLAN = &link.VFVLAN{ID: 0, Proto: link.Dot1Q}
-			w.must(Stopped, b) // its macvtap could not be made
+			w.must(step.Stopped, b) // its macvtap could not be made
 			w.vfEnds(0, 0)
-			w.must(Release, b)
+			w.must(step.Release, b)
 			require.Equal(t, running, w.kernel.DumpVFs(), w.saved())
 		})
 	}
@@ -307,10 +308,10 @@ func TestSavedKernelFailsAtStopped(t *testing.T) {
 	w.starts(a, 0, 90, mac1, 42)
 	running := w.kernel.DumpVFs()
 	w.fail = func(int, string) error { return errLost }
-	_, _ = w.run(Stopped, b)
+	_, _ = w.run(step.Stopped, b)
 	w.fail = nil
 	w.vfEnds(0, 0)
-	_, _ = w.run(Release, b)
+	_, _ = w.run(step.Release, b)
 	require.Equal(t, running, w.kernel.DumpVFs())
 }
 
@@ -320,14 +321,14 @@ func TestSavedLookUpFailsAtRelease(t *testing.T) {
 	a := domain(uuidA, "", direct(mac1, "vf0", "passthrough", vlan42))
 	b := domain(uuidB, "", direct(mac2, "vf0", "passthrough"))
 	w.starts(a, 0, 90, mac1, 42)
-	w.must(Stopped, b)
+	w.must(step.Stopped, b)
 	w.kernel.Gate = func(p hooktest.Point) error {
 		if p.What == "macvtap90" {
 			return errLost
 		}
 		return nil
 	}
-	_, _ = w.run(Release, b)
+	_, _ = w.run(step.Release, b)
 	w.kernel.Gate = nil
 	require.Len(t, w.saved(), 1)
 }
@@ -339,8 +340,8 @@ func TestSavedPlainIsRefusedWithoutAFolder(t *testing.T) {
 	b := domain(uuidB, "", direct(mac2, "vf0", "passthrough"))
 	require.NoError(t, os.WriteFile(w.journal, nil, 0o600)) // the folder cannot be made
 	w.starts(a, 0, 90, mac1, 42)
-	_, err := w.run(Prepare, b)
-	require.ErrorIs(t, err, ErrInUse)
+	_, err := w.run(step.Prepare, b)
+	require.ErrorIs(t, err, step.ErrInUse)
 }
 
 // Somebody's reservation is no reason to throw a hidden file away unused.
@@ -353,10 +354,10 @@ func TestSavedReservationThrowsTheFileAway(t *testing.T) {
 	b := domain(uuidB, "", direct(mac2, "vf0", "passthrough"))
 	w.starts(a, 0, 90, mac1, 42)
 	require.NoError(t, os.RemoveAll(w.journal)) // as if nothing could be written of A
-	w.must(Stopped, b)
+	w.must(step.Stopped, b)
 	w.ends(a, 0, 90)
-	require.Contains(t, w.must(Migrate, domain(uuidC, "", direct(mac3, "fast", "passthrough"))), "'vf0'")
-	w.must(Release, b)
+	require.Contains(t, w.must(step.Migrate, domain(uuidC, "", direct(mac3, "fast", "passthrough"))), "'vf0'")
+	w.must(step.Release, b)
 	now += time.Hour // C never comes
 	_ = w.gc(false)
 	require.Equal(t, before, w.kernel.DumpVFs(), w.saved())
@@ -390,11 +391,11 @@ func TestSavedOneLookUpFailsAtStopped(t *testing.T) {
 		}
 		return nil
 	}
-	_, err := w.run(Stopped, b)
+	_, err := w.run(step.Stopped, b)
 	t.Log(err)
 	w.kernel.Gate = nil
 	w.vfEnds(0, 0)
-	_, _ = w.run(Release, b)
+	_, _ = w.run(step.Release, b)
 	require.Equal(t, running, w.kernel.DumpVFs())
 }
 

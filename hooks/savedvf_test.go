@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"libvirt-direct/hooks/hooktest"
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
@@ -82,20 +83,20 @@ func TestRefusedGuestWhoseRecordsAreOfNoUse(t *testing.T) {
 				w.starts(a, 0, 90, mac1, 42)
 				running, journal := w.kernel.DumpVFs(), w.hook.Journal
 				spoil(w)
-				_, err := w.run(Prepare, b)
+				_, err := w.run(step.Prepare, b)
 				require.Error(t, err)
-				_, _ = w.run(Stopped, b)
+				_, _ = w.run(step.Stopped, b)
 				require.Len(t, w.saved(), 1)
 				require.True(t, strings.HasSuffix(w.saved()[0], hiddenSuffix), w.saved())
 				w.vfEnds(0, 0)
-				_, _ = w.run(Release, b)
+				_, _ = w.run(step.Release, b)
 				require.Equal(t, running, w.kernel.DumpVFs())
 				require.Equal(t, []string{"ens1f0_vf0"}, w.saved())
 
 				w.hook.Journal = journal
-				_, _ = w.run(Stopped, a)
+				_, _ = w.run(step.Stopped, a)
 				w.vfEnds(0, 90)
-				_, _ = w.run(Release, a)
+				_, _ = w.run(step.Release, a)
 				require.Equal(t, before, w.kernel.DumpVFs())
 			})
 		}
@@ -111,13 +112,13 @@ func TestTwoRefusedGuests(t *testing.T) {
 	c := domain(uuidC, "", direct(mac3, "vf0", "passthrough"))
 	w.starts(a, 0, 90, mac1, 42)
 	running := w.kernel.DumpVFs()
-	w.must(Stopped, b)
-	w.must(Stopped, c)
+	w.must(step.Stopped, b)
+	w.must(step.Stopped, c)
 	require.Len(t, w.saved(), 2)
 	w.vfEnds(0, 0)
-	w.must(Release, b)
+	w.must(step.Release, b)
 	w.vfEnds(0, 0)
-	w.must(Release, c)
+	w.must(step.Release, c)
 	require.Equal(t, running, w.kernel.DumpVFs())
 	require.Equal(t, []string{"ens1f0_vf0"}, w.saved())
 	w.ends(a, 0, 90)
@@ -135,7 +136,7 @@ func TestHiddenFileIsGivenBackByGC(t *testing.T) {
 			b := domain(uuidB, "", direct(mac2, "vf0", "passthrough"))
 			w.starts(a, 0, 90, mac1, 42)
 			running := w.kernel.DumpVFs()
-			w.must(Stopped, b)
+			w.must(step.Stopped, b)
 			if ended {
 				require.NoError(t, os.RemoveAll(w.journal)) // nobody knows that it ran
 				w.vfEnds(0, 90)
@@ -163,10 +164,10 @@ func TestWhatAFailedStartHasLeftIsPutBack(t *testing.T) {
 	}{
 		"free": {func(*world) {}, false},
 		"another is about to have it": {func(w *world) {
-			w.must(Prepare, domain(uuidB, vfWords(mac2, "trust='no'"), direct(mac2, "vf0", "passthrough")))
+			w.must(step.Prepare, domain(uuidB, vfWords(mac2, "trust='no'"), direct(mac2, "vf0", "passthrough")))
 		}, true},
 		"a clone is about to have it": {func(w *world) {
-			w.must(Prepare, domain(uuidB, "", direct(mac1, "vf0", "passthrough")))
+			w.must(step.Prepare, domain(uuidB, "", direct(mac1, "vf0", "passthrough")))
 		}, true},
 		"another has it": {func(w *world) {
 			require.NoError(w.t, w.kernel.AddMacvtap(w.t.Context(), link.Macvtap{Name: "macvtap7", Index: 97, Lower: w.index("vf0"), Mode: "passthrough", MAC: mac1}))
@@ -176,13 +177,13 @@ func TestWhatAFailedStartHasLeftIsPutBack(t *testing.T) {
 			w := newVFWorld(t)
 			before := w.kernel.DumpVFs()
 			a := domain(uuidA, "", direct(mac1, "vf0", "passthrough", vlan42))
-			w.must(Prepare, a)
+			w.must(step.Prepare, a)
 			w.vfRuns(0, 90, mac1, 42)
 			require.NoError(t, w.kernel.Delete(t.Context(), 90))
-			w.must(Stopped, a)
+			w.must(step.Stopped, a)
 			require.NoError(t, os.RemoveAll(w.journal)) // it may have none
 			c.spoil(w)
-			w.must(Release, a)
+			w.must(step.Release, a)
 			if c.left {
 				require.Equal(t, []string{"ens1f0_vf0"}, w.saved())
 				require.Equal(t, 42, w.kernel.Function(0).VLAN.ID)
@@ -200,9 +201,9 @@ func TestHiddenFileOfADeviceThatIsCalledLikeAVF(t *testing.T) {
 	w.kernel.AddVFs("ens1f0", 2)
 	w.wholeRuns("ens1f0_vf7", 90, mac1)
 	b := domain(uuidB, "", direct(mac2, "ens1f0_vf7", "passthrough"))
-	w.must(Stopped, b)
+	w.must(step.Stopped, b)
 	require.NotEqual(t, []string{"ens1f0_vf7"}, w.saved())
-	w.must(Release, b)
+	w.must(step.Release, b)
 	require.Equal(t, []string{"ens1f0_vf7"}, w.saved())
 }
 

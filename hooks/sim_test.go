@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"libvirt-direct/hooks/hooktest"
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/journal"
 )
@@ -24,24 +25,24 @@ func program(t *testing.T) hooktest.Program {
 	cfg, err := config.Parse("world.toml", []byte(hooktest.Config))
 	require.NoError(t, err)
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	station := func(p *hooktest.Process) func(context.Context) (Station, func(), error) {
-		return func(context.Context) (Station, func(), error) { return p.Station, func() {}, nil }
+	station := func(p *hooktest.Process) func(context.Context) (step.Station, func(), error) {
+		return func(context.Context) (step.Station, func(), error) { return p.Station, func() {}, nil }
 	}
 	return hooktest.Program{
 		Hook: func(ctx context.Context, p *hooktest.Process, c hooktest.Call) (string, error) {
 			var out bytes.Buffer
 			h := &Hook{
 				Config:  func() (*config.Config, error) { return cfg, nil },
-				Kernel:  func() (Kernel, func(), error) { return p.Kernel, func() {}, nil },
-				Station: station(p), OVS: func() Switch { return p.OVS },
+				Kernel:  func() (step.Kernel, func(), error) { return p.Kernel, func() {}, nil },
+				Station: station(p), OVS: func() step.Switch { return p.OVS },
 				Journal: journalOf(p), Libvirt: p.Libvirt, Log: log, Privileged: true,
 			}
-			err := h.Run(ctx, Call{Domain: c.Domain, Op: Op(c.Op), Stdin: strings.NewReader(c.XML), Stdout: &out})
+			err := h.Run(ctx, Call{Domain: c.Domain, Op: step.Op(c.Op), Stdin: strings.NewReader(c.XML), Stdout: &out})
 			return out.String(), err
 		},
 		Collect: func(ctx context.Context, p *hooktest.Process, alive func(context.Context, string) (bool, error)) error {
 			c := &Collector{
-				Kernel: p.Kernel, Station: station(p), OVS: func() Switch { return p.OVS }, Dir: journalOf(p), Libvirt: p.Libvirt,
+				Kernel: p.Kernel, Station: station(p), OVS: func() step.Switch { return p.OVS }, Dir: journalOf(p), Libvirt: p.Libvirt,
 				Alive: func(ctx context.Context, uuid, _ string) (bool, error) { return alive(ctx, uuid) },
 			}
 			_, err := c.Run(ctx)

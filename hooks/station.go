@@ -5,22 +5,15 @@ import (
 	"errors"
 	"fmt"
 
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/lldpad"
 	"libvirt-direct/vdp"
 	"libvirt-direct/vdp/control"
 )
 
-// Errors of a host's station that callers tell apart with errors.Is.
-var (
-	// ErrNoStation: neither vdpd nor lldpad runs.
-	ErrNoStation = errors.New("no 802.1Qbg station runs on this host: systemctl start vdpd")
-	// ErrNotYet: the port has no link, or the switch has not agreed to EVB yet.
-	ErrNotYet = errors.New("the switch is not ready")
-)
-
 // OpenStation connects to the station that runs on this host: vdpd, or else lldpad.
-// Without any the error matches ErrNoStation.
-func OpenStation(ctx context.Context) (Station, func(), error) {
+// Without any the error matches step.ErrNoStation.
+func OpenStation(ctx context.Context) (step.Station, func(), error) {
 	c := control.NewClient("")
 	_, err := c.Status(ctx)
 	if err == nil {
@@ -31,7 +24,7 @@ func OpenStation(ctx context.Context) (Station, func(), error) {
 	}
 	l, err := lldpad.Open(ctx)
 	if errors.Is(err, lldpad.ErrNoDaemon) {
-		return nil, nil, ErrNoStation
+		return nil, nil, step.ErrNoStation
 	}
 	if err != nil {
 		return nil, nil, err
@@ -39,11 +32,11 @@ func OpenStation(ctx context.Context) (Station, func(), error) {
 	return lldpadStation{l}, func() { _ = l.Close() }, nil // nothing is left to be lost
 }
 
-// notYet makes an error match ErrNotYet if it is one of those.
+// notYet makes an error match step.ErrNotYet if it is one of those.
 func notYet(err error, those ...error) error {
 	for _, e := range those {
 		if errors.Is(err, e) {
-			return fmt.Errorf("%w: %w", ErrNotYet, err)
+			return fmt.Errorf("%w: %w", step.ErrNotYet, err)
 		}
 	}
 	return err
@@ -62,7 +55,7 @@ func (s vdpdStation) Associate(ctx context.Context, port string, v vdp.VSI) erro
 }
 
 func (s vdpdStation) DeAssociate(ctx context.Context, port string, v vdp.VSI) error {
-	return ignore(s.Client.DeAssociate(ctx, port, v.ID), vdp.ErrUnknownVSI)
+	return step.Ignore(s.Client.DeAssociate(ctx, port, v.ID), vdp.ErrUnknownVSI)
 }
 
 // lldpadStation is lldpad as a Station.
@@ -86,5 +79,5 @@ func (s lldpadStation) Associate(ctx context.Context, port string, v vdp.VSI) er
 }
 
 func (s lldpadStation) DeAssociate(ctx context.Context, port string, v vdp.VSI) error {
-	return ignore(s.Client.DeAssociate(ctx, port, v), vdp.ErrUnknownVSI)
+	return step.Ignore(s.Client.DeAssociate(ctx, port, v), vdp.ErrUnknownVSI)
 }

@@ -2,11 +2,13 @@ package hooks
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
-	"fmt"
+	"slices"
 	"sync"
 	"time"
 
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
 	"libvirt-direct/internal/ovs"
@@ -24,32 +26,40 @@ type DomainStatus struct {
 
 // Held is one step of a domain's journal and what became of it.
 type Held struct {
-	Step
-	Phase journal.Phase `json:"phase"`
-	// What is the device as it is, nil when it is gone.
-	Device *link.Link `json:"device,omitempty"`
-	// Difference says how the device is not as the journal has it, "" when it is.
-	Difference string `json:"difference,omitempty"`
+	step.Step
+	// Observed is what the host shows of it.
+	step.Observed
+}
 
-	// ports are Open vSwitch's, if it is to be asked.
-	ports func() (owned []ovs.Owned, asked bool, err error)
+// MarshalJSON writes the step as a journal has it, and beside that "phase", and where there
+// is one the "device" as it is and the "difference".
+func (h Held) MarshalJSON() ([]byte, error) {
+	of, err := json.Marshal(h.Step)
+	if err != nil {
+		return nil, err
+	}
+	seen, err := json.Marshal(struct {
+		Phase      journal.Phase `json:"phase"`
+		Device     *link.Link    `json:"device,omitempty"`
+		Difference string        `json:"difference,omitempty"`
+	}{h.Phase, h.Device, h.Difference})
+	if err != nil {
+		return nil, err
+	}
+	return slices.Concat(of[:len(of)-1], []byte(","), seen[1:]), nil
 }
 
 // Status reads all journals and looks up each thing they hold; Open vSwitch's ports only
 // if it is given the switch. It takes no locks: a start at work can be seen half-way.
-func Status(ctx context.Context, k Kernel, sw Switch, dir *journal.Dir) ([]DomainStatus, error) {
+func Status(ctx context.Context, k step.Kernel, sw step.Switch, dir *journal.Dir) ([]DomainStatus, error) {
 	uuids, err := dir.Domains()
 	if err != nil {
 		return nil, err
 	}
 	all := []DomainStatus{}
-	list := sync.OnceValues(func() ([]ovs.Owned, error) { return sw.List(ctx) })
-	ports := func() (owned []ovs.Owned, asked bool, err error) {
-		if sw == nil {
-			return nil, false, nil
-		}
-		owned, err = list()
-		return owned, true, err
+	var ports func() ([]ovs.Owned, error)
+	if sw != nil {
+		ports = sync.OnceValues(func() ([]ovs.Owned, error) { return sw.List(ctx) })
 	}
 	for _, uuid := range uuids {
 		j, steps, err := readSteps(dir, uuid)
@@ -64,9 +74,9 @@ func Status(ctx context.Context, k Kernel, sw Switch, dir *journal.Dir) ([]Domai
 			continue
 		}
 		s := DomainStatus{Name: j.Name, UUID: uuid, Since: j.Since, Held: []Held{}}
-		for i, step := range steps {
-			h := Held{Step: step, Phase: j.Entries[i].Phase, ports: ports}
-			if err := step.kind().compare(ctx, k, &h); err != nil {
+		for i, of := range steps {
+			h := Held{of, step.Observed{Phase: j.Entries[i].Phase, Ports: ports}}
+			if err := of.Observe(ctx, k, &h.Observed); err != nil {
 				return nil, err
 			}
 			s.Held = append(s.Held, h)
@@ -74,32 +84,4 @@ func Status(ctx context.Context, k Kernel, sw Switch, dir *journal.Dir) ([]Domai
 		all = append(all, s)
 	}
 	return all, nil
-}
-
-// halfMade is the difference of what an operation was making when it was killed.
-const halfMade = "the hook was stopped while it was made"
-
-// differ notes that something is not as it should be.
-type differ func(what string, want, have any)
-
-// compareDevice looks a device up and lets f compare it.
-func (h *Held) compareDevice(ctx context.Context, k Kernel, index int, f func(l link.Link, differs differ)) error {
-	l, err := k.ByIndex(ctx, index)
-	if errors.Is(err, link.ErrNotFound) {
-		h.Difference = "gone"
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	h.Device = &l
-	f(l, func(what string, want, have any) {
-		if h.Difference == "" && want != have {
-			h.Difference = fmt.Sprintf("%s is %v, not %v", what, have, want)
-		}
-	})
-	if h.Phase == journal.Intended && h.Difference == "" {
-		h.Difference = halfMade
-	}
-	return nil
 }

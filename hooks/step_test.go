@@ -34,7 +34,7 @@ func FuzzJournalSteps(f *testing.F) {
 			}
 			return
 		}
-		if steps[0].key() == "" || steps[0].undoString() == "" {
+		if steps[0].Key() == "" || steps[0].Undoes() == "" {
 			t.Fatalf("nothing to undo in %s", b)
 		}
 	})

@@ -6,109 +6,13 @@ import (
 	"errors"
 	"io/fs"
 
+	"libvirt-direct/hooks/plan"
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
 	"libvirt-direct/xmlfilter"
 )
-
-// Kernel is what the hook asks of the kernel: link.Conn, or a fake one in tests.
-// Errors match those of package link.
-type Kernel interface {
-	ByName(ctx context.Context, name string) (link.Link, error)
-	ByIndex(ctx context.Context, index int) (link.Link, error)
-	ByPCI(ctx context.Context, address string) (link.Link, error)
-	ByPermanentMAC(ctx context.Context, mac string) (link.Link, error)
-	All(ctx context.Context) ([]link.Link, error)
-	Uppers(ctx context.Context, name string) ([]string, error)
-	UppersEverywhere(ctx context.Context, name string) ([]link.Use, error)
-	Lower(ctx context.Context, name, mode string, elsewhere *link.Elsewhere) ([]link.Obstacle, error)
-	IsVF(ctx context.Context, name string) bool
-	TapNode(ctx context.Context, l link.Link) (string, error)
-
-	AddVLAN(ctx context.Context, v link.VLAN) error
-	AddMacvtap(ctx context.Context, m link.Macvtap) error
-	AddTap(ctx context.Context, t link.Tap) error
-	SetMTU(ctx context.Context, index, mtu int) error
-	Delete(ctx context.Context, index int) error
-	SetUp(ctx context.Context, index int, up bool) error
-	SetAllMulticast(ctx context.Context, index int, on bool) error
-	SetAlias(ctx context.Context, index int, alias string) error
-	SetMAC(ctx context.Context, index int, mac string) error
-	SetName(ctx context.Context, index int, name string) error
-	AddAltName(ctx context.Context, index int, name string) error
-	RemoveAltName(ctx context.Context, index int, name string) error
-	DisableIPv6(ctx context.Context, name string) error
-
-	vfKernel
-	bridgeKernel
-}
-
-var _ Kernel = (*link.Conn)(nil)
-
-// Device is a network device of this host as Plan sees it.
-type Device struct {
-	Name   string
-	Index  int
-	Kind   string
-	VLANID int
-	Parent int // ifindex
-	VF     bool
-	// ParentName is the name of a VLAN sub-interface's parent.
-	ParentName string
-	MTU        int
-	// Bridge is nil for what is no Linux bridge.
-	Bridge *link.Bridge
-}
-
-// VFDevice is a virtual function of this host as Plan sees it.
-type VFDevice struct {
-	link.VFPlace
-	PFName  string
-	PFIndex int
-	Netdev  string
-	Driver  string
-	NUMA    int
-
-	// Claims are everybody's, as the journals say.
-	Claims journal.Claims
-	// Used is what the kernel shows of a use, "" for none; Doubt is why that could not be
-	// told, which keeps a VF from being chosen and from nobody who names it.
-	Used, Doubt string
-	// Guest is the macvtap that stands on it, and GuestMAC that one's address: a guest's
-	// that runs or is started at this moment. Both are "" without one.
-	Guest, GuestMAC string
-
-	// mine: that is the domain's for which it was looked at. bound: Used says how it is bound.
-	mine, bound bool
-	chosen      bool // by the plan, of those that are free
-}
-
-// Host is what Plan knows of this host's devices: those that the domain's NICs name,
-// and the uplinks'.
-type Host struct {
-	// Owner is the UUID of the domain for which it was looked at.
-	Owner string
-	// Devices by the names under which they were asked for.
-	Devices map[string]Device
-	// Uplinks holds the uplinks' devices, by uplink name.
-	Uplinks map[string]Device
-	// Missing says why an uplink has no device.
-	Missing map[string]error
-
-	// VFs that the domain's NICs name, by network device or PCI address.
-	VFs map[string]VFDevice
-	// Free are VFs that the domain could take, as many as it has NICs, by uplink; an
-	// uplink whose device has no VFs is not in it. nil where no NIC is in passthrough mode.
-	Free map[string][]VFDevice
-	// Pooled names libvirt's networks that hand out VFs of an uplink, which are not
-	// in Free.
-	Pooled map[string][]string
-	// Held are the VFs that this domain's hook-owned NICs have already, by NIC.
-	Held map[string]VFDevice
-	// Obstacles are what stands in the way of a NIC's macvtap on its device, by NIC.
-	Obstacles map[string][]link.Obstacle
-}
 
 // Records are where it is written down who has what on this host.
 type Records struct {
@@ -124,7 +28,7 @@ type Records struct {
 // surveyor is a survey at work.
 type surveyor struct {
 	Records
-	kernel Kernel
+	kernel step.Kernel
 	cfg    *config.Config
 	domain *xmlfilter.Domain
 
@@ -136,11 +40,11 @@ type surveyor struct {
 // Survey looks up the devices that a domain's NICs name, the configured uplinks, whether
 // a VLAN is allowed depends on whose device its parent is, and who has the virtual
 // functions among them. It changes nothing.
-func Survey(ctx context.Context, k Kernel, cfg *config.Config, rec Records, d *xmlfilter.Domain) (Host, error) {
+func Survey(ctx context.Context, k step.Kernel, cfg *config.Config, rec Records, d *xmlfilter.Domain) (plan.Snapshot, error) {
 	s := surveyor{Records: rec, kernel: k, cfg: cfg, domain: d, vfUses: map[string][]link.VFUse{}}
-	h := Host{
-		Owner: d.UUID, Devices: map[string]Device{}, Uplinks: map[string]Device{}, Missing: map[string]error{},
-		VFs: map[string]VFDevice{}, Held: map[string]VFDevice{}, Obstacles: map[string][]link.Obstacle{},
+	h := plan.Snapshot{
+		Owner: d.UUID, Devices: map[string]plan.Device{}, Uplinks: map[string]plan.Device{}, Missing: map[string]error{},
+		VFs: map[string]plan.VFDevice{}, Held: map[string]plan.VFDevice{}, Obstacles: map[string][]link.Obstacle{},
 	}
 	for _, name := range cfg.UplinkNames() {
 		l, err := FindUplink(ctx, k, cfg.Uplinks[name])
@@ -152,23 +56,23 @@ func Survey(ctx context.Context, k Kernel, cfg *config.Config, rec Records, d *x
 	}
 	for i := range d.NICs {
 		n := &d.NICs[i]
-		if !ours(n) {
+		if !plan.InScope(n) {
 			continue
 		}
 		names := []string{n.Source.Dev, n.Source.Bridge, n.Target}
 		if n.Words != nil {
 			names = append(names, n.Words.Dev)
-			if was := wasOnOVS(n); was != nil {
+			if was := plan.WasOnOVS(n); was != nil {
 				names = append(names, was.Source.Bridge)
 			}
 		}
 		for _, name := range names {
-			if parent, _, ok := splitVLAN(name); ok {
+			if parent, _, ok := plan.SplitVLAN(name); ok {
 				names = append(names, parent)
 			}
 		}
 		for _, name := range names {
-			if err := h.look(ctx, k, name); err != nil {
+			if err := look(ctx, k, &h, name); err != nil {
 				return h, err
 			}
 		}
@@ -179,21 +83,21 @@ func Survey(ctx context.Context, k Kernel, cfg *config.Config, rec Records, d *x
 
 // lowers looks whether macvtaps can be made where the domain's NICs want them. What cannot
 // be told stands in nobody's way.
-func (s *surveyor) lowers(ctx context.Context, h *Host) {
+func (s *surveyor) lowers(ctx context.Context, h *plan.Snapshot) {
 	for i := range s.domain.NICs {
 		n := &s.domain.NICs[i]
-		w, err := settingsOf(s.cfg, *h, n)
-		if err != nil || n.VLAN != nil || w.vlan != 0 || n.Source.Network != "" || n.Type != "direct" && !(n.Type == "ethernet" && w.own && wasOnOVS(n) == nil) {
+		w, err := plan.SettingsOf(s.cfg, *h, n)
+		if err != nil || n.VLAN != nil || w.VLAN != 0 || n.Source.Network != "" || n.Type != "direct" && !(n.Type == "ethernet" && w.Own && plan.WasOnOVS(n) == nil) {
 			continue
 		}
-		dev, there := h.Devices[cmp.Or(w.dev, n.Source.Dev)]
-		if u := s.cfg.UplinkCalled(cmp.Or(w.dev, n.Source.Dev)); !there && u != nil {
+		dev, there := h.Devices[cmp.Or(w.Dev, n.Source.Dev)]
+		if u := s.cfg.UplinkCalled(cmp.Or(w.Dev, n.Source.Dev)); !there && u != nil {
 			dev, there = h.Uplinks[u.Name]
 		}
-		if w.uplink != nil && n.Type == "ethernet" {
-			dev, there = h.Uplinks[w.uplink.Name]
+		if w.Uplink != nil && n.Type == "ethernet" {
+			dev, there = h.Uplinks[w.Uplink.Name]
 		}
-		mode := cmp.Or(w.mode, n.Source.Mode, "vepa")
+		mode := cmp.Or(w.Mode, n.Source.Mode, "vepa")
 		if !there || mode == "passthrough" && dev.VF {
 			continue
 		}
@@ -206,7 +110,7 @@ func (s *surveyor) lowers(ctx context.Context, h *Host) {
 				continue
 			}
 			if upper, err := s.kernel.ByName(ctx, o.Device); o.Device == "" || err != nil || upper.MAC != n.MAC {
-				h.Obstacles[nicID(s.domain, n)] = append(h.Obstacles[nicID(s.domain, n)], o)
+				h.Obstacles[plan.NICID(s.domain, n)] = append(h.Obstacles[plan.NICID(s.domain, n)], o)
 			}
 		}
 	}
@@ -214,11 +118,11 @@ func (s *surveyor) lowers(ctx context.Context, h *Host) {
 
 // vfs looks up the VFs that a domain's NICs name, and free ones of uplinks where a NIC
 // could take one.
-func (s *surveyor) vfs(ctx context.Context, h *Host) error {
+func (s *surveyor) vfs(ctx context.Context, h *plan.Snapshot) error {
 	passthrough := 0
 	for i := range s.domain.NICs {
 		n := &s.domain.NICs[i]
-		if !ours(n) {
+		if !plan.InScope(n) {
 			continue
 		}
 		if n.Type == "hostdev" && n.Source.PCI != "" {
@@ -227,8 +131,8 @@ func (s *surveyor) vfs(ctx context.Context, h *Host) error {
 				return err
 			}
 			vf := h.VFs[n.Source.PCI]
-			if _, held := vf.Claims.Holder(h.Owner); !held && vf.bound && n.Unmanaged {
-				vf.Used, vf.bound = "", false // as whoever runs the host has bound it for this
+			if _, held := vf.Claims.Holder(h.Owner); !held && vf.Bound && n.Unmanaged {
+				vf.Used, vf.Bound = "", false // as whoever runs the host has bound it for this
 				h.VFs[n.Source.PCI] = vf
 			}
 		}
@@ -244,15 +148,15 @@ func (s *surveyor) vfs(ctx context.Context, h *Host) error {
 				}
 			}
 		}
-		settings, err := settingsOf(s.cfg, *h, n)
-		if err == nil && cmp.Or(settings.mode, n.Source.Mode) == "passthrough" {
+		settings, err := plan.SettingsOf(s.cfg, *h, n)
+		if err == nil && cmp.Or(settings.Mode, n.Source.Mode) == "passthrough" {
 			passthrough++
 		}
 	}
 	if passthrough == 0 {
 		return nil
 	}
-	h.Free, h.Pooled = map[string][]VFDevice{}, map[string][]string{}
+	h.Free, h.Pooled = map[string][]plan.VFDevice{}, map[string][]string{}
 	for _, name := range s.cfg.UplinkNames() {
 		dev, there := h.Uplinks[name]
 		if !there {
@@ -271,9 +175,9 @@ func (s *surveyor) vfs(ctx context.Context, h *Host) error {
 
 // addVF adds a VF that a lookup has found. One that is none, or not there, is no
 // error here: Plan knows who needs it.
-func (s *surveyor) addVF(ctx context.Context, h *Host, name string, place link.VFPlace, err error) error {
+func (s *surveyor) addVF(ctx context.Context, h *plan.Snapshot, name string, place link.VFPlace, err error) error {
 	var pf link.Link
-	var vf VFDevice
+	var vf plan.VFDevice
 	if err == nil {
 		pf, err = s.kernel.PF(ctx, place)
 	}
@@ -281,7 +185,7 @@ func (s *surveyor) addVF(ctx context.Context, h *Host, name string, place link.V
 		vf, err = s.at(ctx, place)
 	}
 	if err != nil {
-		return ignore(ignore(err, link.ErrNotFound), link.ErrNoVF)
+		return step.Ignore(step.Ignore(err, link.ErrNotFound), link.ErrNoVF)
 	}
 	vf.PFName, vf.PFIndex = pf.Name, pf.Index
 	h.VFs[name] = vf
@@ -289,22 +193,24 @@ func (s *surveyor) addVF(ctx context.Context, h *Host, name string, place link.V
 }
 
 // held reads which VFs the domain's hook-owned NICs have already.
-func (s *surveyor) held(h *Host) error {
+func (s *surveyor) held(h *plan.Snapshot) error {
 	if h.Owner == "" {
 		return nil
 	}
 	_, steps, err := readSteps(s.Journal, h.Owner)
 	if err != nil {
-		return ignore(ignore(err, journal.ErrCorrupt), journal.ErrNewer)
+		return step.Ignore(step.Ignore(err, journal.ErrCorrupt), journal.ErrNewer)
 	}
-	vfs := map[string]VFDevice{}
-	for _, step := range steps {
-		if step.VF != nil {
-			vfs[step.NIC] = VFDevice{VFPlace: step.VF.VFPlace, PFName: step.VF.PFName}
-		}
-		if vf, ok := vfs[step.NIC]; ok && step.Macvtap != nil {
-			vf.Netdev = step.Macvtap.Lower
-			h.Held[step.NIC] = vf
+	vfs := map[string]plan.VFDevice{}
+	for _, s := range steps {
+		switch k := s.Kind.(type) {
+		case *step.VF:
+			vfs[s.NIC] = plan.VFDevice{VFPlace: k.VFPlace, PFName: k.PFName}
+		case *step.Macvtap:
+			if vf, ok := vfs[s.NIC]; ok {
+				vf.Netdev = k.Lower
+				h.Held[s.NIC] = vf
+			}
 		}
 	}
 	return nil
@@ -319,26 +225,7 @@ func (s *surveyor) pools() []*xmlfilter.Network {
 	return s.pooled
 }
 
-// uplinkOf returns the uplink that a device name means or leads to: by what the
-// uplink is called, or because it is its device, or a VLAN of it.
-func (h Host) uplinkOf(cfg *config.Config, name string) *config.Uplink {
-	if u := cfg.UplinkCalled(name); u != nil {
-		return u
-	}
-	if dev, there := h.Devices[name]; there {
-		for _, u := range cfg.UplinkNames() {
-			if up, ok := h.Uplinks[u]; ok && (up.Index == dev.Index || up.Index == dev.Parent) {
-				return cfg.Uplinks[u]
-			}
-		}
-	}
-	if parent, _, ok := splitVLAN(name); ok {
-		return h.uplinkOf(cfg, parent)
-	}
-	return nil
-}
-
-func (h *Host) look(ctx context.Context, k Kernel, name string) error {
+func look(ctx context.Context, k step.Kernel, h *plan.Snapshot, name string) error {
 	if _, known := h.Devices[name]; known || !config.ValidIfname(name) {
 		return nil
 	}
@@ -353,8 +240,8 @@ func (h *Host) look(ctx context.Context, k Kernel, name string) error {
 	return nil
 }
 
-func device(ctx context.Context, k Kernel, l link.Link) Device {
-	d := Device{
+func device(ctx context.Context, k step.Kernel, l link.Link) plan.Device {
+	d := plan.Device{
 		Name: l.Name, Index: l.Index, Kind: l.Kind, VLANID: l.VLANID, Parent: l.Parent, MTU: l.MTU, Bridge: l.Bridge,
 		VF: l.Kind == "" && k.IsVF(ctx, l.Name),
 	}
@@ -367,7 +254,7 @@ func device(ctx context.Context, k Kernel, l link.Link) Device {
 }
 
 // FindUplink looks an uplink's device up by whatever the configuration finds it by.
-func FindUplink(ctx context.Context, k Kernel, u *config.Uplink) (link.Link, error) {
+func FindUplink(ctx context.Context, k step.Kernel, u *config.Uplink) (link.Link, error) {
 	switch {
 	case u.PCI != "":
 		return k.ByPCI(ctx, u.PCI)

@@ -13,6 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"libvirt-direct/hooks/plan"
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/link"
 	"libvirt-direct/xmlfilter"
@@ -62,16 +64,16 @@ func TestHostdevLife(t *testing.T) {
 	vf.MAC = &admin
 	before := w.all()
 	doc := domain(uuidA, vfWords(mac1, "qos='3' trust='yes' spoofchk='no'"), hostdev(mac1, "1", "<vlan><tag id='42'/></vlan>"))
-	w.must(Prepare, doc)
+	w.must(step.Prepare, doc)
 	require.Equal(t, before, w.all(), "before libvirt has the VF it is only looked at")
 	vf.Give(mac1, 42)
 	w.kernel.VFs[1].Netdev = "" // VFIO has it
-	w.must(Start, doc)
+	w.must(step.Start, doc)
 	require.Equal(t, "trust on, spoofchk off, mac "+mac1+", vlan 42 qos 3, minrate 0, maxrate 0, linkstate auto", vf.String())
-	w.must(Stopped, doc)
+	w.must(step.Stopped, doc)
 	vf.Netdev = "renamed0"
 	vf.Give(own, 7) // it forgets the priority, and the MAC that the PF gave
-	w.must(Release, domain(uuidA, "", ""))
+	w.must(step.Release, domain(uuidA, "", ""))
 	vf.Netdev = "vf1"
 	require.Equal(t, before, w.all())
 	require.Empty(t, w.journals())
@@ -93,11 +95,11 @@ func TestVFComesBackUnderAnotherName(t *testing.T) {
 			before := vf.String()
 			dump := k.Dump()
 			doc := domain(uuidA, vfWords(mac1, "trust='yes'"), hostdev(mac1, "1", "<vlan><tag id='42'/></vlan>"))
-			w.must(Prepare, doc)
+			w.must(step.Prepare, doc)
 			delete(k.Links, old.Index)
 			vf.Netdev = "" // VFIO has it
 			vf.Give(mac1, 42)
-			w.must(Start, doc)
+			w.must(step.Start, doc)
 			require.NotEqual(t, before, vf.String())
 
 			pf, err := k.ByName(ctx, vf.PFNetdev)
@@ -111,8 +113,8 @@ func TestVFComesBackUnderAnotherName(t *testing.T) {
 			if test.taken {
 				k.Links[old.Index] = &link.Link{Index: old.Index, Name: "vf1", MAC: "02:00:00:00:00:99"}
 			}
-			w.must(Stopped, doc)
-			w.must(Release, doc)
+			w.must(step.Stopped, doc)
+			w.must(step.Release, doc)
 			require.Equal(t, before, vf.String(), "its settings are put back")
 			require.Equal(t, test.want, vf.Netdev)
 			dev, err := k.ByName(ctx, vf.Netdev)
@@ -131,12 +133,12 @@ func TestVFComesBackUnderAnotherName(t *testing.T) {
 func TestRenamedVFStaysRenamed(t *testing.T) {
 	w := newVFWorld(t)
 	doc := domain(uuidA, vfWords(mac1, "profile='gold'"), direct(mac1, "vf2", "passthrough"))
-	w.must(Prepare, doc)
-	w.must(Start, doc)
+	w.must(step.Prepare, doc)
+	w.must(step.Start, doc)
 	dev, err := w.kernel.ByName(context.Background(), "vf2")
 	require.NoError(t, err)
 	require.NoError(t, w.kernel.SetName(context.Background(), dev.Index, "mine"))
-	w.must(Release, doc)
+	w.must(step.Release, doc)
 	require.Equal(t, "mine", w.kernel.Function(2).Netdev)
 	require.Empty(t, w.journals())
 }
@@ -146,14 +148,14 @@ func TestPassthroughLife(t *testing.T) {
 	vf := w.kernel.Function(2)
 	before, own := w.all(), *vf.MAC
 	doc := domain(uuidA, vfWords(mac1, "profile='gold' proto='802.1ad'"), direct(mac1, "vf2", "passthrough"))
-	w.must(Prepare, doc)
+	w.must(step.Prepare, doc)
 	vf.Give(mac1, 0)
-	w.must(Start, doc)
+	w.must(step.Start, doc)
 	require.Equal(t, "vlan 42 qos 3 802.1ad", "vlan "+vf.VLAN.String())
 	require.Equal(t, 100, *vf.MaxRate)
 	require.Equal(t, link.LinkEnable, *vf.LinkState)
 	vf.Give(own, 0)
-	w.must(Release, doc)
+	w.must(step.Release, doc)
 	require.Equal(t, before, w.all())
 }
 
@@ -161,17 +163,17 @@ func TestRefusedAttributeIsAnErrorOrAWarning(t *testing.T) {
 	w := newVFWorld(t)
 	doc := domain(uuidA, vfWords(mac1, "profile='gold'"), direct(mac1, "vf2", "passthrough"))
 	w.kernel.Driver.Refuse = []string{link.AttrLinkState}
-	w.must(Prepare, doc)
-	w.must(Start, doc)
+	w.must(step.Prepare, doc)
+	w.must(step.Start, doc)
 	require.Contains(t, w.log.String(), "warning: ")
-	w.must(Release, doc)
+	w.must(step.Release, doc)
 	before := w.all()
 	w.kernel.Driver.Refuse = []string{link.AttrTrust}
-	w.must(Prepare, doc)
-	_, err := w.run(Start, doc)
+	w.must(step.Prepare, doc)
+	_, err := w.run(step.Start, doc)
 	require.ErrorIs(t, err, link.ErrVFRefused)
 	require.Equal(t, `domain "vm a", NIC 52:54:00:00:00:01: VF 2 of ens1f0 (driver fake): set trust to on: refused by the driver`, err.Error())
-	w.must(Release, doc)
+	w.must(step.Release, doc)
 	require.Equal(t, before, w.all())
 }
 
@@ -184,19 +186,19 @@ func TestLateTeardownLeavesTheNextOwnerAlone(t *testing.T) {
 	vf := w.kernel.Function(0)
 	a := domain(uuidA, vfWords(mac1, "trust='yes' vlan='41'"), direct(mac1, "vf0", "passthrough"))
 	b := domain(uuidB, vfWords(mac2, "trust='yes' vlan='42'"), direct(mac2, "vf0", "passthrough"))
-	w.must(Prepare, a)
+	w.must(step.Prepare, a)
 	vf.Give(mac1, 0)
-	w.must(Start, a)
+	w.must(step.Start, a)
 	own := "02:00:00:00:ff:00"
-	w.must(Prepare, b)
+	w.must(step.Prepare, b)
 	vf.Give(mac2, 0)
-	w.must(Start, b)
+	w.must(step.Start, b)
 	running := w.all()
-	w.must(Release, a)
+	w.must(step.Release, a)
 	require.Equal(t, running, w.all())
 	require.Contains(t, w.log.String(), "left VF 0 of ens1f0 alone: it is another guest's now")
 	vf.Give(own, 0)
-	w.must(Release, b)
+	w.must(step.Release, b)
 	require.Equal(t, before, w.all())
 }
 
@@ -232,7 +234,7 @@ func (w *world) vfEnds(number, index int) {
 		return
 	}
 	require.NoError(w.t, os.Remove(file))
-	var saved savedConfig
+	var saved step.SavedConfig
 	require.NoError(w.t, json.Unmarshal(text, &saved))
 	lower, err := w.kernel.ByName(context.Background(), vf.Netdev)
 	require.NoError(w.t, err)
@@ -246,12 +248,12 @@ func TestOnlyListedVFsAreChosen(t *testing.T) {
 	w := newWorld(t, "[uplink.fast]\ndevice = \"ens1f0\"\nvfs = [\"2-3\"]\n", "ens1f0")
 	w.kernel.AddVFs("ens1f0", 4)
 	one := func(uuid, mac string) string { return domain(uuid, "", direct(mac, "fast", "passthrough")) }
-	require.Contains(t, w.must(Migrate, one(uuidA, mac1)), "dev='vf2'")
-	require.Contains(t, w.must(Migrate, one(uuidB, mac2)), "dev='vf3'", "the first is kept for the other")
-	_, err := w.run(Migrate, one("cccccccc-0000-4000-8000-000000000003", mac3))
-	require.ErrorIs(t, err, ErrNoDevice)
+	require.Contains(t, w.must(step.Migrate, one(uuidA, mac1)), "dev='vf2'")
+	require.Contains(t, w.must(step.Migrate, one(uuidB, mac2)), "dev='vf3'", "the first is kept for the other")
+	_, err := w.run(step.Migrate, one("cccccccc-0000-4000-8000-000000000003", mac3))
+	require.ErrorIs(t, err, plan.ErrNoDevice)
 	require.ErrorContains(t, err, "vfs of [uplink.fast] says which may be chosen")
-	w.must(Prepare, domain("cccccccc-0000-4000-8000-000000000003", "", direct(mac3, "vf0", "passthrough")))
+	w.must(step.Prepare, domain("cccccccc-0000-4000-8000-000000000003", "", direct(mac3, "vf0", "passthrough")))
 }
 
 // An uplink's name in passthrough mode means one of its VFs. Without the rewriter it would
@@ -261,13 +263,13 @@ func TestUplinkNameInPassthroughIsNotTheWholeCard(t *testing.T) {
 	before := w.all()
 	for _, name := range []string{"fast", "enpa"} {
 		for _, words := range []string{"", vfWords(mac1, "allmulticast='yes'")} {
-			_, err := w.run(Prepare, domain(uuidA, words, direct(mac1, name, "passthrough")))
-			require.ErrorIs(t, err, ErrNotRewritten, name)
+			_, err := w.run(step.Prepare, domain(uuidA, words, direct(mac1, name, "passthrough")))
+			require.ErrorIs(t, err, plan.ErrNotRewritten, name)
 			require.ErrorContains(t, err, "is to be a virtual function of uplink \"fast\"")
 		}
 	}
 	require.Equal(t, before, w.all())
-	w.must(Prepare, domain(uuidB, "", direct(mac2, "fast", "bridge")))
+	w.must(step.Prepare, domain(uuidB, "", direct(mac2, "fast", "bridge")))
 }
 
 // What the kernel would answer with a bare EBUSY is said before, with the device to use.
@@ -276,12 +278,12 @@ func TestDeviceOnWhichNoMacvtapCanStand(t *testing.T) {
 	w.kernel.Obstacles = map[string][]link.Obstacle{"nica": {{
 		Use: link.Use{Kind: link.UseMaster, Evidence: "it is a port of bond0", Device: "bond0"}, Errno: unix.EBUSY, Instead: "bond0", Advice: "use bond0",
 	}}}
-	_, err := w.run(Prepare, domain(uuidA, vfWords(mac1, "allmulticast='yes'"), direct(mac1, "nica", "bridge")))
-	require.ErrorIs(t, err, ErrNotFree)
+	_, err := w.run(step.Prepare, domain(uuidA, vfWords(mac1, "allmulticast='yes'"), direct(mac1, "nica", "bridge")))
+	require.ErrorIs(t, err, step.ErrNotFree)
 	require.ErrorContains(t, err, "it is a port of bond0: use bond0")
-	_, err = w.run(Prepare, domain(uuidA, vfWords(mac1, "own='hook' uplink='lan'"), owned(mac1, "ldt1")))
+	_, err = w.run(step.Prepare, domain(uuidA, vfWords(mac1, "own='hook' uplink='lan'"), owned(mac1, "ldt1")))
 	require.ErrorContains(t, err, "use bond0")
-	w.must(Prepare, domain(uuidB, "", direct(mac2, "nica", "bridge"))) // libvirt's to try
+	w.must(step.Prepare, domain(uuidB, "", direct(mac2, "nica", "bridge"))) // libvirt's to try
 	d, err := xmlfilter.Parse([]byte(domain(uuidB, "", direct(mac2, "nica", "bridge"))))
 	require.NoError(t, err)
 	host, err := Survey(t.Context(), w.kernel, w.cfg, w.hook.records(), d)
@@ -300,7 +302,7 @@ func TestRewriteLeavesWhatOtherDefinitionsName(t *testing.T) {
 	rec.Named = []string{"vf0", "0000:03:10.1"}
 	host, err := Survey(t.Context(), w.kernel, w.cfg, rec, d)
 	require.NoError(t, err)
-	changes, err := Rewrite(d, w.cfg, host, true)
+	changes, err := plan.Rewrite(d, w.cfg, host, true)
 	require.NoError(t, err)
 	require.Equal(t, "vf2", changes[0].SourceDev)
 }
@@ -312,11 +314,11 @@ func TestVFInUseByTheHost(t *testing.T) {
 		"vf0": {{Kind: link.UseAddress, Evidence: "this host has 192.0.2.7/24 on it"}},
 		"vf1": {{Kind: link.UseUnknown, Evidence: "whether it is used cannot be told"}},
 	}
-	require.Contains(t, w.must(Migrate, domain(uuidA, "", direct(mac1, "fast", "passthrough"))), "dev='vf2'")
-	_, err := w.run(Prepare, domain(uuidB, vfWords(mac2, "trust='yes'"), direct(mac2, "vf0", "passthrough")))
-	require.ErrorIs(t, err, ErrNotFree)
+	require.Contains(t, w.must(step.Migrate, domain(uuidA, "", direct(mac1, "fast", "passthrough"))), "dev='vf2'")
+	_, err := w.run(step.Prepare, domain(uuidB, vfWords(mac2, "trust='yes'"), direct(mac2, "vf0", "passthrough")))
+	require.ErrorIs(t, err, step.ErrNotFree)
 	require.ErrorContains(t, err, "VF 0 of ens1f0 (vf0: this host has 192.0.2.7/24 on it)")
-	w.must(Prepare, domain(uuidB, vfWords(mac2, "trust='yes'"), direct(mac2, "vf1", "passthrough")))
+	w.must(step.Prepare, domain(uuidB, vfWords(mac2, "trust='yes'"), direct(mac2, "vf1", "passthrough")))
 }
 
 // A start that is refused leaves the guest that has the VF as it is, whatever either of
@@ -335,19 +337,19 @@ func TestRefusedStartTouchesNothing(t *testing.T) {
 			a := domain(uuidA, words[0], direct(mac1, "vf0", "passthrough", vlan))
 			b := domain(uuidB, words[1], direct(mac2, "vf0", "passthrough", vlan))
 			before := w.kernel.DumpVFs()
-			w.must(Prepare, a)
+			w.must(step.Prepare, a)
 			w.vfRuns(0, 90, mac1, 42)
-			w.must(Start, a)
+			w.must(step.Start, a)
 			running := w.all()
 			for range 2 { // and it tries again
-				_, err := w.run(Prepare, b)
-				require.ErrorIs(t, err, ErrInUse)
+				_, err := w.run(step.Prepare, b)
+				require.ErrorIs(t, err, step.ErrInUse)
 				require.ErrorContains(t, err, `VF 0 of ens1f0 is domain "vm a"'s (vf0: macvtap90 stands on it)`)
 				require.Equal(t, []string{uuidA}, w.journals(), "a start that is refused writes nothing")
-				w.must(Stopped, b)
+				w.must(step.Stopped, b)
 				w.vfEnds(0, 0)
 				require.Equal(t, running, w.all())
-				w.must(Release, b)
+				w.must(step.Release, b)
 				require.Equal(t, running, w.all())
 			}
 			w.ends(a, 0, 90)
@@ -369,17 +371,17 @@ func TestUnpluggedOwnerEndsLater(t *testing.T) {
 			a := domain(uuidA, words[0], direct(mac1, "vf0", "passthrough", vlan))
 			b := domain(uuidB, words[1], direct(mac2, "vf0", "passthrough", vlan))
 			before := w.kernel.DumpVFs()
-			w.must(Prepare, a)
+			w.must(step.Prepare, a)
 			w.vfRuns(0, 90, mac1, 42)
-			w.must(Start, a)
+			w.must(step.Start, a)
 			w.vfEnds(0, 90)
-			w.must(Prepare, b)
+			w.must(step.Prepare, b)
 			require.False(t, *w.kernel.Function(0).Trust, "what A had is not B's")
 			w.vfRuns(0, 91, mac2, 42)
-			w.must(Start, b)
+			w.must(step.Start, b)
 			running := w.all()
-			w.must(Stopped, a)
-			w.must(Release, a)
+			w.must(step.Stopped, a)
+			w.must(step.Release, a)
 			require.Equal(t, running, w.all())
 			w.ends(b, 0, 91)
 			require.Equal(t, before, w.kernel.DumpVFs())
@@ -397,7 +399,7 @@ func TestReconnectNeverLearnsABaseline(t *testing.T) {
 			before := w.kernel.DumpVFs()
 			doc := domain(uuidA, words, direct(mac1, "vf0", "passthrough", "<vlan><tag id='42'/></vlan>"))
 			w.vfRuns(0, 90, mac1, 42)
-			w.must(Reconnect, doc)
+			w.must(step.Reconnect, doc)
 			require.Equal(t, []string{uuidA}, w.journals(), "it is claimed")
 			w.ends(doc, 0, 90)
 			require.Equal(t, before, w.kernel.DumpVFs())
@@ -410,14 +412,14 @@ func TestReconnectNeverLearnsABaseline(t *testing.T) {
 // give it.
 func TestDriverThatTakesNoZeroMAC(t *testing.T) {
 	w := newVFWorld(t)
-	vf, zero := w.kernel.Function(2), noMAC
+	vf, zero := w.kernel.Function(2), step.NoMAC
 	own := *vf.MAC
 	vf.MAC, w.kernel.Driver.NoZeroMAC = &zero, true
 	doc := domain(uuidA, vfWords(mac1, "trust='yes' vlan='42'"), direct(mac1, "vf2", "passthrough"))
-	w.must(Prepare, doc)
+	w.must(step.Prepare, doc)
 	vf.Give(mac1, 0)
-	w.must(Start, doc)
-	w.must(Release, doc)
+	w.must(step.Start, doc)
+	w.must(step.Release, doc)
 	require.Equal(t, own, *vf.MAC)
 	require.False(t, *vf.Trust)
 	require.Contains(t, w.log.String(), "the driver takes no MAC back")
@@ -433,14 +435,14 @@ func TestHookOwnedOnVFWithFixedMAC(t *testing.T) {
 	before := w.all()
 	nic := "<interface type='ethernet'><mac address='" + mac1 + "'/><target dev='ldt1' managed='no'/></interface>"
 	doc := domain(uuidA, vfWords(mac1, "own='hook' mode='passthrough' dev='vf2' vlan='42'"), nic)
-	w.must(Prepare, doc)
+	w.must(step.Prepare, doc)
 	tap, err := w.kernel.ByName(context.Background(), "ldt1")
 	require.NoError(t, err)
 	require.Equal(t, mac1, tap.MAC)
 	require.Contains(t, w.log.String(), "for the guest's")
 	require.Equal(t, mac1, *vf.MAC)
-	w.must(Stopped, doc)
-	w.must(Release, doc)
+	w.must(step.Stopped, doc)
+	w.must(step.Release, doc)
 	require.Equal(t, before, w.all())
 	require.True(t, vf.Fixed)
 	require.Empty(t, w.journals())
@@ -455,23 +457,23 @@ func TestHookOwnedOnVFThatTakesNoMACWhileUp(t *testing.T) {
 	before := w.all()
 	nic := "<interface type='ethernet'><mac address='" + mac1 + "'/><target dev='ldt1' managed='no'/></interface>"
 	doc := domain(uuidA, vfWords(mac1, "own='hook' mode='passthrough' dev='vf2' vlan='42'"), nic)
-	w.must(Prepare, doc)
+	w.must(step.Prepare, doc)
 	require.Equal(t, mac1, *w.kernel.Function(2).MAC)
 	dev, err = w.kernel.ByName(context.Background(), "vf2")
 	require.NoError(t, err)
 	require.True(t, dev.Up)
-	w.must(Stopped, doc)
-	w.must(Release, doc)
+	w.must(step.Stopped, doc)
+	w.must(step.Release, doc)
 	require.Equal(t, before, w.all())
 }
 
 func TestVFsThatAreGone(t *testing.T) {
 	w := newVFWorld(t)
 	doc := domain(uuidA, vfWords(mac1, "trust='yes'"), direct(mac1, "vf3", "passthrough"))
-	w.must(Prepare, doc)
-	w.must(Start, doc)
+	w.must(step.Prepare, doc)
+	w.must(step.Start, doc)
 	w.kernel.VFs = w.kernel.VFs[:1] // echo 1 >sriov_numvfs
-	w.must(Release, doc)
+	w.must(step.Release, doc)
 	require.Empty(t, w.journals())
 	require.Contains(t, w.log.String(), "VF 3 of ens1f0 is gone")
 }
@@ -479,12 +481,12 @@ func TestVFsThatAreGone(t *testing.T) {
 func TestWhatSomebodyElseHasSetStays(t *testing.T) {
 	w := newVFWorld(t)
 	doc := domain(uuidA, vfWords(mac1, "trust='yes' maxrate='100' vlan='42'"), direct(mac1, "vf3", "passthrough"))
-	w.must(Prepare, doc)
-	w.must(Start, doc)
+	w.must(step.Prepare, doc)
+	w.must(step.Start, doc)
 	fifty, vf := 50, w.kernel.Function(3)
 	vf.VLAN, vf.SpoofChk = &link.VFVLAN{ID: 9, Proto: link.Dot1Q}, new(bool)
 	vf.MaxRate = &fifty
-	w.must(Release, doc)
+	w.must(step.Release, doc)
 	require.Equal(t, 9, vf.VLAN.ID)
 	require.False(t, *vf.SpoofChk)
 	require.False(t, *vf.Trust)
@@ -504,19 +506,19 @@ func TestWhatLibvirtSavedIsPutBack(t *testing.T) {
 	before := w.all()
 	pool := "<interface type='network'><mac address='" + mac1 + "'/><source network='pool'/></interface>"
 	words := vfWords(mac1, "trust='yes'")
-	w.must(Prepare, domain(uuidA, words, pool))
+	w.must(step.Prepare, domain(uuidA, words, pool))
 	require.Empty(t, w.journals())
 	vf.Give(mac1, 0)
-	w.must(Start, domain(uuidA, words, "<interface type='direct'><mac address='"+mac1+"'/><source network='pool' dev='vf1' mode='passthrough'/></interface>"))
+	w.must(step.Start, domain(uuidA, words, "<interface type='direct'><mac address='"+mac1+"'/><source network='pool' dev='vf1' mode='passthrough'/></interface>"))
 	require.True(t, *vf.Trust)
-	w.must(Release, domain(uuidA, words, pool))
+	w.must(step.Release, domain(uuidA, words, pool))
 	require.Equal(t, before, w.all())
 }
 
 func TestPoolThatResolvesToNoVF(t *testing.T) {
 	w := newVFWorld(t)
-	_, err := w.run(Start, domain(uuidA, vfWords(mac1, "trust='yes'"), direct(mac1, "ens1f0", "bridge")))
-	require.ErrorIs(t, err, ErrUnsuitable)
+	_, err := w.run(step.Start, domain(uuidA, vfWords(mac1, "trust='yes'"), direct(mac1, "ens1f0", "bridge")))
+	require.ErrorIs(t, err, step.ErrUnsuitable)
 }
 
 // everyVF is one domain with each kind of step for VFs.
@@ -530,18 +532,18 @@ func everyVF() string {
 // A process killed at any change of the kernel leaves what gc, or the next start, or
 // libvirt's release puts back.
 func TestVFHookKilledAnywhereIsUndone(t *testing.T) {
-	for _, op := range []Op{Prepare, Start, Stopped, Release} {
+	for _, op := range []step.Op{step.Prepare, step.Start, step.Stopped, step.Release} {
 		for _, after := range []bool{false, true} {
 			for n, died := 1, true; died; n++ {
 				for _, cure := range []string{"gc", "release", "restart"} {
 					w := newVFWorld(t)
 					before := w.all()
-					for _, earlier := range []Op{Prepare, Start, Stopped, Release} {
+					for _, earlier := range []step.Op{step.Prepare, step.Start, step.Stopped, step.Release} {
 						if earlier == op {
 							break
 						}
 						w.must(earlier, everyVF())
-						if earlier == Prepare {
+						if earlier == step.Prepare {
 							w.kernel.Function(0).Give(mac1, 0)
 							w.kernel.Function(1).Give(mac2, 0)
 						}
@@ -553,10 +555,10 @@ func TestVFHookKilledAnywhereIsUndone(t *testing.T) {
 					case "gc":
 						w.gc(false)
 					case "release":
-						w.must(Release, everyVF())
+						w.must(step.Release, everyVF())
 					case "restart":
-						w.must(Prepare, everyVF())
-						w.must(Release, everyVF())
+						w.must(step.Prepare, everyVF())
+						w.must(step.Release, everyVF())
 					}
 					require.Equal(t, before, w.all(), "%s killed at %d (after=%t), then %s", op, n, after, cure)
 					require.Empty(t, w.journals())
@@ -567,12 +569,12 @@ func TestVFHookKilledAnywhereIsUndone(t *testing.T) {
 }
 
 func TestVFHookFailingAnywhereIsUndone(t *testing.T) {
-	for _, op := range []Op{Prepare, Start} {
+	for _, op := range []step.Op{step.Prepare, step.Start} {
 		for n := 1; ; n++ {
 			w := newVFWorld(t)
 			before := w.all()
-			if op == Start {
-				w.must(Prepare, everyVF())
+			if op == step.Start {
+				w.must(step.Prepare, everyVF())
 				w.calls = 0
 			}
 			boom := errors.New("EIO")
@@ -588,7 +590,7 @@ func TestVFHookFailingAnywhereIsUndone(t *testing.T) {
 				break
 			}
 			require.ErrorIs(t, err, boom)
-			w.must(Release, everyVF()) // as libvirt does after a failed start
+			w.must(step.Release, everyVF()) // as libvirt does after a failed start
 			require.Equal(t, before, w.all(), "%s, call %d", op, n)
 			require.Empty(t, w.journals())
 		}
@@ -598,54 +600,54 @@ func TestVFHookFailingAnywhereIsUndone(t *testing.T) {
 func TestVFPools(t *testing.T) {
 	w := newVFWorld(t)
 	doc := domain(uuidA, "", direct(mac1, "fast", "passthrough")+direct(mac2, "enpa", "passthrough"))
-	out := w.must(Migrate, doc)
+	out := w.must(step.Migrate, doc)
 	require.Contains(t, out, "dev='vf0'")
 	require.Contains(t, out, "dev='vf1'", "two NICs get two")
 	require.Contains(t, out, "uplink='fast'")
-	require.Empty(t, w.must(Restore, out), "what was chosen stays")
+	require.Empty(t, w.must(step.Restore, out), "what was chosen stays")
 
 	// The guest's memory is on node 1, where the odd VFs are.
 	near := func(doc string) string {
 		return string(bytes.Replace([]byte(doc), []byte("<devices>"), []byte("<numatune><memory nodeset='1'/></numatune><devices>"), 1))
 	}
 	one := domain(uuidA, "", direct(mac1, "fast", "passthrough"))
-	require.Contains(t, w.must(Migrate, near(one)), "dev='vf1'")
+	require.Contains(t, w.must(step.Migrate, near(one)), "dev='vf1'")
 
 	// Another domain's journal holds it, a macvtap stands on it, VFIO has it.
 	w = newVFWorld(t)
-	w.must(Prepare, domain(uuidB, "", direct(mac2, "vf1", "passthrough")))
-	require.Contains(t, w.must(Migrate, near(one)), "dev='vf3'")
+	w.must(step.Prepare, domain(uuidB, "", direct(mac2, "vf1", "passthrough")))
+	require.Contains(t, w.must(step.Migrate, near(one)), "dev='vf3'")
 	lower, _ := w.kernel.ByName(context.Background(), "vf3")
 	require.NoError(t, w.kernel.AddMacvtap(context.Background(), link.Macvtap{Name: "x", Index: 91, Lower: lower.Index, Mode: "passthrough", MAC: mac3}))
 	w.kernel.Function(0).Netdev = ""
-	require.Contains(t, w.must(Migrate, near(one)), "dev='vf2'")
+	require.Contains(t, w.must(step.Migrate, near(one)), "dev='vf2'")
 	w.kernel.Function(2).Netdev = ""
-	_, err := w.run(Migrate, one)
-	require.ErrorIs(t, err, ErrNoDevice)
+	_, err := w.run(step.Migrate, one)
+	require.ErrorIs(t, err, plan.ErrNoDevice)
 	require.Contains(t, err.Error(), `no virtual function of uplink "fast" (ens1f0) is free`)
 
 	// The device's own name means the device.
-	require.Empty(t, w.must(Migrate, domain(uuidA, "", direct(mac1, "ens1f0", "passthrough"))))
+	require.Empty(t, w.must(step.Migrate, domain(uuidA, "", direct(mac1, "ens1f0", "passthrough"))))
 }
 
 func TestHookOwnedVFWithPortProfile(t *testing.T) {
 	w := newVFWorld(t)
 	before := w.all()
 	doc := domain(uuidA, vfWords(mac1, "own='hook' mode='passthrough' uplink='fast' portprofile='gold' vlan='42'"), owned(mac1, "ldt1"))
-	w.must(Prepare, doc)
+	w.must(step.Prepare, doc)
 	l, err := w.kernel.ByName(context.Background(), "ldt1")
 	require.NoError(t, err)
 	vf0, _ := w.kernel.ByName(context.Background(), "vf0")
 	require.Equal(t, vf0.Index, l.Parent)
 	require.Equal(t, map[string]string{"ens1f0/0": "gold"}, w.kernel.Profiles)
 	require.Equal(t, 42, w.kernel.Function(0).VLAN.ID)
-	w.must(Start, doc)
+	w.must(step.Start, doc)
 	running := w.all()
-	w.must(Reconnect, doc)
+	w.must(step.Reconnect, doc)
 	require.Equal(t, running, w.all(), "a running guest keeps its VF")
-	w.must(Stopped, doc)
+	w.must(step.Stopped, doc)
 	require.Empty(t, w.kernel.Profiles)
-	w.must(Release, doc)
+	w.must(step.Release, doc)
 	require.Equal(t, before, w.all())
 }
 
@@ -653,9 +655,9 @@ func TestWholeDeviceWithPortProfile(t *testing.T) {
 	w := newVFWorld(t)
 	before := w.all()
 	doc := domain(uuidA, vfWords(mac1, "own='hook' mode='passthrough' dev='ens1f1' portprofile='gold'"), owned(mac1, "ldt1"))
-	w.must(Prepare, doc)
+	w.must(step.Prepare, doc)
 	require.Equal(t, map[string]string{"ens1f1/-1": "gold"}, w.kernel.Profiles)
-	w.must(Release, doc) // without stopped
+	w.must(step.Release, doc) // without stopped
 	require.Equal(t, before, w.all())
 }
 
@@ -674,7 +676,7 @@ func TestRewriteTakesVirtualPortOver(t *testing.T) {
 	require.NoError(t, err)
 	host, err := Survey(context.Background(), w.kernel, w.cfg, w.hook.records(), d)
 	require.NoError(t, err)
-	changes, err := Rewrite(d, w.cfg, host, true)
+	changes, err := plan.Rewrite(d, w.cfg, host, true)
 	require.NoError(t, err)
 	require.Len(t, changes, 3)
 	for _, c := range changes {
@@ -682,11 +684,11 @@ func TestRewriteTakesVirtualPortOver(t *testing.T) {
 	}
 	out, err := d.Rewrite(changes)
 	require.NoError(t, err)
-	w.must(Prepare, string(out))
-	w.must(Start, string(out))
+	w.must(step.Prepare, string(out))
+	w.must(step.Start, string(out))
 	require.Equal(t, map[string]string{"ens1f1/0": "gold", "ens1f1/1": "gold", "ens1f1/2": "gold"}, w.kernel.Profiles)
-	w.must(Stopped, string(out))
-	w.must(Release, string(out))
+	w.must(step.Stopped, string(out))
+	w.must(step.Release, string(out))
 	require.Empty(t, w.kernel.Profiles)
 	again, err := xmlfilter.Parse(out)
 	require.NoError(t, err)
@@ -700,22 +702,22 @@ func TestVFWordsThatDoNotFit(t *testing.T) {
 		words, nic string
 		is         error
 	}{
-		"no VF":             {"trust='yes'", direct(mac1, "ens1f0", "bridge"), ErrUnsuitable},
-		"qos without VLAN":  {"qos='3'", direct(mac1, "vf0", "passthrough"), ErrUnsuitable},
-		"VLAN not allowed":  {"vlan='50'", direct(mac1, "vf0", "passthrough"), ErrNotAllowed},
-		"two VLANs":         {"vlan='42'", hostdev(mac1, "1", "<vlan><tag id='43'/></vlan>"), ErrUnsuitable},
-		"min over max":      {"minrate='2' maxrate='1'", hostdev(mac1, "1", ""), ErrUnsuitable},
-		"no such function":  {"trust='yes'", hostdev(mac1, "7", ""), ErrNoDevice},
-		"owned, no VF":      {"own='hook' mode='passthrough' dev='ens1f1' trust='yes'", owned(mac1, "ldt1"), ErrUnsuitable},
-		"owned, in bridge":  {"own='hook' mode='bridge' dev='ens1f1' portprofile='x'", owned(mac1, "ldt1"), ErrUnsuitable},
-		"another's VF":      {"uplink='ucs'", direct(mac1, "vf0", "passthrough"), ErrNotRewritten},
-		"to be chosen":      {"uplink='fast' trust='yes' mode='passthrough'", direct(mac1, "whatever", "passthrough"), ErrNotRewritten},
-		"a mode besides VF": {"mode='bridge'", direct(mac1, "vf0", "passthrough"), ErrNotRewritten},
+		"no VF":             {"trust='yes'", direct(mac1, "ens1f0", "bridge"), step.ErrUnsuitable},
+		"qos without VLAN":  {"qos='3'", direct(mac1, "vf0", "passthrough"), step.ErrUnsuitable},
+		"VLAN not allowed":  {"vlan='50'", direct(mac1, "vf0", "passthrough"), plan.ErrNotAllowed},
+		"two VLANs":         {"vlan='42'", hostdev(mac1, "1", "<vlan><tag id='43'/></vlan>"), step.ErrUnsuitable},
+		"min over max":      {"minrate='2' maxrate='1'", hostdev(mac1, "1", ""), step.ErrUnsuitable},
+		"no such function":  {"trust='yes'", hostdev(mac1, "7", ""), plan.ErrNoDevice},
+		"owned, no VF":      {"own='hook' mode='passthrough' dev='ens1f1' trust='yes'", owned(mac1, "ldt1"), step.ErrUnsuitable},
+		"owned, in bridge":  {"own='hook' mode='bridge' dev='ens1f1' portprofile='x'", owned(mac1, "ldt1"), step.ErrUnsuitable},
+		"another's VF":      {"uplink='ucs'", direct(mac1, "vf0", "passthrough"), plan.ErrNotRewritten},
+		"to be chosen":      {"uplink='fast' trust='yes' mode='passthrough'", direct(mac1, "whatever", "passthrough"), plan.ErrNotRewritten},
+		"a mode besides VF": {"mode='bridge'", direct(mac1, "vf0", "passthrough"), plan.ErrNotRewritten},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newVFWorld(t)
 			before := w.all()
-			_, err := w.run(Prepare, domain(uuidA, vfWords(mac1, c.words), c.nic))
+			_, err := w.run(step.Prepare, domain(uuidA, vfWords(mac1, c.words), c.nic))
 			require.ErrorIs(t, err, c.is)
 			t.Log(err)
 			require.Equal(t, before, w.all())

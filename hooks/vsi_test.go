@@ -9,6 +9,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"libvirt-direct/hooks/plan"
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/vdp"
 	"libvirt-direct/xmlfilter"
 )
@@ -36,7 +38,7 @@ func ownedVSI(t *testing.T, w *world) string {
 	require.NoError(t, err)
 	host, err := Survey(context.Background(), w.kernel, w.cfg, w.hook.records(), d)
 	require.NoError(t, err)
-	changes, err := Rewrite(d, w.cfg, host, true)
+	changes, err := plan.Rewrite(d, w.cfg, host, true)
 	require.NoError(t, err)
 	doc, err := d.Rewrite(changes)
 	require.NoError(t, err)
@@ -48,15 +50,15 @@ func TestHookOwnedVSIIsAssociatedAndTakenBack(t *testing.T) {
 	before := w.kernel.Dump()
 	w.station.Waiting = 2
 	doc := ownedVSI(t, w)
-	w.must(Prepare, doc)
+	w.must(step.Prepare, doc)
 	v := w.vsi("nica")
 	require.Equal(t, instance, v.ID.String())
 	require.Equal(t, vdp.ManagerID{11}, v.Manager)
 	require.Equal(t, uint32(0x123456), v.TypeID)
 	require.Equal(t, []vdp.Filter{{MAC: vdp.MAC{0x52, 0x54, 0, 0, 0, 1}, VID: 100}}, v.Filters)
-	w.must(Stopped, doc)
+	w.must(step.Stopped, doc)
 	require.Empty(t, w.station.Held)
-	w.must(Release, doc)
+	w.must(step.Release, doc)
 	require.Equal(t, before, w.kernel.Dump())
 	require.Empty(t, w.journals())
 }
@@ -66,14 +68,14 @@ func TestRefusalOfTheSwitchStopsTheStart(t *testing.T) {
 	before := w.kernel.Dump()
 	doc := ownedVSI(t, w)
 	w.station.Refuse = &vdp.RefusedError{Edition: vdp.EditionDraft, Status: vdp.ReasonNoResources}
-	_, err := w.run(Prepare, doc)
+	_, err := w.run(step.Prepare, doc)
 	require.ErrorContains(t, err, "insufficient resources")
 	require.Equal(t, before, w.kernel.Dump())
 	require.Empty(t, w.journals())
 
-	w.station.Absent = ErrNoStation
-	_, err = w.run(Prepare, doc)
-	require.ErrorIs(t, err, ErrNoStation)
+	w.station.Absent = step.ErrNoStation
+	_, err = w.run(step.Prepare, doc)
+	require.ErrorIs(t, err, step.ErrNoStation)
 	require.Equal(t, before, w.kernel.Dump())
 }
 
@@ -81,10 +83,10 @@ func TestStationThatIsGoneDoesNotHoldUpTheEnd(t *testing.T) {
 	w := newWorld(t, "", "nica")
 	before := w.kernel.Dump()
 	doc := ownedVSI(t, w)
-	w.must(Prepare, doc)
-	w.station.Absent = ErrNoStation
-	w.must(Stopped, doc)
-	w.must(Release, doc)
+	w.must(step.Prepare, doc)
+	w.station.Absent = step.ErrNoStation
+	w.must(step.Stopped, doc)
+	w.must(step.Release, doc)
 	require.Equal(t, before, w.kernel.Dump())
 }
 
@@ -92,13 +94,13 @@ func TestAssistedVSIWaitsForTheSwitch(t *testing.T) {
 	w := newWorld(t, "deadline='300ms'", "nica")
 	doc := domain(uuidA, "", direct(mac1, "nica.100", "vepa", qbg("11")))
 	w.station.Waiting = 1
-	w.must(Prepare, doc)
+	w.must(step.Prepare, doc)
 	require.Empty(t, w.station.Held, "libvirt associates it")
-	w.must(Release, doc)
+	w.must(step.Release, doc)
 	w.station.Waiting = 1 << 30
 	before := w.kernel.Dump()
-	_, err := w.run(Prepare, doc)
-	require.True(t, errors.Is(err, ErrNotYet), "%v", err)
+	_, err := w.run(step.Prepare, doc)
+	require.True(t, errors.Is(err, step.ErrNotYet), "%v", err)
 	require.Equal(t, before, w.kernel.Dump())
 }
 
@@ -107,14 +109,14 @@ func TestHostdevVSI(t *testing.T) {
 	w := newWorld(t, "", "enp3")
 	w.kernel.AddVFs("enp3", 2)
 	doc := domain(uuidA, "", hostdev(mac1, "1", "<vlan><tag id='42'/></vlan>"+qbg("11")))
-	_, err := w.run(Prepare, doc)
-	require.ErrorIs(t, err, ErrNotRewritten)
+	_, err := w.run(step.Prepare, doc)
+	require.ErrorIs(t, err, plan.ErrNotRewritten)
 
 	d, err := xmlfilter.Parse([]byte(doc))
 	require.NoError(t, err)
 	host, err := Survey(context.Background(), w.kernel, w.cfg, w.hook.records(), d)
 	require.NoError(t, err)
-	changes, err := Rewrite(d, w.cfg, host, true)
+	changes, err := plan.Rewrite(d, w.cfg, host, true)
 	require.NoError(t, err)
 	out, err := d.Rewrite(changes)
 	require.NoError(t, err)
@@ -125,12 +127,12 @@ func TestHostdevVSI(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, doc, string(back))
 
-	w.must(Prepare, string(out))
+	w.must(step.Prepare, string(out))
 	require.Empty(t, w.station.Held)
-	w.must(Start, string(out))
+	w.must(step.Start, string(out))
 	require.Equal(t, uint16(42), w.vsi("enp3").Filters[0].VID)
-	w.must(Stopped, string(out))
+	w.must(step.Stopped, string(out))
 	require.Empty(t, w.station.Held)
-	w.must(Release, string(out))
+	w.must(step.Release, string(out))
 	require.Empty(t, w.journals())
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"libvirt-direct/hooks"
+	"libvirt-direct/hooks/step"
 )
 
 // Whatever dies, a guest that lives keeps its NIC, and one that does not leaves none.
@@ -111,7 +111,7 @@ func TestDeaths(t *testing.T) {
 		require.Contains(t, done, "removed macvtap")
 		require.Contains(t, done, "took the name storage from nica")
 		for name, m := range s.macvtaps() {
-			require.NotContains(t, m["alias"], hooks.Mark, "%s is ours", name)
+			require.NotContains(t, m["alias"], step.Alias, "%s is ours", name)
 		}
 		s.up() // libvirt removes its own
 		require.NoError(t, s.WaitState(ctx, assisted.Name, libvirt.DomainShutoff))

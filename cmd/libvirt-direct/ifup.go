@@ -11,6 +11,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"libvirt-direct/hooks"
+	"libvirt-direct/hooks/plan"
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/link"
 	"libvirt-direct/internal/ovs"
@@ -132,7 +134,7 @@ func (o *options) ifup(ctx context.Context, device, on string, vlan int) error {
 }
 
 // ifupPort is the port that a profile, an uplink or a bridge means.
-func ifupPort(ctx context.Context, k hooks.Kernel, cfg *config.Config, on string, vlan int) (ovs.Port, error) {
+func ifupPort(ctx context.Context, k step.Kernel, cfg *config.Config, on string, vlan int) (ovs.Port, error) {
 	profile, there := cfg.Profiles[on]
 	if !there {
 		profile = &config.Profile{}
@@ -155,7 +157,7 @@ func ifupPort(ctx context.Context, k hooks.Kernel, cfg *config.Config, on string
 	case there:
 		return ovs.Port{}, fmt.Errorf("profile %q names no uplink; add uplink = \"…\" to [profile.%s] in %s", on, on, config.Path)
 	}
-	return hooks.ProfilePort(bridge, ifupOwner, profile, uplink, vlan)
+	return plan.ProfilePort(bridge, ifupOwner, profile, uplink, vlan)
 }
 
 // sweepTime is how often watch looks for ports whose guest has been killed.

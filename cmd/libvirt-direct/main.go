@@ -19,6 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"libvirt-direct/hooks"
+	"libvirt-direct/hooks/plan"
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/libvirtd"
@@ -185,7 +187,7 @@ func readDomain(c *cobra.Command) (*xmlfilter.Domain, error) {
 // view is what Plan and Rewrite need of this host.
 type view struct {
 	cfg  *config.Config
-	host hooks.Host
+	host plan.Snapshot
 }
 
 func (o *options) survey(ctx context.Context, rec hooks.Records, d *xmlfilter.Domain) (view, error) {
@@ -229,7 +231,7 @@ func explainCommand(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return hooks.Explain(c.OutOrStdout(), hooks.Op(op), d, v.cfg, v.host)
+			return hooks.Explain(c.OutOrStdout(), step.Op(op), d, v.cfg, v.host)
 		},
 	}
 	c.Flags().StringVar(&op, "op", "", "only this `OPERATION` of the hook: "+strings.Join(known, ", "))

@@ -17,8 +17,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"libvirt-direct/hooks"
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/journal"
+	"libvirt-direct/internal/link"
 )
 
 var update = flag.Bool("update", false, "rewrite the transcripts' output")
@@ -153,6 +154,22 @@ func TestCompletionScripts(t *testing.T) {
 	require.Contains(t, out, "status\t")
 }
 
+// shownStatus is as much of what status --json prints as the tests look at.
+type shownStatus struct {
+	Domains []struct {
+		Name, UUID, Error string
+		Held              []shownStep
+	}
+	PFs []pfStatus
+}
+
+type shownStep struct {
+	Macvtap    *step.Macvtap
+	LinkUp     *step.LinkUp `json:"link_up"`
+	Device     *link.Link
+	Difference string
+}
+
 // sampleJournal makes a journal directory with one domain's macvtap in it, a device that
 // nobody has.
 func sampleJournal(t *testing.T) string {
@@ -160,7 +177,7 @@ func sampleJournal(t *testing.T) string {
 	path := filepath.Join(t.TempDir(), "journal")
 	dir, err := journal.Open(path)
 	require.NoError(t, err)
-	step, err := json.Marshal(hooks.Step{NIC: "52:54:00:00:00:01", Macvtap: &hooks.Macvtap{
+	step, err := json.Marshal(step.Step{NIC: "52:54:00:00:00:01", Kind: &step.Macvtap{
 		Name: "ldt0123456789", Lower: "lo", Mode: "bridge", MAC: "52:54:00:00:00:01", Index: 1 << 30,
 	}})
 	require.NoError(t, err)
@@ -195,7 +212,7 @@ func TestStatusShowsWhatIsGoneAndWhatCannotBeRead(t *testing.T) {
 
 	out, stderr, code = cli(t, nil, "status", "--journal", dir, "--json")
 	require.Zero(t, code, stderr)
-	var host hostStatus
+	var host shownStatus
 	require.NoError(t, json.Unmarshal([]byte(out), &host))
 	all := host.Domains
 	require.Len(t, all, 2)

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"libvirt-direct/hooks"
+	"libvirt-direct/hooks/plan"
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/libvirtd"
 	"libvirt-direct/xmlfilter"
@@ -95,7 +96,7 @@ func (o *options) rewritten(ctx context.Context, rec hooks.Records, d *xmlfilter
 	if err != nil {
 		return nil, nil, err
 	}
-	changes, err := hooks.Rewrite(d, v.cfg, v.host, true)
+	changes, err := plan.Rewrite(d, v.cfg, v.host, true)
 	if err != nil {
 		return nil, nil, err
 	}

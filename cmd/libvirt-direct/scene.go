@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"libvirt-direct/hooks"
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/graph"
 	"libvirt-direct/internal/link"
 	"libvirt-direct/internal/ovs"
@@ -64,9 +65,9 @@ func (s *scene) graph() graph.Graph {
 	p.journal()
 	for _, l := range s.links {
 		_, uplink := s.uplinks[l.Name]
-		ours := l.Kind == "vlan" && strings.HasPrefix(l.Alias, hooks.Mark)
+		ours := l.Kind == "vlan" && strings.HasPrefix(l.Alias, step.Alias)
 		// A tap that is down and of nobody is no guest's: Open vSwitch keeps one.
-		idle := !l.Up && !strings.HasPrefix(l.Alias, hooks.Mark)
+		idle := !l.Up && !strings.HasPrefix(l.Alias, step.Alias)
 		internal := slices.ContainsFunc(s.bridges, func(b ovs.Bridge) bool { return b.Name == l.Name })
 		if tap := isTap(l) && !internal && !idle; tap || uplink || ours {
 			_, known := p.nodes[linkID(l)]
@@ -134,8 +135,8 @@ func (p *painter) nic(d *xmlfilter.Domain, n *xmlfilter.NIC) string {
 		return id
 	}
 	for _, h := range p.heldFor(d.UUID) { // libvirt does not show what it took from a pool
-		if h.VF != nil && h.NIC == n.MAC {
-			if id, found := p.vf(func(v vfStatus) bool { return v.Device == h.VF.Device }); found {
+		if of, is := h.Kind.(*step.VF); is && h.NIC == n.MAC {
+			if id, found := p.vf(func(v vfStatus) bool { return v.Device == of.Device }); found {
 				return id
 			}
 		}
@@ -221,7 +222,7 @@ func (p *painter) link(l link.Link) string {
 	if uplink := p.uplinks[l.Name]; uplink != "" {
 		n.Lines = append(n.Lines, "uplink "+uplink)
 	}
-	if strings.HasPrefix(l.Alias, hooks.Mark) {
+	if strings.HasPrefix(l.Alias, step.Alias) {
 		n.Lines = append(n.Lines, "made by libvirt-direct")
 	}
 	for _, pf := range p.pfs {
@@ -328,8 +329,8 @@ func (p *painter) journal() {
 				p.edge(guest, id)
 			}
 			n := p.node(id)
-			if h.Port != nil {
-				n.Lines = append(n.Lines, "port profile "+h.Port.Profile)
+			if port, is := h.Kind.(*step.Port); is {
+				n.Lines = append(n.Lines, "port profile "+port.Profile)
 			}
 			if h.Difference != "" && !slices.Contains(n.Lines, h.Difference) {
 				n.Lines, n.Fault = append(n.Lines, h.Difference), true
@@ -342,25 +343,26 @@ func (p *painter) journal() {
 // where it is about none.
 func (p *painter) holds(h hooks.Held) string {
 	name, class := "", ""
-	switch {
-	case h.VF != nil:
-		id, _ := p.vf(func(v vfStatus) bool { return v.Device == h.VF.Device })
+	switch k := h.Kind.(type) {
+	case *step.VF:
+		id, _ := p.vf(func(v vfStatus) bool { return v.Device == k.VFPlace.Device })
 		return id
-	case h.Port != nil && h.Port.PF != "":
-		id, _ := p.vf(func(v vfStatus) bool { return v.Device == h.Port.VFPlace.Device })
-		return id
-	case h.Port != nil:
-		name, class = h.Port.Device, graph.NIC
-	case h.VLAN != nil:
-		name, class = h.VLAN.Name, graph.VLAN
-	case h.AltName != nil:
-		name, class = h.AltName.Device, graph.NIC
-	case h.Macvtap != nil:
-		name, class = h.Macvtap.Name, graph.Tap
-	case h.Tap != nil:
-		name, class = h.Tap.Name, graph.Tap
-	case h.OVSPort != nil:
-		name, class = h.OVSPort.Name, graph.Tap
+	case *step.Port:
+		if k.PF != "" {
+			id, _ := p.vf(func(v vfStatus) bool { return v.Device == k.VFPlace.Device })
+			return id
+		}
+		name, class = k.Device, graph.NIC
+	case *step.VLAN:
+		name, class = k.Name, graph.VLAN
+	case *step.AltName:
+		name, class = k.Device, graph.NIC
+	case *step.Macvtap:
+		name, class = k.Name, graph.Tap
+	case *step.Tap:
+		name, class = k.Name, graph.Tap
+	case *step.OVSPort:
+		name, class = k.Name, graph.Tap
 	default: // a VSI is drawn as the station has it
 		return ""
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"libvirt-direct/hooks"
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/graph"
 	"libvirt-direct/internal/link"
 	"libvirt-direct/internal/ovs"
@@ -30,12 +31,12 @@ func domainOf(t *testing.T, name, uuid string, nics ...string) *xmlfilter.Domain
 // wholeScene has one of everything that graph draws, and some of it is broken.
 func wholeScene(t *testing.T) *scene {
 	up := func(l link.Link) link.Link { l.Up, l.Carrier = true, true; return l }
-	ours := hooks.Mark
+	ours := step.Alias
 	settings := link.VFSettings{VLAN: &link.VFVLAN{ID: 42, QoS: 3, Proto: link.Dot1Q}, Trust: new(bool)}
 	vfPlace := link.VFPlace{PF: "0000:05:00.0", Number: 1, Device: "0000:05:10.1"}
 	const web, db, desk, cloud, old = "aaaaaaaa-0000-4000-8000-000000000001", "aaaaaaaa-0000-4000-8000-000000000002",
 		"aaaaaaaa-0000-4000-8000-000000000003", "aaaaaaaa-0000-4000-8000-000000000004", "aaaaaaaa-0000-4000-8000-000000000005"
-	vlan := hooks.Held{Step: hooks.Step{NIC: "52:54:00:00:00:01", VLAN: &hooks.VLAN{Name: "eth0.100", Parent: "eth0", ID: 100, Made: true}}}
+	vlan := hooks.Held{Step: step.Step{NIC: "52:54:00:00:00:01", Kind: &step.VLAN{Name: "eth0.100", Parent: "eth0", ID: 100, Made: true}}}
 	return &scene{
 		libvirt: true,
 		guests: []*xmlfilter.Domain{
@@ -73,10 +74,10 @@ func wholeScene(t *testing.T) *scene {
 		}}},
 		held: []hooks.DomainStatus{
 			{Name: "web", UUID: web, Held: []hooks.Held{vlan}},
-			{Name: "db", UUID: db, Held: []hooks.Held{{Step: hooks.Step{NIC: "52:54:00:00:00:02", VF: &hooks.VF{VFPlace: vfPlace, Want: settings}}, Difference: "trust is on, not off"}}},
+			{Name: "db", UUID: db, Held: []hooks.Held{{Step: step.Step{NIC: "52:54:00:00:00:02", Kind: &step.VF{VFPlace: vfPlace, Want: settings}}, Observed: step.Observed{Difference: "trust is on, not off"}}}},
 			{Name: "old", UUID: old, Held: []hooks.Held{
-				{Step: hooks.Step{VLAN: &hooks.VLAN{Name: "eth0.200", Parent: "eth0", ID: 200}}},
-				{Step: hooks.Step{Macvtap: &hooks.Macvtap{Name: "ldt0123456789", Lower: "eth0.200", Mode: "vepa"}}, Difference: "gone"},
+				{Step: step.Step{Kind: &step.VLAN{Name: "eth0.200", Parent: "eth0", ID: 200}}},
+				{Step: step.Step{Kind: &step.Macvtap{Name: "ldt0123456789", Lower: "eth0.200", Mode: "vepa"}}, Observed: step.Observed{Difference: "gone"}},
 			}},
 		},
 		uplinks: map[string]string{"eth0": "storage"},

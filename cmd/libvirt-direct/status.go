@@ -73,7 +73,7 @@ what generation, how far that has come, and what the kernel shows of its use.`,
 				}
 				fmt.Fprintf(w, "domain %q (%s) since %s\n", d.Name, d.UUID, d.Since.Local().Format("2006-01-02 15:04:05"))
 				for _, h := range d.Held {
-					fmt.Fprintf(w, "  NIC %s: %s\n", h.NIC, h.Thing())
+					fmt.Fprintf(w, "  NIC %s: %s\n", h.NIC, h.Holds())
 					if h.Difference != "" {
 						fmt.Fprintf(w, "    BUT: %s\n", h.Difference)
 					}

@@ -13,6 +13,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"libvirt-direct/hooks"
+	"libvirt-direct/hooks/plan"
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/link"
 )
 
@@ -248,8 +250,8 @@ func (o *options) setVF(c *cobra.Command, pf, number string, force bool, choose 
 		return err
 	}
 	for _, u := range owned {
-		nobody := hooks.Host{}
-		if err := nobody.Available(u, true); u.Number == n && errors.Is(err, hooks.ErrInUse) && !force {
+		nobody := plan.Snapshot{}
+		if err := nobody.Available(u, true); u.Number == n && errors.Is(err, step.ErrInUse) && !force {
 			return fmt.Errorf("%w; or say --force", err)
 		}
 	}

@@ -7,15 +7,15 @@ import (
 	"runtime/debug"
 	"strings"
 
-	"libvirt-direct/hooks"
+	"libvirt-direct/hooks/step"
 )
 
 // mayFail reports whether the domain comes to no harm when an operation fails. libvirt
 // kills a running guest for started and reconnect; at stopped and release nothing can be
 // refused any more.
-func mayFail(op hooks.Op) bool {
+func mayFail(op step.Op) bool {
 	switch op {
-	case hooks.Started, hooks.Stopped, hooks.Release, hooks.Reconnect:
+	case step.Started, step.Stopped, step.Release, step.Reconnect:
 		return false
 	}
 	return true

@@ -15,6 +15,7 @@ import (
 	"os"
 
 	"libvirt-direct/hooks"
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
@@ -80,7 +81,7 @@ func (p process) run(args []string, h *hooks.Hook) int {
 		line += "\n" + bug.stack
 	}
 	p.log.Error(line, "domain", args[1], "op", args[2])
-	if bug != nil && !mayFail(hooks.Op(args[2])) {
+	if bug != nil && !mayFail(step.Op(args[2])) {
 		return 0
 	}
 	return 1
@@ -94,12 +95,12 @@ func (p process) call(args []string, h *hooks.Hook) (err error) {
 		}
 	}()
 	if hooks.ForNetworks(args[0]) {
-		return h.RunNetwork(context.Background(), hooks.NetworkCall{Network: args[1], Op: hooks.Op(args[2]), Stdin: p.stdin})
+		return h.RunNetwork(context.Background(), hooks.NetworkCall{Network: args[1], Op: step.Op(args[2]), Stdin: p.stdin})
 	}
-	return h.Run(context.Background(), hooks.Call{Domain: args[1], Op: hooks.Op(args[2]), Stdin: p.stdin, Stdout: p.stdout})
+	return h.Run(context.Background(), hooks.Call{Domain: args[1], Op: step.Op(args[2]), Stdin: p.stdin, Stdout: p.stdout})
 }
 
-func openKernel() (hooks.Kernel, func(), error) {
+func openKernel() (step.Kernel, func(), error) {
 	c, err := link.Open()
 	if err != nil {
 		return nil, nil, err

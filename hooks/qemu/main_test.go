@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"libvirt-direct/hooks"
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/journal"
 )
@@ -27,23 +28,29 @@ const (
 )
 
 // brokenKernel panics whatever it is asked.
-type brokenKernel struct{ hooks.Kernel }
+type brokenKernel struct{ step.Kernel }
 
 // started is a hook on a host whose journal holds a device of the domain.
 func started(t *testing.T) *hooks.Hook {
 	t.Helper()
 	h := &hooks.Hook{
 		Config:     func() (*config.Config, error) { return config.Parse("test.toml", nil) },
-		Kernel:     func() (hooks.Kernel, func(), error) { return brokenKernel{}, func() {}, nil },
+		Kernel:     func() (step.Kernel, func(), error) { return brokenKernel{}, func() {}, nil },
 		Journal:    journal.Existing(filepath.Join(t.TempDir(), "journal")),
 		Privileged: true,
 	}
 	require.NoError(t, h.Journal.Make())
-	step, err := json.Marshal(hooks.Step{NIC: "52:54:00:00:00:01", Macvtap: &hooks.Macvtap{
-		Name: "ldt0", Lower: "nica", Mode: "vepa", MAC: "52:54:00:00:00:01", Index: 7,
-	}})
-	require.NoError(t, err)
-	require.NoError(t, h.Journal.Save(&journal.Journal{UUID: uuid, Name: "vm", Entries: []journal.Entry{{Resource: "link/ldt0", Gen: 1, Phase: journal.Done, Step: step}}}))
+	j := &journal.Journal{UUID: uuid, Name: "vm"}
+	for _, kind := range []step.Kind{
+		&step.Macvtap{Name: "ldt0", Lower: "nica", Mode: "vepa", MAC: "52:54:00:00:00:01", Index: 7},
+		&step.LinkUp{Device: "ldt0", Index: 7},
+	} {
+		text, err := json.Marshal(step.Step{NIC: "52:54:00:00:00:01", Kind: kind})
+		require.NoError(t, err)
+		resource, _ := kind.Resource()
+		j.Entries = append(j.Entries, journal.Entry{Resource: resource, Gen: 1, Phase: journal.Done, Step: text})
+	}
+	require.NoError(t, h.Journal.Save(j))
 	return h
 }
 
@@ -63,9 +70,9 @@ func call(h *hooks.Hook, program, op, stdin string) (code int, stderr, log strin
 // Go runtime's is no answer of ours.
 func TestPanics(t *testing.T) {
 	const program = "/etc/libvirt/hooks/qemu"
-	codes := map[hooks.Op]int{
-		hooks.Prepare: 1, hooks.Start: 1, hooks.Migrate: 1, hooks.Restore: 1,
-		hooks.Stopped: 0, hooks.Release: 0, hooks.Reconnect: 0,
+	codes := map[step.Op]int{
+		step.Prepare: 1, step.Start: 1, step.Migrate: 1, step.Restore: 1,
+		step.Stopped: 0, step.Release: 0, step.Reconnect: 0,
 	}
 	for name, c := range map[string]struct {
 		spoil func(h *hooks.Hook)
@@ -97,11 +104,11 @@ func TestPanics(t *testing.T) {
 	}
 
 	h := started(t)
-	code, stderr, _ := call(h, program, string(hooks.Started), doc)
+	code, stderr, _ := call(h, program, string(step.Started), doc)
 	require.Zero(t, code)
 	require.Empty(t, stderr)
 
-	code, stderr, log := call(h, "/etc/libvirt/hooks/network", string(hooks.PortCreated), port)
+	code, stderr, log := call(h, "/etc/libvirt/hooks/network", string(step.PortCreated), port)
 	require.Equal(t, 1, code)
 	require.Contains(t, stderr, "internal error")
 	require.NotContains(t, stderr+log, secret)
@@ -111,7 +118,7 @@ func TestPanics(t *testing.T) {
 func TestErrors(t *testing.T) {
 	h := started(t)
 	broken := doc[:len(doc)-1]
-	for op, want := range map[hooks.Op]int{hooks.Prepare: 1, hooks.Release: 1, hooks.Restore: 1, hooks.Reconnect: 0} {
+	for op, want := range map[step.Op]int{step.Prepare: 1, step.Release: 1, step.Restore: 1, step.Reconnect: 0} {
 		code, stderr, log := call(h, "/etc/libvirt/hooks/qemu", string(op), broken)
 		require.Equal(t, want, code, op)
 		require.Contains(t, log, "unexpected EOF\" ", op)

@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"libvirt-direct/hooks"
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
@@ -52,7 +53,7 @@ func main() {
 		Log:        logging.New("killhook", io.Discard),
 		Privileged: true,
 	}
-	call := hooks.Call{Domain: os.Args[1], Op: hooks.Op(os.Args[2]), Stdin: os.Stdin, Stdout: os.Stdout}
+	call := hooks.Call{Domain: os.Args[1], Op: step.Op(os.Args[2]), Stdin: os.Stdin, Stdout: os.Stdout}
 	if err := h.Run(context.Background(), call); err != nil {
 		fmt.Fprintln(os.Stderr, hooks.OneLine(err))
 		os.Exit(1)
@@ -77,7 +78,7 @@ func condemned(op string) (*mortal, error) {
 	return k, nil
 }
 
-func (k *mortal) open() (hooks.Kernel, func(), error) {
+func (k *mortal) open() (step.Kernel, func(), error) {
 	c, err := link.Open()
 	if err != nil {
 		return nil, nil, err
@@ -88,7 +89,7 @@ func (k *mortal) open() (hooks.Kernel, func(), error) {
 
 // mortal is a Kernel with points to die at.
 type mortal struct {
-	hooks.Kernel
+	step.Kernel
 	left      int  // points to go; none when not above 0
 	atStation bool // only those at the station count
 	changed   bool // since it looked

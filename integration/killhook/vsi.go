@@ -6,10 +6,11 @@ import (
 	"context"
 
 	"libvirt-direct/hooks"
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/vdp"
 )
 
-func (k *mortal) openStation(ctx context.Context) (hooks.Station, func(), error) {
+func (k *mortal) openStation(ctx context.Context) (step.Station, func(), error) {
 	s, end, err := hooks.OpenStation(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -19,7 +20,7 @@ func (k *mortal) openStation(ctx context.Context) (hooks.Station, func(), error)
 
 // station is the host's, with points to die at.
 type station struct {
-	hooks.Station
+	step.Station
 	k *mortal
 }
 

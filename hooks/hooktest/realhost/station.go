@@ -15,6 +15,7 @@ import (
 
 	"libvirt-direct/hooks"
 	"libvirt-direct/hooks/hooktest"
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/link/linktest"
 	"libvirt-direct/vdp"
 	"libvirt-direct/vdp/control"
@@ -125,7 +126,7 @@ func (s *Station) Station() hooktest.AnyStation {
 func (s *Station) Port() string { return "nica" }
 
 // NotYet is the hook's.
-func (s *Station) NotYet() error { return hooks.ErrNotYet }
+func (s *Station) NotYet() error { return step.ErrNotYet }
 
 // Refuse implements hooktest.StationHost.
 func (s *Station) Refuse() { s.t.Helper(); s.set(func() { *s.refuses = true }) }

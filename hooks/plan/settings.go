@@ -1,4 +1,4 @@
-package hooks
+package plan
 
 import (
 	"bytes"
@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/config"
 	"libvirt-direct/xmlfilter"
 )
@@ -23,12 +24,8 @@ var (
 	ErrNoDevice = errors.New("no such device on this host")
 	// ErrNotAllowed: the host's configuration forbids it.
 	ErrNotAllowed = errors.New("not allowed on this host")
-	// ErrWrongDevice: a device of that name is there, but it is another one.
-	ErrWrongDevice = errors.New("another device has that name")
 	// ErrUnknownWord: the domain names an uplink or profile that is not configured.
 	ErrUnknownWord = errors.New("not configured on this host")
-	// ErrUnsuitable: the words do not fit the kind of NIC.
-	ErrUnsuitable = errors.New("does not fit this NIC")
 )
 
 // NICError says which NIC of which domain an error concerns.
@@ -43,26 +40,21 @@ func (e *NICError) Error() string { return fmt.Sprintf("domain %q, %s: %v", e.Do
 // Unwrap returns the cause.
 func (e *NICError) Unwrap() error { return e.Err }
 
-// remedy is an error with what to do about it, on one line.
-func remedy(kind error, format string, args ...any) error {
-	return fmt.Errorf("%w: %s", kind, fmt.Sprintf(format, args...))
-}
-
-// ours reports whether a NIC concerns us at all: libvirt makes a macvtap or a port of
+// InScope reports whether a NIC concerns us at all: libvirt makes a macvtap or a port of
 // Open vSwitch for it, or gives the guest a virtual function, the metadata speaks of it, or
-// libvirt might refuse its <vlan>. mayConcern has to know all that is asked here.
-func ours(n *xmlfilter.NIC) bool {
+// libvirt might refuse its <vlan>. MayConcern has to know all that is asked here.
+func InScope(n *xmlfilter.NIC) bool {
 	return n.Type == "direct" || n.Words != nil || n.Type == "hostdev" || onOVS(n) ||
 		n.Type == "bridge" && n.VLAN != nil && n.VirtualPort == nil
 }
 
-// mayConcern reports whether a domain's XML could hold a NIC of ours, or settings of
+// MayConcern reports whether a domain's XML could hold a NIC of ours, or settings of
 // ours, judged by the bytes alone: whatever ours looks for stands in them. It holds for
 // all encodings that libvirt can read, and for a document that no parser can.
 //
 // A value that is put together from several entities of a DOCTYPE is not seen. Nobody
 // writes that, and libvirt, which resolves them, gives us plain text at prepare.
-func mayConcern(doc []byte) bool {
+func MayConcern(doc []byte) bool {
 	text := xmlfilter.ASCII(doc)
 	has := func(s string) bool { return bytes.Contains(text, []byte(s)) }
 	value := func(s string) bool { return has("'"+s+"'") || has(`"`+s+`"`) }
@@ -70,26 +62,26 @@ func mayConcern(doc []byte) bool {
 		value("bridge") && (has("<vlan") || has(":vlan"))
 }
 
-// settings are what holds for a NIC: its own words, then its profile's, then its
+// Settings are what holds for a NIC: its own words, then its profile's, then its
 // uplink's.
-type settings struct {
-	uplink   *config.Uplink
-	dev      string // lower device or VLAN parent by its word, where no uplink is named
-	mode     string
-	vlan     int
-	own      bool // hook-owned
-	allMulti bool
-	vf       xmlfilter.VFWords
-	port     xmlfilter.PortWords
-	optional []string // attributes of a VF whose refusal is a warning
-	ovs      *config.OVS
-	ifaceID  string
+type Settings struct {
+	Uplink   *config.Uplink
+	Dev      string // lower device or VLAN parent by its setting, where no uplink is named
+	Mode     string
+	VLAN     int
+	Own      bool // hook-owned
+	AllMulti bool
+	VF       xmlfilter.VFWords
+	Port     xmlfilter.PortWords
+	Optional []string // attributes of a VF whose refusal is a warning
+	OVS      *config.OVS
+	IfaceID  string
 }
 
 // choosesNothing reports whether nothing is said that would choose or make a device.
-func (s settings) choosesNothing() bool { return s.dev == "" && s.mode == "" && !s.own }
+func (s Settings) choosesNothing() bool { return s.Dev == "" && s.Mode == "" && !s.Own }
 
-func settingsOf(cfg *config.Config, host Host, n *xmlfilter.NIC) (settings, error) {
+func SettingsOf(cfg *config.Config, host Snapshot, n *xmlfilter.NIC) (Settings, error) {
 	w := n.Words
 	if w == nil {
 		w = &xmlfilter.Words{}
@@ -97,28 +89,28 @@ func settingsOf(cfg *config.Config, host Host, n *xmlfilter.NIC) (settings, erro
 	p := &config.Profile{}
 	if w.Profile != "" {
 		if p = cfg.Profiles[w.Profile]; p == nil {
-			return settings{}, remedy(ErrUnknownWord, "profile %q; add [profile.%s] to %s", w.Profile, w.Profile, config.Path)
+			return Settings{}, step.Hint(ErrUnknownWord, "profile %q; add [profile.%s] to %s", w.Profile, w.Profile, config.Path)
 		}
 	}
-	s := settings{dev: w.Dev, mode: cmp.Or(w.Mode, p.Mode), vlan: w.VLAN, own: cmp.Or(w.Own, p.Own) == xmlfilter.OwnHook}
-	s.vf, s.optional = w.VFWords.Over(p.VFWords), p.Optional
-	s.port = w.PortWords.Over(p.PortWords)
-	s.ovs, s.ifaceID = p.OVS, w.IfaceID
-	if s.vlan == 0 {
-		s.vlan = p.VLAN
+	s := Settings{Dev: w.Dev, Mode: cmp.Or(w.Mode, p.Mode), VLAN: w.VLAN, Own: cmp.Or(w.Own, p.Own) == xmlfilter.OwnHook}
+	s.VF, s.Optional = w.VFWords.Over(p.VFWords), p.Optional
+	s.Port = w.PortWords.Over(p.PortWords)
+	s.OVS, s.IfaceID = p.OVS, w.IfaceID
+	if s.VLAN == 0 {
+		s.VLAN = p.VLAN
 	}
 	if name := cmp.Or(w.Uplink, p.Uplink); name != "" {
-		if s.uplink = cfg.Uplinks[name]; s.uplink == nil {
-			return settings{}, remedy(ErrUnknownWord, "uplink %q; add [uplink.%s] with device = \"…\" to %s", name, name, config.Path)
+		if s.Uplink = cfg.Uplinks[name]; s.Uplink == nil {
+			return Settings{}, step.Hint(ErrUnknownWord, "uplink %q; add [uplink.%s] with device = \"…\" to %s", name, name, config.Path)
 		}
 	}
-	u := s.uplink
+	u := s.Uplink
 	if u == nil {
-		u = host.uplinkOf(cfg, cmp.Or(s.dev, n.Source.Dev))
+		u = host.uplinkOf(cfg, cmp.Or(s.Dev, n.Source.Dev))
 	}
 	for _, say := range []*bool{w.AllMulticast, p.AllMulticast, allMultiOf(u)} {
 		if say != nil {
-			s.allMulti = *say
+			s.AllMulti = *say
 			break
 		}
 	}
@@ -132,8 +124,8 @@ func allMultiOf(u *config.Uplink) *bool {
 	return u.AllMulticast
 }
 
-// splitVLAN takes "eth0.100" apart.
-func splitVLAN(name string) (parent string, vid int, ok bool) {
+// SplitVLAN takes "eth0.100" apart.
+func SplitVLAN(name string) (parent string, vid int, ok bool) {
 	i := strings.LastIndexByte(name, '.')
 	if i < 1 {
 		return "", 0, false
@@ -159,6 +151,6 @@ func vlanName(parent string, vid int) string {
 // targetName is the name of a hook-owned NIC's device, the same at every start and
 // different for every NIC of every domain.
 func targetName(d *xmlfilter.Domain, n *xmlfilter.NIC) string {
-	sum := sha256.Sum256([]byte(cmp.Or(d.UUID, d.Name) + " " + nicID(d, n)))
+	sum := sha256.Sum256([]byte(cmp.Or(d.UUID, d.Name) + " " + NICID(d, n)))
 	return "ldt" + hex.EncodeToString(sum[:5])
 }

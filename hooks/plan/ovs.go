@@ -1,10 +1,11 @@
-package hooks
+package plan
 
 import (
 	"cmp"
 	"fmt"
 	"slices"
 
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/ovs"
 	"libvirt-direct/xmlfilter"
@@ -20,9 +21,9 @@ func onOVS(n *xmlfilter.NIC) bool {
 	return n.Type == "bridge" && n.VirtualPort != nil && n.VirtualPort.Type == typeOVS
 }
 
-// wasOnOVS returns the NIC as it was before it became hook-owned, nil if that was not
+// WasOnOVS returns the NIC as it was before it became hook-owned, nil if that was not
 // on Open vSwitch.
-func wasOnOVS(n *xmlfilter.NIC) *xmlfilter.NIC {
+func WasOnOVS(n *xmlfilter.NIC) *xmlfilter.NIC {
 	if n.Words == nil || n.Words.Was == nil || n.Words.Was.Source.Bridge == "" {
 		return nil
 	}
@@ -33,17 +34,17 @@ func wasOnOVS(n *xmlfilter.NIC) *xmlfilter.NIC {
 }
 
 // prepareOVS plans what is done before libvirt makes the port, or in its place.
-func (p *planner) prepareOVS(n *xmlfilter.NIC, s settings) (handled bool, err error) {
-	was := wasOnOVS(n)
+func (p *planner) prepareOVS(n *xmlfilter.NIC, s Settings) (handled bool, err error) {
+	was := WasOnOVS(n)
 	switch {
-	case n.Type == "network" && s.ovs != nil && s.own:
-		return true, remedy(ErrUnsuitable, "libvirt looks into its network only after this; to be hook-owned it needs <interface type='bridge'>")
-	case onOVS(n) && s.own:
+	case n.Type == "network" && s.OVS != nil && s.Own:
+		return true, step.Hint(step.ErrUnsuitable, "libvirt looks into its network only after this; to be hook-owned it needs <interface type='bridge'>")
+	case onOVS(n) && s.Own:
 		return true, p.notRewritten("it asks to be hook-owned")
 	case onOVS(n):
 		_, err := p.ovsPort(n, s)
 		return true, err
-	case n.Type == "ethernet" && s.own && was != nil:
+	case n.Type == "ethernet" && s.Own && was != nil:
 		return true, p.hookOwnedOVS(n, was, s)
 	case s.saysOVS() && n.Type != "network":
 		return true, notOVS(n)
@@ -52,16 +53,16 @@ func (p *planner) prepareOVS(n *xmlfilter.NIC, s settings) (handled bool, err er
 }
 
 // saysOVS reports whether anything is said that only Open vSwitch can do.
-func (s settings) saysOVS() bool { return s.ovs != nil || s.ifaceID != "" }
+func (s Settings) saysOVS() bool { return s.OVS != nil || s.IfaceID != "" }
 
 func notOVS(n *xmlfilter.NIC) error {
-	return remedy(ErrUnsuitable, "ifaceid and [profile.NAME.ovs] are for ports of Open vSwitch, and type='%s' is here without <virtualport type='openvswitch'>", n.Type)
+	return step.Hint(step.ErrUnsuitable, "ifaceid and [profile.NAME.ovs] are for ports of Open vSwitch, and type='%s' is here without <virtualport type='openvswitch'>", n.Type)
 }
 
 // startOVS plans what is set on the port that libvirt has made.
-func (p *planner) startOVS(n *xmlfilter.NIC, s settings) (handled bool, err error) {
+func (p *planner) startOVS(n *xmlfilter.NIC, s Settings) (handled bool, err error) {
 	if n.Type == "ethernet" {
-		return wasOnOVS(n) != nil, nil
+		return WasOnOVS(n) != nil, nil
 	}
 	if !onOVS(n) {
 		if s.saysOVS() {
@@ -70,35 +71,35 @@ func (p *planner) startOVS(n *xmlfilter.NIC, s settings) (handled bool, err erro
 		return false, nil
 	}
 	if !config.ValidIfname(n.Target) {
-		return true, remedy(ErrWrongDevice, "libvirt has named no device for it: %q", n.Target)
+		return true, step.Hint(step.ErrWrongDevice, "libvirt has named no device for it: %q", n.Target)
 	}
 	port, err := p.ovsPort(n, s)
 	if err != nil || n.Words == nil { // a plain guest's is libvirt's alone
 		return true, err
 	}
 	port.Name, port.Bridge = n.Target, ""
-	if s.ifaceID != "" {
-		port.IDs = map[string]string{"iface-id": s.ifaceID}
+	if s.IfaceID != "" {
+		port.IDs = map[string]string{"iface-id": s.IfaceID}
 	}
 	if n.VLAN != nil && port.VLAN != nil && port.VLAN.Mode != "dot1q-tunnel" {
 		port.VLAN = nil // libvirt has set it
 	}
-	p.add(Step{NIC: p.id(n), OVSPort: &OVSPort{Port: port, Assisted: true, AwaitOVN: s.ovs != nil && s.ovs.OVN}})
+	p.add(step.Step{NIC: p.id(n), Kind: &step.OVSPort{Port: port, Assisted: true, AwaitOVN: s.OVS != nil && s.OVS.OVN}})
 	return true, nil
 }
 
 // hookOwnedOVS plans the tap and the port of a NIC that is <interface type='ethernet'>
 // for libvirt. was is the NIC before that.
-func (p *planner) hookOwnedOVS(n, was *xmlfilter.NIC, s settings) error {
+func (p *planner) hookOwnedOVS(n, was *xmlfilter.NIC, s Settings) error {
 	switch {
 	case n.MAC == "":
-		return remedy(ErrUnsuitable, "it has no <mac address=>")
+		return step.Hint(step.ErrUnsuitable, "it has no <mac address=>")
 	case !config.ValidIfname(n.Target) || n.Managed != "no":
 		return p.notRewritten("it has no <target dev= managed='no'>")
 	}
 	in := *was
-	if s.uplink != nil { // what is kept can be another host's name
-		dev, err := p.uplink(s.uplink)
+	if s.Uplink != nil { // what is kept can be another host's name
+		dev, err := p.uplink(s.Uplink)
 		if err != nil {
 			return err
 		}
@@ -112,30 +113,30 @@ func (p *planner) hookOwnedOVS(n, was *xmlfilter.NIC, s settings) error {
 	given := was.VirtualPort.Parameters
 	// What libvirt would set (src/util/virnetdevopenvswitch.c).
 	port.IDs = map[string]string{
-		"attached-mac": n.MAC, "iface-id": cmp.Or(s.ifaceID, given["interfaceid"]), "vm-id": p.domain.UUID, "iface-status": "active",
+		"attached-mac": n.MAC, "iface-id": cmp.Or(s.IfaceID, given["interfaceid"]), "vm-id": p.domain.UUID, "iface-status": "active",
 	}
 	if given["profileid"] != "" {
 		port.IDs["port-profile"] = given["profileid"]
 	}
 	if port.IDs["iface-id"] == "" {
-		return remedy(ErrUnsuitable, "its <virtualport> has no interfaceid; define the domain first, libvirt gives it one")
+		return step.Hint(step.ErrUnsuitable, "its <virtualport> has no interfaceid; define the domain first, libvirt gives it one")
 	}
-	p.add(Step{NIC: p.id(n), Tap: &Tap{Name: n.Target, MTU: n.MTU, Queues: n.Queues}})
-	p.add(Step{NIC: p.id(n), OVSPort: &OVSPort{Port: port, AwaitOVN: s.ovs != nil && s.ovs.OVN}})
+	p.add(step.Step{NIC: p.id(n), Kind: &step.Tap{Name: n.Target, MTU: n.MTU, Queues: n.Queues}})
+	p.add(step.Step{NIC: p.id(n), Kind: &step.OVSPort{Port: port, AwaitOVN: s.OVS != nil && s.OVS.OVN}})
 	return nil
 }
 
 // ovsPort is the port of a NIC, but for its name. in is the <interface> with the
 // bridge, the VLANs and the virtualport. It refuses VLANs that the host forbids.
-func (p *planner) ovsPort(in *xmlfilter.NIC, s settings) (ovs.Port, error) {
-	if o := s.ovs; o != nil && in.Bandwidth && (o.IngressRate > 0 || o.MinRate > 0 || o.MaxRate > 0) {
-		return ovs.Port{}, remedy(ErrUnsuitable, "it has <bandwidth>, which is libvirt's, and its profile says rates; leave one out")
+func (p *planner) ovsPort(in *xmlfilter.NIC, s Settings) (ovs.Port, error) {
+	if o := s.OVS; o != nil && in.Bandwidth && (o.IngressRate > 0 || o.MinRate > 0 || o.MaxRate > 0) {
+		return ovs.Port{}, step.Hint(step.ErrUnsuitable, "it has <bandwidth>, which is libvirt's, and its profile says rates; leave one out")
 	}
-	u, err := p.ovsUplink(in.Source.Bridge, s.uplink)
+	u, err := p.ovsUplink(in.Source.Bridge, s.Uplink)
 	if err != nil {
 		return ovs.Port{}, err
 	}
-	return portOf(in.Source.Bridge, p.domain.UUID, in.VLAN, s.vlan, s.port, s.ovs, u)
+	return portOf(in.Source.Bridge, p.domain.UUID, in.VLAN, s.VLAN, s.Port, s.OVS, u)
 }
 
 // ProfilePort is the port, but for its name, that a profile means without a domain, and
@@ -170,16 +171,16 @@ func ovsVLAN(x *xmlfilter.VLAN, tag int, w xmlfilter.PortWords, tunnel bool) (*o
 	v := &ovs.VLAN{}
 	var err error
 	if v.Trunks, err = xmlfilter.ParseVLANs(w.Trunk); err != nil {
-		return nil, remedy(ErrUnsuitable, "trunk='%s': %v", w.Trunk, err)
+		return nil, step.Hint(step.ErrUnsuitable, "trunk='%s': %v", w.Trunk, err)
 	}
 	if tag != 0 {
 		v.Tag = &tag
 	}
 	switch said := v.Trunks != nil || v.Tag != nil; {
 	case w.Native != "" && (v.Tag == nil || v.Trunks == nil):
-		return nil, remedy(ErrUnsuitable, "native='%s' needs vlan, the native one, and trunk", w.Native)
+		return nil, step.Hint(step.ErrUnsuitable, "native='%s' needs vlan, the native one, and trunk", w.Native)
 	case x != nil && said:
-		return nil, remedy(ErrUnsuitable, "it has <vlan>, and its words or profile say VLANs too; leave one out")
+		return nil, step.Hint(step.ErrUnsuitable, "it has <vlan>, and its words or profile say VLANs too; leave one out")
 	case v.Tag != nil && v.Trunks != nil:
 		v.Mode = "native-" + cmp.Or(w.Native, "untagged")
 	case x != nil && x.NativeMode != "":
@@ -192,7 +193,7 @@ func ovsVLAN(x *xmlfilter.VLAN, tag int, w xmlfilter.PortWords, tunnel bool) (*o
 	}
 	switch {
 	case tunnel && (v.Tag == nil || v.Trunks != nil):
-		return nil, remedy(ErrUnsuitable, "a tunnel needs one VLAN: say vlan, or <vlan> with one tag")
+		return nil, step.Hint(step.ErrUnsuitable, "a tunnel needs one VLAN: say vlan, or <vlan> with one tag")
 	case tunnel:
 		v.Mode = "dot1q-tunnel"
 	case v.Tag == nil && v.Trunks == nil:
@@ -224,7 +225,7 @@ func allowOVS(u *config.Uplink, v *ovs.VLAN) error {
 		return nil
 	}
 	refuse := func(format string, args ...any) error {
-		return remedy(ErrNotAllowed, "%s on uplink %q; vlans of [uplink.%s] in %s says which are", fmt.Sprintf(format, args...), u.Name, u.Name, config.Path)
+		return step.Hint(ErrNotAllowed, "%s on uplink %q; vlans of [uplink.%s] in %s says which are", fmt.Sprintf(format, args...), u.Name, u.Name, config.Path)
 	}
 	if v == nil {
 		return refuse("a port without <vlan>, which is a trunk of every VLAN,")
@@ -243,14 +244,14 @@ func allowOVS(u *config.Uplink, v *ovs.VLAN) error {
 
 // ovs says how a NIC's XML is to become one that the hook can own, and maps its bridge
 // by uplink.
-func (r *rewriter) ovs(n *xmlfilter.NIC, s settings) (c xmlfilter.Change, handled bool, err error) {
-	if n.Type == "ethernet" && s.own && wasOnOVS(n) != nil {
+func (r *rewriter) ovs(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, handled bool, err error) {
+	if n.Type == "ethernet" && s.Own && WasOnOVS(n) != nil {
 		return c, true, nil // its words name the uplink, or its bridge has one name everywhere
 	}
 	if !onOVS(n) {
 		return c, false, nil
 	}
-	u := s.uplink
+	u := s.Uplink
 	if u == nil {
 		u = r.cfg.UplinkCalled(n.Source.Bridge)
 	}
@@ -263,13 +264,13 @@ func (r *rewriter) ovs(n *xmlfilter.NIC, s settings) (c xmlfilter.Change, handle
 		if dev.Name != n.Source.Bridge {
 			c.SourceBridge = dev.Name
 		}
-		if c.SourceBridge != "" || s.own {
+		if c.SourceBridge != "" || s.Own {
 			words[xmlfilter.WordUplink] = u.Name
 		}
 	}
-	if s.own {
+	if s.Own {
 		if n.MAC == "" {
-			return c, true, remedy(ErrUnsuitable, "it has no <mac address=>; define the domain first, libvirt gives it one")
+			return c, true, step.Hint(step.ErrUnsuitable, "it has no <mac address=>; define the domain first, libvirt gives it one")
 		}
 		words[xmlfilter.WordOwn] = xmlfilter.OwnHook
 		c.SourceBridge, c.Ethernet = "", targetName(r.domain, n)

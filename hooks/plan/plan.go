@@ -5,7 +5,7 @@
 // configuration and what the host's devices are to a list of steps; nothing else
 // decides anything. Apply runs the steps, each written to the journal before it
 // acts, and undoes those that were done when one fails.
-package hooks
+package plan
 
 import (
 	"cmp"
@@ -13,76 +13,62 @@ import (
 	"slices"
 	"strings"
 
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/link"
 	"libvirt-direct/xmlfilter"
 )
 
-// Op is a libvirt hook operation (libvirt's docs/hooks.rst; enum virHookQemuOp in
-// src/util/virhook.h).
-type Op string
-
-// The operations that we do something for. Others are accepted, and nothing is done.
-const (
-	Prepare   Op = "prepare"
-	Start     Op = "start"
-	Started   Op = "started"
-	Stopped   Op = "stopped"
-	Release   Op = "release"
-	Migrate   Op = "migrate"
-	Restore   Op = "restore"
-	Reconnect Op = "reconnect"
-)
-
-// Plan returns what an operation does, in order. It is pure: the same arguments give
+// For returns what an operation does, in order. It is pure: the same arguments give
 // the same steps, and nothing is touched. stopped and release have no plan of their
 // own, they undo what the journal says; migrate and restore have Rewrite.
 //
 // An error is a *NICError: which NIC, what is wrong, what to do.
-func Plan(op Op, d *xmlfilter.Domain, cfg *config.Config, host Host) ([]Step, error) {
+func For(op step.Op, d *xmlfilter.Domain, cfg *config.Config, host Snapshot) ([]step.Step, error) {
 	p := newPlanner(op, d, cfg, host)
 	for i := range d.NICs {
 		n := &d.NICs[i]
-		if !ours(n) {
+		if !InScope(n) {
 			continue
 		}
 		var err error
 		switch op {
-		case Prepare, Reconnect:
+		case step.Prepare, step.Reconnect:
 			if err = n.Err(); err == nil {
 				err = p.prepare(n)
 			}
-		case Start:
+		case step.Start:
 			err = p.start(n)
 		}
 		if err != nil {
 			return nil, &NICError{Domain: d.Name, NIC: n.String(), Err: err}
 		}
 	}
-	return p.steps, nil
+	return append(p.steps, p.last...), nil
 }
 
 type planner struct {
-	op     Op
+	op     step.Op
 	domain *xmlfilter.Domain
 	cfg    *config.Config
-	host   Host
-	steps  []Step
+	host   Snapshot
+	steps  []step.Step
+	last   []step.Step           // behind those of all NICs
 	taken  map[link.VFPlace]bool // VFs that another NIC of the domain gets
 }
 
 // add appends a step once: two NICs of a domain can stand on one VLAN.
-func (p *planner) add(s Step) {
-	if !slices.ContainsFunc(p.steps, func(o Step) bool { return o.key() == s.key() }) {
+func (p *planner) add(s step.Step) {
+	if !slices.ContainsFunc(p.steps, func(o step.Step) bool { return o.Key() == s.Key() }) {
 		p.steps = append(p.steps, s)
 	}
 }
 
 // id is what tells a NIC from the domain's others: its MAC, where the domain has it once;
 // else also its user's alias, or its position.
-func (p *planner) id(n *xmlfilter.NIC) string { return nicID(p.domain, n) }
+func (p *planner) id(n *xmlfilter.NIC) string { return NICID(p.domain, n) }
 
-func nicID(d *xmlfilter.Domain, n *xmlfilter.NIC) string {
+func NICID(d *xmlfilter.Domain, n *xmlfilter.NIC) string {
 	same := 0
 	for i := range d.NICs {
 		if d.NICs[i].MAC == n.MAC {
@@ -99,7 +85,7 @@ func nicID(d *xmlfilter.Domain, n *xmlfilter.NIC) string {
 }
 
 func (p *planner) prepare(n *xmlfilter.NIC) error {
-	s, err := settingsOf(p.cfg, p.host, n)
+	s, err := SettingsOf(p.cfg, p.host, n)
 	if err != nil {
 		return err
 	}
@@ -118,7 +104,7 @@ func (p *planner) prepare(n *xmlfilter.NIC) error {
 	switch {
 	case n.Type == "direct" && n.Source.Network != "":
 		return nil // libvirt's own network chose the device
-	case n.Type == "direct" && s.own:
+	case n.Type == "direct" && s.Own:
 		return p.notRewritten("it asks to be hook-owned")
 	case n.Type == "direct":
 		err := p.assisted(n, s)
@@ -129,35 +115,36 @@ func (p *planner) prepare(n *xmlfilter.NIC) error {
 			return err
 		}
 		return p.assistedQbg(n)
-	case n.Type == "ethernet" && s.own:
+	case n.Type == "ethernet" && s.Own:
 		if err := p.obstacle(n); err != nil {
 			return err
 		}
-		return p.hookOwned(n, s)
+		_, err := p.hookOwned(n, s)
+		return err
 	}
-	return remedy(ErrUnsuitable, "our words in <metadata> are for type='direct', this is type='%s'; remove its <nic>", n.Type)
+	return step.Hint(step.ErrUnsuitable, "our words in <metadata> are for type='direct', this is type='%s'; remove its <nic>", n.Type)
 }
 
 // obstacle refuses a macvtap that the kernel would refuse, with a bare EBUSY. That of a
 // plain guest is libvirt's to try.
 func (p *planner) obstacle(n *xmlfilter.NIC) error {
-	if p.op == Reconnect || n.Words == nil {
+	if p.op == step.Reconnect || n.Words == nil {
 		return nil
 	}
 	for _, o := range p.host.Obstacles[p.id(n)] {
 		if o.Errno != 0 {
-			return remedy(ErrNotFree, "no macvtap can be made there: %s", o)
+			return step.Hint(step.ErrNotFree, "no macvtap can be made there: %s", o)
 		}
 	}
 	return nil
 }
 
 func (p *planner) notRewritten(why string) error {
-	return remedy(ErrNotRewritten, "%s; run: libvirt-direct rewrite --domain %s", why, shellWord(p.domain.Name))
+	return step.Hint(ErrNotRewritten, "%s; run: libvirt-direct rewrite --domain %s", why, shellWord(p.domain.Name))
 }
 
 // assisted plans what libvirt needs before it can make the macvtap itself.
-func (p *planner) assisted(n *xmlfilter.NIC, s settings) error {
+func (p *planner) assisted(n *xmlfilter.NIC, s Settings) error {
 	source, there := p.host.Devices[n.Source.Dev]
 	if !there && n.VLAN != nil && n.Source.Mode == "passthrough" && p.cfg.UplinkCalled(n.Source.Dev) == nil {
 		return noDevice(n.Source.Dev)
@@ -170,18 +157,18 @@ func (p *planner) assisted(n *xmlfilter.NIC, s settings) error {
 	if n.VLAN != nil && !(there && source.VF && n.Source.Mode == "passthrough") {
 		return p.notRewritten("libvirt refuses <vlan> in this mode")
 	}
-	if s.mode != "" && s.mode != cmp.Or(n.Source.Mode, "vepa") {
-		return p.notRewritten(fmt.Sprintf("it asks for mode %s and its <source> says %s", s.mode, cmp.Or(n.Source.Mode, "vepa")))
+	if s.Mode != "" && s.Mode != cmp.Or(n.Source.Mode, "vepa") {
+		return p.notRewritten(fmt.Sprintf("it asks for mode %s and its <source> says %s", s.Mode, cmp.Or(n.Source.Mode, "vepa")))
 	}
 	if !config.ValidIfname(n.Source.Dev) {
-		return remedy(ErrNoDevice, "%q is no device name", n.Source.Dev)
+		return step.Hint(ErrNoDevice, "%q is no device name", n.Source.Dev)
 	}
-	parent, vid, isVLAN := splitVLAN(n.Source.Dev)
-	if s.vlan != 0 {
+	parent, vid, isVLAN := SplitVLAN(n.Source.Dev)
+	if s.VLAN != 0 {
 		return p.assistedVLAN(n, s, parent)
 	}
 	if there {
-		if err := p.onUplink(n.Source.Dev, source, s.uplink); err != nil {
+		if err := p.onUplink(n.Source.Dev, source, s.Uplink); err != nil {
 			return err
 		}
 		// Possibly ours: held, so that no other guest's end removes it.
@@ -191,7 +178,7 @@ func (p *planner) assisted(n *xmlfilter.NIC, s settings) error {
 			}
 		}
 		if source.Name != n.Source.Dev {
-			p.add(Step{NIC: p.id(n), AltName: &AltName{Device: source.Name, Name: n.Source.Dev}})
+			p.add(step.Step{NIC: p.id(n), Kind: &step.AltName{Device: source.Name, Name: n.Source.Dev}})
 		}
 		return nil
 	}
@@ -219,7 +206,7 @@ func (p *planner) find(name string) (Device, bool) {
 }
 
 func noDevice(name string) error {
-	return remedy(ErrNoDevice, "%q; say what it is here: [uplink.NAME] device = \"…\", also = [%q] in %s", name, name, config.Path)
+	return step.Hint(ErrNoDevice, "%q; say what it is here: [uplink.NAME] device = \"…\", also = [%q] in %s", name, name, config.Path)
 }
 
 // altName lets libvirt find an uplink's device by the name that the domain uses.
@@ -232,7 +219,7 @@ func (p *planner) altName(n *xmlfilter.NIC, u *config.Uplink) error {
 		// libvirt tells a VF by its name in sysfs, where altnames do not exist.
 		return p.notRewritten(fmt.Sprintf("%q is the VF %s here", n.Source.Dev, dev.Name))
 	}
-	p.add(Step{NIC: p.id(n), AltName: &AltName{Device: dev.Name, Name: n.Source.Dev}})
+	p.add(step.Step{NIC: p.id(n), Kind: &step.AltName{Device: dev.Name, Name: n.Source.Dev}})
 	return nil
 }
 
@@ -263,33 +250,33 @@ func (p *planner) namedVLAN(n *xmlfilter.NIC, parent string, vid int, u *config.
 	if err := p.vlan(n, name, dev, vid); err != nil {
 		return err
 	}
-	p.add(Step{NIC: p.id(n), AltName: &AltName{Device: name, Name: n.Source.Dev}})
+	p.add(step.Step{NIC: p.id(n), Kind: &step.AltName{Device: name, Name: n.Source.Dev}})
 	return nil
 }
 
 // assistedVLAN plans for a NIC whose words name the VLAN; <source dev=> then is just
 // what its sub-interface is called.
-func (p *planner) assistedVLAN(n *xmlfilter.NIC, s settings, parentByName string) error {
+func (p *planner) assistedVLAN(n *xmlfilter.NIC, s Settings, parentByName string) error {
 	dev, err := p.parent(s, cmp.Or(parentByName, n.Source.Dev))
 	if err != nil {
 		return err
 	}
 	if source, there := p.host.Devices[n.Source.Dev]; there && source.Index == dev.Index {
-		return p.notRewritten(fmt.Sprintf("it asks for VLAN %d and its <source> is %s itself", s.vlan, dev.Name))
-	} else if there && (source.Kind != "vlan" || source.VLANID != s.vlan || source.Parent != dev.Index) {
-		return remedy(ErrWrongDevice, "%s is not VLAN %d of %s", n.Source.Dev, s.vlan, dev.Name)
+		return p.notRewritten(fmt.Sprintf("it asks for VLAN %d and its <source> is %s itself", s.VLAN, dev.Name))
+	} else if there && (source.Kind != "vlan" || source.VLANID != s.VLAN || source.Parent != dev.Index) {
+		return step.Hint(step.ErrWrongDevice, "%s is not VLAN %d of %s", n.Source.Dev, s.VLAN, dev.Name)
 	}
-	return p.vlan(n, n.Source.Dev, dev, s.vlan)
+	return p.vlan(n, n.Source.Dev, dev, s.VLAN)
 }
 
 // parent returns the device that a NIC's uplink or device word means.
-func (p *planner) parent(s settings, otherwise string) (Device, error) {
-	if s.uplink != nil {
-		return p.uplink(s.uplink)
+func (p *planner) parent(s Settings, otherwise string) (Device, error) {
+	if s.Uplink != nil {
+		return p.uplink(s.Uplink)
 	}
-	name := cmp.Or(s.dev, otherwise)
+	name := cmp.Or(s.Dev, otherwise)
 	if name == "" {
-		return Device{}, remedy(ErrNoDevice, "its words name neither uplink nor dev")
+		return Device{}, step.Hint(ErrNoDevice, "its words name neither uplink nor dev")
 	}
 	dev, ok := p.find(name)
 	if !ok {
@@ -304,14 +291,14 @@ func (p *planner) vlan(n *xmlfilter.NIC, name string, parent Device, vid int) er
 	_, there := p.host.Devices[name]
 	switch create := p.cfg.VLAN.Create; {
 	case u != nil && !u.Allows(vid):
-		return remedy(ErrNotAllowed, "VLAN %d on uplink %q; add it to vlans of [uplink.%s] in %s", vid, u.Name, u.Name, config.Path)
+		return step.Hint(ErrNotAllowed, "VLAN %d on uplink %q; add it to vlans of [uplink.%s] in %s", vid, u.Name, u.Name, config.Path)
 	case there:
 	case create == "never":
-		return remedy(ErrNotAllowed, "%s is not there, and vlan.create = \"never\" in %s", name, config.Path)
+		return step.Hint(ErrNotAllowed, "%s is not there, and vlan.create = \"never\" in %s", name, config.Path)
 	case create == "uplinks" && u == nil:
-		return remedy(ErrNotAllowed, "%s is not there, %s is no uplink, and vlan.create = \"uplinks\" in %s", name, parent.Name, config.Path)
+		return step.Hint(ErrNotAllowed, "%s is not there, %s is no uplink, and vlan.create = \"uplinks\" in %s", name, parent.Name, config.Path)
 	}
-	p.add(Step{NIC: p.id(n), VLAN: &VLAN{Name: name, Parent: parent.Name, ID: vid, ParentIndex: parent.Index}})
+	p.add(step.Step{NIC: p.id(n), Kind: &step.VLAN{Name: name, Parent: parent.Name, ID: vid, ParentIndex: parent.Index}})
 	return nil
 }
 
@@ -332,54 +319,57 @@ func (p *planner) onUplink(name string, dev Device, u *config.Uplink) error {
 }
 
 // hookOwned plans the macvtap of a NIC that is <interface type='ethernet'> for
-// libvirt.
-func (p *planner) hookOwned(n *xmlfilter.NIC, s settings) error {
+// libvirt, on a lower device that it returns.
+func (p *planner) hookOwned(n *xmlfilter.NIC, s Settings) (lower string, err error) {
 	switch {
 	case n.MAC == "":
-		return remedy(ErrUnsuitable, "it has no <mac address=>")
+		return "", step.Hint(step.ErrUnsuitable, "it has no <mac address=>")
 	case !config.ValidIfname(n.Target) || n.Managed != "no":
-		return p.notRewritten("it has no <target dev= managed='no'>")
+		return "", p.notRewritten("it has no <target dev= managed='no'>")
 	}
 	dev, err := p.parent(s, "")
 	if err != nil {
-		return err
+		return "", err
 	}
-	lower := dev.Name
-	if s.vlan != 0 {
-		lower = vlanName(dev.Name, s.vlan)
-		if err := p.vlan(n, lower, dev, s.vlan); err != nil {
-			return err
+	lower = dev.Name
+	if s.VLAN != 0 {
+		lower = vlanName(dev.Name, s.VLAN)
+		if err := p.vlan(n, lower, dev, s.VLAN); err != nil {
+			return "", err
 		}
 	}
-	p.add(Step{NIC: p.id(n), Macvtap: &Macvtap{
-		Name: n.Target, Lower: lower, Mode: cmp.Or(s.mode, "vepa"), MAC: n.MAC,
-		MTU: n.MTU, Queues: n.Queues, AllMulti: s.allMulti,
+	p.add(step.Step{NIC: p.id(n), Kind: &step.Macvtap{
+		Name: n.Target, Lower: lower, Mode: cmp.Or(s.Mode, "vepa"), MAC: n.MAC,
+		MTU: n.MTU, Queues: n.Queues, AllMulti: s.AllMulti,
 	}})
 	if n.Words == nil || n.Words.Was == nil || !isQbg(n.Words.Was.VirtualPort) {
-		return nil
+		return lower, nil
 	}
-	v, err := vsiOf(n.Words.Was.VirtualPort, n.MAC, dev.Name, s.vlan)
+	v, err := vsiOf(n.Words.Was.VirtualPort, n.MAC, dev.Name, s.VLAN)
 	if err != nil {
-		return err
+		return "", err
 	}
-	p.add(Step{NIC: p.id(n), VSI: v})
-	return nil
+	p.add(step.Step{NIC: p.id(n), Kind: v})
+	return lower, nil
 }
 
 // start plans what is to be set on the devices that libvirt has made by then.
 func (p *planner) start(n *xmlfilter.NIC) error {
-	s, err := settingsOf(p.cfg, p.host, n)
+	s, err := SettingsOf(p.cfg, p.host, n)
 	if err != nil {
 		return err
 	}
 	if err := portWordsFit(n, s); err != nil {
 		return err
 	}
+	if n.Type == "ethernet" && s.Own && config.ValidIfname(n.Target) {
+		p.last = append(p.last, step.Step{NIC: p.id(n), Kind: &step.LinkUp{Device: n.Target}})
+	}
 	if handled, err := p.startOVS(n, s); handled || err != nil {
 		return err
 	}
-	if n.Type == "direct" && s.allMulti && config.ValidIfname(n.Target) {
-		p.add(Step{NIC: p.id(n), AllMulti: &AllMulti{Device: n.Target}})
+	if n.Type == "direct" && s.AllMulti && config.ValidIfname(n.Target) {
+		p.add(step.Step{NIC: p.id(n), Kind: &step.AllMulti{Device: n.Target}})
 	}
 	if handled, err := p.startBridge(n, s); handled || err != nil {
 		return err

@@ -1,4 +1,4 @@
-package hooks
+package plan
 
 import (
 	"cmp"
@@ -6,13 +6,14 @@ import (
 	"maps"
 	"slices"
 
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/link"
 	"libvirt-direct/xmlfilter"
 )
 
 // newPlanner starts a plan in which the VFs that the domain names are not free.
-func newPlanner(op Op, d *xmlfilter.Domain, cfg *config.Config, host Host) planner {
+func newPlanner(op step.Op, d *xmlfilter.Domain, cfg *config.Config, host Snapshot) planner {
 	p := planner{op: op, domain: d, cfg: cfg, host: host, taken: map[link.VFPlace]bool{}}
 	for _, vf := range host.VFs {
 		p.taken[vf.VFPlace] = true
@@ -34,8 +35,8 @@ func (p *planner) onVF(n *xmlfilter.NIC) (VFDevice, bool) {
 }
 
 // prepareVF plans for a NIC that is a VF; handled is false for one that is not.
-func (p *planner) prepareVF(n *xmlfilter.NIC, s settings) (handled bool, err error) {
-	if n.Type == "ethernet" && s.own {
+func (p *planner) prepareVF(n *xmlfilter.NIC, s Settings) (handled bool, err error) {
+	if n.Type == "ethernet" && s.Own {
 		return p.ownedVF(n, s)
 	}
 	vf, ok := p.onVF(n)
@@ -43,25 +44,25 @@ func (p *planner) prepareVF(n *xmlfilter.NIC, s settings) (handled bool, err err
 	case n.Type == "hostdev" && n.Words == nil && !ok:
 		return true, nil // a plain guest's, and none of ours to judge
 	case n.Type == "hostdev" && n.Source.PCI == "":
-		return true, remedy(ErrUnsuitable, "it has no <source><address type='pci'>")
+		return true, step.Hint(step.ErrUnsuitable, "it has no <source><address type='pci'>")
 	case n.Type == "hostdev" && !ok:
-		return true, remedy(ErrNoDevice, "PCI function %s is no virtual function here", n.Source.PCI)
+		return true, step.Hint(ErrNoDevice, "PCI function %s is no virtual function here", n.Source.PCI)
 	case n.Type == "hostdev" && isQbg(n.VirtualPort):
 		return true, p.notRewritten("libvirt refuses 802.1Qbg on a hostdev NIC")
-	case !ok && s.vf.Set():
+	case !ok && s.VF.Set():
 		return true, p.noVF(n, s)
-	case !ok || s.own:
+	case !ok || s.Own:
 		return false, nil
-	case s.mode != "" && n.Type == "direct" && s.mode != "passthrough":
-		return true, p.notRewritten(fmt.Sprintf("it asks for mode %s and its <source> says passthrough", s.mode))
+	case s.Mode != "" && n.Type == "direct" && s.Mode != "passthrough":
+		return true, p.notRewritten(fmt.Sprintf("it asks for mode %s and its <source> says passthrough", s.Mode))
 	}
-	if s.uplink != nil {
-		dev, err := p.uplink(s.uplink)
+	if s.Uplink != nil {
+		dev, err := p.uplink(s.Uplink)
 		if err != nil {
 			return true, err
 		}
 		if dev.Index != vf.PFIndex {
-			return true, p.notRewritten(fmt.Sprintf("uplink %q is %s here, and its VF is one of %s", s.uplink.Name, dev.Name, vf.PFName))
+			return true, p.notRewritten(fmt.Sprintf("uplink %q is %s here, and its VF is one of %s", s.Uplink.Name, dev.Name, vf.PFName))
 		}
 	}
 	if _, err := p.wantVF(n, s, vf); err != nil {
@@ -73,10 +74,10 @@ func (p *planner) prepareVF(n *xmlfilter.NIC, s settings) (handled bool, err err
 // claimVF plans that the guest has the VF that its NIC names. A plain guest is refused it
 // only if the kernel shows that another one has it: then libvirt would fail as well, after
 // it has changed the VF under that guest.
-func (p *planner) claimVF(n *xmlfilter.NIC, s settings, vf VFDevice) error {
+func (p *planner) claimVF(n *xmlfilter.NIC, s Settings, vf VFDevice) error {
 	err := p.host.Available(vf, true)
 	switch {
-	case p.op == Reconnect: // it has it
+	case p.op == step.Reconnect: // it has it
 		err = nil
 	case n.Words == nil && err != nil && vf.Guest == "":
 		return nil // another claim stays, and libvirt decides
@@ -85,81 +86,82 @@ func (p *planner) claimVF(n *xmlfilter.NIC, s settings, vf VFDevice) error {
 		return err
 	}
 	for _, o := range p.steps {
-		if o.VF != nil && o.VF.VFPlace == vf.VFPlace {
-			return remedy(ErrUnsuitable, "VF %d of %s is its NIC %s's already; name another one", vf.Number, vf.PFName, o.NIC)
+		if has, is := o.Kind.(*step.VF); is && has.VFPlace == vf.VFPlace {
+			return step.Hint(step.ErrUnsuitable, "VF %d of %s is its NIC %s's already; name another one", vf.Number, vf.PFName, o.NIC)
 		}
 	}
 	p.addVF(n, s, vf, link.VFSettings{}, false)
 	return nil
 }
 
-func (p *planner) noVF(n *xmlfilter.NIC, s settings) error {
-	if s.uplink != nil && cmp.Or(s.mode, n.Source.Mode) == "passthrough" {
-		return p.notRewritten("it is to have a virtual function of uplink " + s.uplink.Name)
+func (p *planner) noVF(n *xmlfilter.NIC, s Settings) error {
+	if s.Uplink != nil && cmp.Or(s.Mode, n.Source.Mode) == "passthrough" {
+		return p.notRewritten("it is to have a virtual function of uplink " + s.Uplink.Name)
 	}
-	if s.vf.PortProfile != "" && s.vf == (xmlfilter.VFWords{PortProfile: s.vf.PortProfile}) {
-		return remedy(ErrUnsuitable, "portprofile='%s' is for own='hook' in mode passthrough, and for virtual functions; this is neither", s.vf.PortProfile)
+	if s.VF.PortProfile != "" && s.VF == (xmlfilter.VFWords{PortProfile: s.VF.PortProfile}) {
+		return step.Hint(step.ErrUnsuitable, "portprofile='%s' is for own='hook' in mode passthrough, and for virtual functions; this is neither", s.VF.PortProfile)
 	}
-	return remedy(ErrUnsuitable, "qos, proto, trust and the like are for virtual functions, and <source> is none")
+	return step.Hint(step.ErrUnsuitable, "qos, proto, trust and the like are for virtual functions, and <source> is none")
 }
 
-func (p *planner) addVF(n *xmlfilter.NIC, s settings, vf VFDevice, want link.VFSettings, program bool) {
-	v := &VF{
+func (p *planner) addVF(n *xmlfilter.NIC, s Settings, vf VFDevice, want link.VFSettings, program bool) *step.VF {
+	v := &step.VF{
 		VFPlace: vf.VFPlace, PFName: vf.PFName, MAC: n.MAC, Want: want, Program: program,
-		Managed: n.Words != nil, Hostdev: n.Type == "hostdev", seen: vf.Netdev, chosen: vf.chosen,
+		Managed: n.Words != nil, Hostdev: n.Type == "hostdev", Seen: vf.Netdev, Chosen: vf.chosen,
 	}
 	if program {
-		v.Optional = s.optional
+		v.Optional = s.Optional
 	}
 	if n.VLAN != nil && len(n.VLAN.Tags) == 1 {
 		v.LibvirtVLAN = n.VLAN.Tags[0]
 	}
-	p.steps = append(p.steps, Step{NIC: p.id(n), VF: v})
+	p.steps = append(p.steps, step.Step{NIC: p.id(n), Kind: v})
+	return v
 }
 
 // wantVF returns what a NIC's words want of its VF.
-func (p *planner) wantVF(n *xmlfilter.NIC, s settings, vf VFDevice) (link.VFSettings, error) {
-	w := s.vf
+func (p *planner) wantVF(n *xmlfilter.NIC, s Settings, vf VFDevice) (link.VFSettings, error) {
+	w := s.VF
 	want := link.VFSettings{
 		Trust: w.Trust, SpoofChk: w.SpoofChk, MinRate: w.MinRate, MaxRate: w.MaxRate, QueryRSS: w.QueryRSS,
 	}
 	if w.LinkState != "" {
 		want.LinkState = &w.LinkState
 	}
-	id := s.vlan
+	id := s.VLAN
 	if n.VLAN != nil && len(n.VLAN.Tags) == 1 {
 		if id != 0 && id != n.VLAN.Tags[0] {
-			return want, remedy(ErrUnsuitable, "<vlan> says %d and its words say %d", n.VLAN.Tags[0], id)
+			return want, step.Hint(step.ErrUnsuitable, "<vlan> says %d and its words say %d", n.VLAN.Tags[0], id)
 		}
 		id = n.VLAN.Tags[0]
 	}
-	if s.vlan != 0 || w.QoS != nil || w.Proto != "" {
+	if s.VLAN != 0 || w.QoS != nil || w.Proto != "" {
 		want.VLAN = &link.VFVLAN{ID: id, Proto: cmp.Or(w.Proto, link.Dot1Q)}
 		if w.QoS != nil {
 			want.VLAN.QoS = *w.QoS
 		}
 	}
 	if err := want.Check(); err != nil {
-		return want, remedy(ErrUnsuitable, "%v", err)
+		return want, step.Hint(step.ErrUnsuitable, "%v", err)
 	}
 	for _, name := range p.cfg.UplinkNames() {
 		u := p.cfg.Uplinks[name]
 		if dev, ok := p.host.Uplinks[name]; ok && dev.Index == vf.PFIndex && id != 0 && !u.Allows(id) {
-			return want, remedy(ErrNotAllowed, "VLAN %d on uplink %q; add it to vlans of [uplink.%s] in %s", id, u.Name, u.Name, config.Path)
+			return want, step.Hint(ErrNotAllowed, "VLAN %d on uplink %q; add it to vlans of [uplink.%s] in %s", id, u.Name, u.Name, config.Path)
 		}
 	}
 	return want, nil
 }
 
 // startVF plans what is set on a VF once libvirt has done its part.
-func (p *planner) startVF(n *xmlfilter.NIC, s settings) error {
+func (p *planner) startVF(n *xmlfilter.NIC, s Settings) error {
 	if n.Type == "ethernet" {
 		return nil // done at prepare
 	}
 	vf, ok := p.onVF(n)
 	if !ok {
-		if s.vf.Set() {
-			return remedy(ErrUnsuitable, "qos, proto, trust and the like are for virtual functions, and libvirt has given it none")
+		if s.VF.Set() {
+			return step.Hint(step.ErrUnsuitable, "qos, proto, trust and the like are for virtual functions, and libvirt has given it none")
 		}
 		return nil
 	}
@@ -170,18 +172,18 @@ func (p *planner) startVF(n *xmlfilter.NIC, s settings) error {
 	if want != (link.VFSettings{}) {
 		p.addVF(n, s, vf, want, true)
 	}
-	if s.vf.PortProfile != "" {
-		p.add(Step{NIC: p.id(n), Port: &Port{VFPlace: vf.VFPlace, Device: vf.PFName, Profile: s.vf.PortProfile, MAC: n.MAC}})
+	if s.VF.PortProfile != "" {
+		p.add(step.Step{NIC: p.id(n), Kind: &step.Port{VFPlace: vf.VFPlace, Device: vf.PFName, Profile: s.VF.PortProfile, MAC: n.MAC}})
 	}
 	return p.hostdevQbg(n, s, vf)
 }
 
 // ownedVF plans the device of a hook-owned NIC in passthrough mode: on a VF that is
 // named, on one that is free, or on a whole device.
-func (p *planner) ownedVF(n *xmlfilter.NIC, s settings) (handled bool, err error) {
-	if cmp.Or(s.mode, "vepa") != "passthrough" {
-		if s.vf.Set() {
-			return true, remedy(ErrUnsuitable, "qos, proto, trust, portprofile and the like need mode='passthrough'")
+func (p *planner) ownedVF(n *xmlfilter.NIC, s Settings) (handled bool, err error) {
+	if cmp.Or(s.Mode, "vepa") != "passthrough" {
+		if s.VF.Set() {
+			return true, step.Hint(step.ErrUnsuitable, "qos, proto, trust, portprofile and the like need mode='passthrough'")
 		}
 		return false, nil
 	}
@@ -198,28 +200,28 @@ func (p *planner) ownedVF(n *xmlfilter.NIC, s settings) (handled bool, err error
 	}
 	// Remembered first, so that it is put back last, when the macvtap has given
 	// the VF its own MAC back.
-	p.addVF(n, s, vf, link.VFSettings{}, false)
+	p.addVF(n, s, vf, link.VFSettings{}, false).GuestMAC = true
 	bare := s
-	bare.uplink, bare.dev, bare.vlan = nil, vf.Netdev, 0
+	bare.Uplink, bare.Dev, bare.VLAN = nil, vf.Netdev, 0
 	p.host.Devices = maps.Clone(p.host.Devices)
 	p.host.Devices[vf.Netdev] = Device{Name: vf.Netdev, VF: true}
-	if err := p.hookOwned(n, bare); err != nil {
+	if _, err := p.hookOwned(n, bare); err != nil {
 		return true, err
 	}
 	if want != (link.VFSettings{}) {
 		p.addVF(n, s, vf, want, true)
 	}
-	if s.vf.PortProfile != "" {
-		p.add(Step{NIC: p.id(n), Port: &Port{VFPlace: vf.VFPlace, Device: vf.PFName, Profile: s.vf.PortProfile, MAC: n.MAC}})
+	if s.VF.PortProfile != "" {
+		p.add(step.Step{NIC: p.id(n), Kind: &step.Port{VFPlace: vf.VFPlace, Device: vf.PFName, Profile: s.VF.PortProfile, MAC: n.MAC}})
 	}
 	return true, nil
 }
 
 // takeVF returns the VF of a hook-owned NIC: the one that it has, the one that it
 // names, or a free one of its uplink.
-func (p *planner) takeVF(n *xmlfilter.NIC, s settings) (VFDevice, bool, error) {
-	if vf, ok := p.host.VFs[s.dev]; ok && s.uplink == nil {
-		if p.op == Reconnect {
+func (p *planner) takeVF(n *xmlfilter.NIC, s Settings) (VFDevice, bool, error) {
+	if vf, ok := p.host.VFs[s.Dev]; ok && s.Uplink == nil {
+		if p.op == step.Reconnect {
 			return vf, true, nil
 		}
 		return vf, true, p.host.Available(vf, true)
@@ -227,9 +229,9 @@ func (p *planner) takeVF(n *xmlfilter.NIC, s settings) (VFDevice, bool, error) {
 	if held, ok := p.host.Held[p.id(n)]; ok {
 		return held, true, nil
 	}
-	u := s.uplink
+	u := s.Uplink
 	if u == nil {
-		u = p.cfg.UplinkCalled(s.dev)
+		u = p.cfg.UplinkCalled(s.Dev)
 	}
 	if u == nil {
 		return VFDevice{}, false, nil
@@ -253,7 +255,7 @@ func (p *planner) pick(u *config.Uplink) (vf VFDevice, ok bool, err error) {
 		if u.VFs != nil {
 			why += "; vfs of [uplink." + u.Name + "] says which may be chosen"
 		}
-		return VFDevice{}, false, remedy(ErrNoDevice, "no virtual function of uplink %q (%s) is free%s", u.Name, p.host.Uplinks[u.Name].Name, why)
+		return VFDevice{}, false, step.Hint(ErrNoDevice, "no virtual function of uplink %q (%s) is free%s", u.Name, p.host.Uplinks[u.Name].Name, why)
 	}
 	p.taken[free[i].VFPlace] = true
 	free[i].chosen = true
@@ -261,19 +263,19 @@ func (p *planner) pick(u *config.Uplink) (vf VFDevice, ok bool, err error) {
 }
 
 // ownedPort plans a port profile for a whole device in passthrough mode.
-func (p *planner) ownedPort(n *xmlfilter.NIC, s settings) (handled bool, err error) {
-	profile := s.vf.PortProfile
-	if s.vf != (xmlfilter.VFWords{PortProfile: profile}) {
-		return true, remedy(ErrUnsuitable, "qos, proto, trust and the like are for virtual functions, and its device is none")
+func (p *planner) ownedPort(n *xmlfilter.NIC, s Settings) (handled bool, err error) {
+	profile := s.VF.PortProfile
+	if s.VF != (xmlfilter.VFWords{PortProfile: profile}) {
+		return true, step.Hint(step.ErrUnsuitable, "qos, proto, trust and the like are for virtual functions, and its device is none")
 	}
 	if profile == "" {
 		return false, nil
 	}
-	if err := p.hookOwned(n, s); err != nil {
+	lower, err := p.hookOwned(n, s)
+	if err != nil {
 		return true, err
 	}
-	lower := p.steps[len(p.steps)-1].Macvtap.Lower
-	p.add(Step{NIC: p.id(n), Port: &Port{Device: lower, Profile: profile, MAC: n.MAC}})
+	p.add(step.Step{NIC: p.id(n), Kind: &step.Port{Device: lower, Profile: profile, MAC: n.MAC}})
 	return true, nil
 }
 
@@ -281,8 +283,8 @@ const qbh = "802.1Qbh"
 
 // vf returns what is to be changed in a NIC that is, or is to get, a VF; handled is
 // false for others.
-func (r *rewriter) vf(n *xmlfilter.NIC, s settings) (c xmlfilter.Change, handled bool, err error) {
-	mode := cmp.Or(s.mode, n.Source.Mode)
+func (r *rewriter) vf(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, handled bool, err error) {
+	mode := cmp.Or(s.Mode, n.Source.Mode)
 	switch {
 	case n.Type == "hostdev":
 		vf, ok := r.onVF(n)
@@ -292,16 +294,16 @@ func (r *rewriter) vf(n *xmlfilter.NIC, s settings) (c xmlfilter.Change, handled
 			c.DropVirtualPort = r.keep
 			return c, true, err
 		}
-		if ok && r.takesPort(n, vf.PFIndex, s.uplink) {
+		if ok && r.takesPort(n, vf.PFIndex, s.Uplink) {
 			c.DropVirtualPort = true
 			c.Words = map[string]string{xmlfilter.WordPortProfile: n.VirtualPort.Parameters["profileid"]}
 		}
 		return c, true, nil
-	case n.Type != "direct" || mode != "passthrough" || s.own && n.VirtualPort == nil:
+	case n.Type != "direct" || mode != "passthrough" || s.Own && n.VirtualPort == nil:
 		return c, false, nil
 	}
 	vf, ok := r.host.VFs[n.Source.Dev]
-	u := s.uplink
+	u := s.Uplink
 	if u == nil {
 		u = r.cfg.UplinkCalled(n.Source.Dev)
 		if dev, there := r.host.Devices[n.Source.Dev]; u != nil && there && dev.Name == n.Source.Dev && r.foreign(n.Source.Dev) == nil && n.Source.Dev != u.Name {
@@ -326,8 +328,8 @@ func (r *rewriter) vf(n *xmlfilter.NIC, s settings) (c xmlfilter.Change, handled
 		}
 		return c, false, nil
 	}
-	if s.mode != "" && s.mode != n.Source.Mode {
-		c.SourceMode = s.mode
+	if s.Mode != "" && s.Mode != n.Source.Mode {
+		c.SourceMode = s.Mode
 	}
 	if r.takesPort(n, vf.PFIndex, u) {
 		// libvirt alone cannot keep such a VF: it fails to save what enic does
@@ -342,7 +344,7 @@ func (r *rewriter) vf(n *xmlfilter.NIC, s settings) (c xmlfilter.Change, handled
 
 // reserve notes the VF of a NIC for the start that follows.
 func (r *rewriter) reserve(n *xmlfilter.NIC, vf VFDevice) {
-	r.steps = append(r.steps, Step{NIC: r.id(n), VF: &VF{VFPlace: vf.VFPlace, PFName: vf.PFName, MAC: n.MAC, Managed: true}})
+	r.steps = append(r.steps, step.Step{NIC: r.id(n), Kind: &step.VF{VFPlace: vf.VFPlace, PFName: vf.PFName, MAC: n.MAC, Managed: true}})
 }
 
 // takesPort reports whether the hook is to associate a NIC's port in libvirt's place.
@@ -362,15 +364,15 @@ func (r *rewriter) takesPort(n *xmlfilter.NIC, index int, u *config.Uplink) bool
 }
 
 // toOwnedPort makes a NIC hook-owned, its port profile a word.
-func (r *rewriter) toOwnedPort(n *xmlfilter.NIC, s settings, vf string) (xmlfilter.Change, error) {
+func (r *rewriter) toOwnedPort(n *xmlfilter.NIC, s Settings, vf string) (xmlfilter.Change, error) {
 	if n.MAC == "" {
-		return xmlfilter.Change{}, remedy(ErrUnsuitable, "it has no <mac address=>; define the domain first, libvirt gives it one")
+		return xmlfilter.Change{}, step.Hint(step.ErrUnsuitable, "it has no <mac address=>; define the domain first, libvirt gives it one")
 	}
 	words := map[string]string{
 		xmlfilter.WordOwn: xmlfilter.OwnHook, xmlfilter.WordMode: "passthrough",
 		xmlfilter.WordPortProfile: n.VirtualPort.Parameters["profileid"],
 	}
-	switch u := s.uplink; {
+	switch u := s.Uplink; {
 	case u != nil:
 		words[xmlfilter.WordUplink] = u.Name
 	case vf != "":

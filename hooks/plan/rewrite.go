@@ -1,4 +1,4 @@
-package hooks
+package plan
 
 import (
 	"cmp"
@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/config"
 	"libvirt-direct/xmlfilter"
 )
@@ -16,18 +17,18 @@ import (
 // For migrate and restore the XML comes from a host where devices may have other
 // names: they are mapped by uplink. With keep, at define time, what is changed is
 // kept in the metadata for undoing.
-func Rewrite(d *xmlfilter.Domain, cfg *config.Config, host Host, keep bool) ([]xmlfilter.Change, error) {
-	changes, _, err := remap(d, cfg, host, keep)
+func Rewrite(d *xmlfilter.Domain, cfg *config.Config, host Snapshot, keep bool) ([]xmlfilter.Change, error) {
+	changes, _, err := Remap(d, cfg, host, keep)
 	return changes, err
 }
 
-// remap is Rewrite with what is to be reserved for the start that follows.
-func remap(d *xmlfilter.Domain, cfg *config.Config, host Host, keep bool) ([]xmlfilter.Change, []Step, error) {
-	r := rewriter{planner: newPlanner(Migrate, d, cfg, host), keep: keep}
+// Remap is Rewrite with what is to be reserved for the start that follows.
+func Remap(d *xmlfilter.Domain, cfg *config.Config, host Snapshot, keep bool) ([]xmlfilter.Change, []step.Step, error) {
+	r := rewriter{planner: newPlanner(step.Migrate, d, cfg, host), keep: keep}
 	var changes []xmlfilter.Change
 	for i := range d.NICs {
 		n := &d.NICs[i]
-		if !ours(n) {
+		if !InScope(n) {
 			continue
 		}
 		c, err := r.nic(n)
@@ -52,7 +53,7 @@ func (r *rewriter) nic(n *xmlfilter.NIC) (xmlfilter.Change, error) {
 	if err := n.Err(); err != nil {
 		return none, err
 	}
-	s, err := settingsOf(r.cfg, r.host, n)
+	s, err := SettingsOf(r.cfg, r.host, n)
 	if err != nil {
 		return none, err
 	}
@@ -71,14 +72,14 @@ func (r *rewriter) nic(n *xmlfilter.NIC) (xmlfilter.Change, error) {
 	switch {
 	case n.Type == "direct" && n.Source.Network != "":
 		return none, nil
-	case n.Type == "direct" && s.own:
+	case n.Type == "direct" && s.Own:
 		return r.toHookOwned(n, s)
 	case n.Type == "direct":
 		return r.assisted(n, s)
-	case n.Type == "ethernet" && s.own:
+	case n.Type == "ethernet" && s.Own:
 		return r.hookOwned(n, s)
 	}
-	return none, remedy(ErrUnsuitable, "our words in <metadata> are for type='direct', this is type='%s'; remove its <nic>", n.Type)
+	return none, step.Hint(step.ErrUnsuitable, "our words in <metadata> are for type='direct', this is type='%s'; remove its <nic>", n.Type)
 }
 
 // place is where a NIC stands: on a device of this host, or on a VLAN of it.
@@ -90,22 +91,22 @@ type place struct {
 
 // locate finds out where a NIC stands from its words and its <source dev=>, which
 // may be this host's name, an uplink's, or another host's.
-func (r *rewriter) locate(n *xmlfilter.NIC, s settings) (place, error) {
-	pl := place{vid: s.vlan, uplink: s.uplink}
+func (r *rewriter) locate(n *xmlfilter.NIC, s Settings) (place, error) {
+	pl := place{vid: s.VLAN, uplink: s.Uplink}
 	source := n.Source.Dev
 	if n.VLAN != nil {
 		switch {
 		case len(n.VLAN.Tags) != 1 || n.VLAN.Trunk:
-			return pl, remedy(ErrUnsuitable, "<vlan> has %d tags; a macvtap stands on one VLAN", len(n.VLAN.Tags))
+			return pl, step.Hint(step.ErrUnsuitable, "<vlan> has %d tags; a macvtap stands on one VLAN", len(n.VLAN.Tags))
 		case n.VLAN.Tags[0] == 0 || n.VLAN.Tags[0] > 4094:
-			return pl, remedy(ErrUnsuitable, "<vlan> tag %d; VLANs are 1 to 4094", n.VLAN.Tags[0])
+			return pl, step.Hint(step.ErrUnsuitable, "<vlan> tag %d; VLANs are 1 to 4094", n.VLAN.Tags[0])
 		case pl.vid != 0 && pl.vid != n.VLAN.Tags[0]:
-			return pl, remedy(ErrUnsuitable, "<vlan> says %d and its words say %d", n.VLAN.Tags[0], pl.vid)
+			return pl, step.Hint(step.ErrUnsuitable, "<vlan> says %d and its words say %d", n.VLAN.Tags[0], pl.vid)
 		}
 		pl.vid = n.VLAN.Tags[0]
 	}
-	name := cmp.Or(s.dev, source)
-	if parent, vid, ok := splitVLAN(name); ok && r.cfg.UplinkCalled(name) == nil {
+	name := cmp.Or(s.Dev, source)
+	if parent, vid, ok := SplitVLAN(name); ok && r.cfg.UplinkCalled(name) == nil {
 		whole, there := r.host.Devices[name]
 		isVLAN := !there || whole.Kind == "vlan"
 		if isVLAN && (pl.vid == 0 || pl.vid == vid) {
@@ -144,20 +145,20 @@ func (pl place) words() map[string]string {
 
 // assisted maps the source device, and turns <vlan> and the words' VLAN into the
 // sub-interface that libvirt understands.
-func (r *rewriter) assisted(n *xmlfilter.NIC, s settings) (xmlfilter.Change, error) {
+func (r *rewriter) assisted(n *xmlfilter.NIC, s Settings) (xmlfilter.Change, error) {
 	var c xmlfilter.Change
-	if s.mode != "" && s.mode != cmp.Or(n.Source.Mode, "vepa") {
-		c.SourceMode = s.mode
+	if s.Mode != "" && s.Mode != cmp.Or(n.Source.Mode, "vepa") {
+		c.SourceMode = s.Mode
 	}
 	source, there := r.host.Devices[n.Source.Dev]
-	if there && source.Name == n.Source.Dev && s.uplink == nil && s.vlan == 0 && n.VLAN == nil && r.foreign(n.Source.Dev) == nil {
+	if there && source.Name == n.Source.Dev && s.Uplink == nil && s.VLAN == 0 && n.VLAN == nil && r.foreign(n.Source.Dev) == nil {
 		return c, nil // it is what it says: the host's own device, whatever its name looks like
 	}
 	pl, err := r.locate(n, s)
 	if err != nil {
 		return c, err
 	}
-	if n.VLAN != nil && pl.dev.VF && cmp.Or(s.mode, n.Source.Mode) == "passthrough" {
+	if n.VLAN != nil && pl.dev.VF && cmp.Or(s.Mode, n.Source.Mode) == "passthrough" {
 		pl.vid = 0 // libvirt sets a VF's VLAN itself
 	}
 	dev := pl.dev.Name
@@ -182,7 +183,7 @@ func (r *rewriter) assisted(n *xmlfilter.NIC, s settings) (xmlfilter.Change, err
 // foreign returns the uplink that a name means when another device of this host has
 // it by accident: other hosts' names go before, when the configuration lists them.
 func (r *rewriter) foreign(name string) *config.Uplink {
-	if parent, _, ok := splitVLAN(name); ok {
+	if parent, _, ok := SplitVLAN(name); ok {
 		if u := r.cfg.UplinkCalled(parent); u != nil && slices.Contains(u.Also, parent) {
 			return u
 		}
@@ -195,13 +196,13 @@ func (r *rewriter) foreign(name string) *config.Uplink {
 
 // toHookOwned turns <interface type='direct'> into type='ethernet' with a device that
 // the hook will make, and notes in the words what the XML no longer says.
-func (r *rewriter) toHookOwned(n *xmlfilter.NIC, s settings) (xmlfilter.Change, error) {
+func (r *rewriter) toHookOwned(n *xmlfilter.NIC, s Settings) (xmlfilter.Change, error) {
 	c := xmlfilter.Change{}
 	if n.VirtualPort != nil && !isQbg(n.VirtualPort) {
-		return c, remedy(ErrUnsuitable, "it has <virtualport type='%s'>, which is libvirt's to associate; leave own='hook' out", n.VirtualPort.Type)
+		return c, step.Hint(step.ErrUnsuitable, "it has <virtualport type='%s'>, which is libvirt's to associate; leave own='hook' out", n.VirtualPort.Type)
 	}
 	if n.MAC == "" {
-		return c, remedy(ErrUnsuitable, "it has no <mac address=>; define the domain first, libvirt gives it one")
+		return c, step.Hint(step.ErrUnsuitable, "it has no <mac address=>; define the domain first, libvirt gives it one")
 	}
 	pl, err := r.locate(n, s)
 	if err != nil {
@@ -214,21 +215,21 @@ func (r *rewriter) toHookOwned(n *xmlfilter.NIC, s settings) (xmlfilter.Change, 
 	}
 	words := pl.words()
 	words[xmlfilter.WordOwn] = xmlfilter.OwnHook
-	words[xmlfilter.WordMode] = cmp.Or(s.mode, n.Source.Mode, "vepa")
+	words[xmlfilter.WordMode] = cmp.Or(s.Mode, n.Source.Mode, "vepa")
 	c.Words = newWords(n, words)
 	c.Ethernet = targetName(r.domain, n)
 	return c, nil
 }
 
 // hookOwned maps the lower device of a NIC that is hook-owned already.
-func (r *rewriter) hookOwned(n *xmlfilter.NIC, s settings) (xmlfilter.Change, error) {
+func (r *rewriter) hookOwned(n *xmlfilter.NIC, s Settings) (xmlfilter.Change, error) {
 	var c xmlfilter.Change
-	if s.uplink == nil {
+	if s.Uplink == nil {
 		pl, err := r.locate(n, s)
 		if err != nil {
 			return c, err
 		}
-		if pl.uplink != nil || pl.dev.Name != s.dev {
+		if pl.uplink != nil || pl.dev.Name != s.Dev {
 			c.Words = newWords(n, map[string]string{xmlfilter.WordDev: pl.dev.Name})
 		}
 	}
@@ -236,7 +237,7 @@ func (r *rewriter) hookOwned(n *xmlfilter.NIC, s settings) (xmlfilter.Change, er
 		was := *n
 		was.Source, was.VLAN = n.Words.Was.Source, nil
 		// What was kept serves only undo: a name that means nothing here stays.
-		if pl, err := r.locate(&was, settings{uplink: s.uplink}); err == nil {
+		if pl, err := r.locate(&was, Settings{Uplink: s.Uplink}); err == nil {
 			dev := pl.dev.Name
 			if pl.vid != 0 {
 				dev = vlanName(dev, pl.vid)
@@ -278,29 +279,4 @@ func shellWord(s string) string {
 		return s
 	}
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
-}
-
-// Loses lists what a hook-owned NIC cannot have, for explain.
-func Loses(n *xmlfilter.NIC) []string {
-	lost := []string{
-		"virsh suspend, save and migration do not take the device down: it stays up from prepare to release",
-		"libvirt and its tools show type='ethernet': what looks for type='direct' does not see it",
-	}
-	if n.Words != nil && n.Words.Was != nil && isQbg(n.Words.Was.VirtualPort) {
-		lost = append(lost, "802.1Qbg: an incoming migration associates the VSI before the memory has arrived, where libvirt pre-associates it")
-	}
-	if n.Words != nil && n.Words.PortProfile != "" {
-		lost = append(lost, "802.1Qbh: an incoming migration associates the port before the memory has arrived, where libvirt pre-associates it")
-	}
-	if wasOnOVS(n) != nil {
-		return append(lost, "<bandwidth>: libvirt applies it by tc, not by Open vSwitch; say ingressrate and maxrate in the profile")
-	}
-	rx := n.RxFilters || n.Words != nil && n.Words.Was != nil && n.Words.Was.RxFilters
-	if rx {
-		lost = append(lost, "trustGuestRxFilters: libvirt does not carry the guest's MAC and multicast filters to this device; say allmulticast='yes'")
-	}
-	if n.Bandwidth {
-		lost = append(lost, "<bandwidth>: libvirt takes the device for a tap and applies inbound and outbound the wrong way round; swap them")
-	}
-	return lost
 }

@@ -1,4 +1,4 @@
-package hooks
+package step
 
 import (
 	"context"
@@ -23,17 +23,21 @@ type VLAN struct {
 	Made        bool `json:"made,omitempty"` // by us, for this domain or another
 }
 
-func (v *VLAN) key() string { return "vlan " + v.Name }
+func (*VLAN) Type() string { return "vlan" }
 
-func (v *VLAN) resource() (name string, shared bool) {
+func (v *VLAN) Key() string { return "vlan " + v.Name }
+
+func (v *VLAN) Resource() (name string, shared bool) {
 	return fmt.Sprintf("vlan/%d/%d", v.ParentIndex, v.ID), true
 }
 
-func (v *VLAN) does() string {
+func (*VLAN) Until() Op { return Release }
+
+func (v *VLAN) Does() string {
 	return fmt.Sprintf("make or share VLAN sub-interface %s (VLAN %d of %s)", v.Name, v.ID, v.Parent)
 }
 
-func (v *VLAN) holds() string {
+func (v *VLAN) Holds() string {
 	text := fmt.Sprintf("VLAN sub-interface %s (VLAN %d of %s)", v.Name, v.ID, v.Parent)
 	if v.Made {
 		return text + ", made by us"
@@ -41,83 +45,79 @@ func (v *VLAN) holds() string {
 	return text + ", not made by us"
 }
 
-func (v *VLAN) undoes() string {
+func (v *VLAN) Undoes() string {
 	return fmt.Sprintf("remove %s if we made it and no other guest uses it", v.Name)
 }
 
-func (v *VLAN) index() int { return v.Index }
+func (v *VLAN) Ifindex() int { return v.Index }
 
-func (v *VLAN) check() error {
+func (v *VLAN) Check() error {
 	if v.ID < 1 || v.ID > 4094 {
 		return fmt.Errorf("VLAN %d", v.ID)
 	}
 	return checkNames(v.Name, v.Parent)
 }
 
-func (v *VLAN) compare(ctx context.Context, k Kernel, h *Held) error {
-	return h.compareDevice(ctx, k, v.Index, func(l link.Link, differs differ) {
+func (v *VLAN) Observe(ctx context.Context, k Kernel, o *Observed) error {
+	return o.device(ctx, k, v.Index, func(l link.Link, differs differ) {
 		differs("name", v.Name, l.Name)
 		differs("VLAN", v.ID, l.VLANID)
 		differs("up", true, l.Up)
 	})
 }
 
-func (v *VLAN) same(s Step) (is, made bool) {
-	return s.VLAN != nil && s.VLAN.Index == v.Index, s.VLAN != nil && s.VLAN.Made
+// Same compares by device.
+func (v *VLAN) Same(k Kind) (is, made bool) {
+	o, ok := k.(*VLAN)
+	return ok && o.Index == v.Index, ok && o.Made
 }
 
-func (*VLAN) do(ctx context.Context, a *applier, s Step) error {
-	v := *s.VLAN
-	s.VLAN = &v
-	parent, err := a.kernel.ByName(ctx, v.Parent)
+func (v *VLAN) Do(ctx context.Context, e *Env) error {
+	parent, err := e.Kernel.ByName(ctx, v.Parent)
 	if err != nil {
 		return err
 	}
 	if v.ParentIndex != parent.Index {
 		return fmt.Errorf("%w: %s has changed since this moment; try again", ErrWrongDevice, v.Parent)
 	}
-	unlock, err := a.lockLink(ctx, parent.Index)
-	if err != nil {
+	if err := e.Lock(ctx, LinkLock(parent.Index)); err != nil {
 		return err
 	}
-	defer unlock()
-	have, err := a.kernel.ByName(ctx, v.Name)
+	have, err := e.Kernel.ByName(ctx, v.Name)
 	switch {
 	case errors.Is(err, link.ErrNotFound):
-		return a.makeVLAN(ctx, s, parent)
+		return v.make(ctx, e, parent)
 	case err != nil:
 		return err
 	case have.Kind != "vlan" || have.VLANID != v.ID || have.Parent != parent.Index:
 		return fmt.Errorf("%w: %s is not VLAN %d of %s", ErrWrongDevice, v.Name, v.ID, v.Parent)
 	}
 	v.Index = have.Index
-	v.Made = have.Alias == Mark
+	v.Made = have.Alias == Alias
 	if have.Alias == "" { // whoever made it may have been killed before he marked it
-		h, err := a.others(&v)
+		sharing, err := e.Sharing()
 		if err != nil {
 			return err
 		}
-		v.Made = h == heldMade || a.made(&v)
+		v.Made = sharing.Made
 	}
-	if err := a.put(s, journal.Done); err != nil {
+	if err := e.Save(journal.Done); err != nil {
 		return err
 	}
 	// Whoever made it may have been killed before it was ready.
-	return a.readyVLAN(ctx, v, parent)
+	return v.ready(ctx, e, parent)
 }
 
-func (a *applier) makeVLAN(ctx context.Context, s Step, parent link.Link) error {
-	v := s.VLAN
+func (v *VLAN) make(ctx context.Context, e *Env, parent link.Link) error {
 	var err error
 	if v.Index, err = link.FreeIndex(); err != nil {
 		return err
 	}
 	v.Made = true
-	done, err := a.intend(s)
-	if err != nil {
+	if err := e.Save(journal.Intended); err != nil {
 		return err
 	}
-	err = a.kernel.AddVLAN(ctx, link.VLAN{Name: v.Name, Index: v.Index, Parent: parent.Index, ID: v.ID})
+	err = e.Kernel.AddVLAN(ctx, link.VLAN{Name: v.Name, Index: v.Index, Parent: parent.Index, ID: v.ID})
 	switch {
 	case errors.Is(err, link.ErrExists):
 		return fmt.Errorf("VLAN %d of %s is there under another name (ip -d link show type vlan): name that as source: %w", v.ID, v.Parent, err)
@@ -126,92 +126,86 @@ func (a *applier) makeVLAN(ctx context.Context, s Step, parent link.Link) error 
 	case err != nil:
 		return err
 	}
-	if err := a.readyVLAN(ctx, *v, parent); err != nil {
+	if err := v.ready(ctx, e, parent); err != nil {
 		return err
 	}
-	a.note("made %s", v.Name)
-	return done()
+	e.Event("made %s", v.Name)
+	return e.Save(journal.Done)
 }
 
-// readyVLAN brings a sub-interface that we made into the state in which guests can
+// ready brings a sub-interface that we made into the state in which guests can
 // use it. Its parent must be up for that, and stays so.
-func (a *applier) readyVLAN(ctx context.Context, v VLAN, parent link.Link) error {
+func (v *VLAN) ready(ctx context.Context, e *Env, parent link.Link) error {
 	if !v.Made {
 		return nil
 	}
-	if err := a.kernel.SetAlias(ctx, v.Index, Mark); err != nil {
+	if err := e.Kernel.SetAlias(ctx, v.Index, Alias); err != nil {
 		return err
 	}
-	if err := a.kernel.DisableIPv6(ctx, v.Name); err != nil {
+	if err := e.Kernel.DisableIPv6(ctx, v.Name); err != nil {
 		return err
 	}
 	if !parent.Up {
-		if err := a.kernel.SetUp(ctx, parent.Index, true); err != nil {
+		if err := e.Kernel.SetUp(ctx, parent.Index, true); err != nil {
 			return err
 		}
 	}
-	return a.kernel.SetUp(ctx, v.Index, true)
+	return e.Kernel.SetUp(ctx, v.Index, true)
 }
 
-func (*VLAN) undo(ctx context.Context, a *applier, s Step) error {
-	v := s.VLAN
-	unlock, err := a.lockLink(ctx, v.ParentIndex)
-	if err != nil {
+func (v *VLAN) Undo(ctx context.Context, e *Env) error {
+	if err := e.Lock(ctx, LinkLock(v.ParentIndex)); err != nil {
 		return err
 	}
-	defer unlock()
 	if !v.Made {
-		return a.drop(s.key())
+		return nil
 	}
-	have, err := a.kernel.ByIndex(ctx, v.Index)
+	have, err := e.Kernel.ByIndex(ctx, v.Index)
 	if errors.Is(err, link.ErrNotFound) {
-		return a.drop(s.key())
+		return nil
 	}
 	if err != nil {
 		return err
 	}
 	if have.Kind != "vlan" || have.VLANID != v.ID {
-		return a.drop(s.key())
+		return nil
 	}
-	h, err := a.others(v)
+	sharing, err := e.Sharing()
 	if err != nil {
 		return err
 	}
-	if h != unheld {
-		if err := a.markVLAN(ctx, have); err != nil {
-			return err
-		}
-		return a.drop(s.key())
+	if sharing.Others {
+		return v.mark(ctx, e, have)
 	}
-	if have.Alias != "" && have.Alias != Mark { // somebody, the helper for instance, wants to keep it
-		a.note("left %s: it is %s", have.Name, have.Alias)
-		return a.drop(s.key())
+	if have.Alias != "" && have.Alias != Alias { // somebody, the helper for instance, wants to keep it
+		e.Event("left %s: it is %s", have.Name, have.Alias)
+		return nil
 	}
 	// With it the kernel would remove what stands on it in a container, too. What cannot
 	// be told is left to gc.
-	uses, err := a.kernel.UppersEverywhere(ctx, have.Name)
+	uses, err := e.Kernel.UppersEverywhere(ctx, have.Name)
 	if err != nil {
 		return err
 	}
 	if len(uses) > 0 {
-		if err := a.markVLAN(ctx, have); err != nil {
+		if err := v.mark(ctx, e, have); err != nil {
 			return err
 		}
-		a.note("left %s: %s", have.Name, uses[0])
-		return a.drop(s.key())
+		e.Event("left %s: %s", have.Name, uses[0])
+		return nil
 	}
-	if err := a.kernel.Delete(ctx, v.Index); err != nil && !errors.Is(err, link.ErrNotFound) {
+	if err := e.Kernel.Delete(ctx, v.Index); err != nil && !errors.Is(err, link.ErrNotFound) {
 		return err
 	}
-	a.note("removed %s", v.Name)
-	return a.drop(s.key())
+	e.Event("removed %s", v.Name)
+	return nil
 }
 
-// markVLAN marks a sub-interface that we made, and that is left to others, where we were
+// mark marks a sub-interface that we made, and that is left to others, where we were
 // killed before that was done: gc is to find it.
-func (a *applier) markVLAN(ctx context.Context, have link.Link) error {
+func (v *VLAN) mark(ctx context.Context, e *Env, have link.Link) error {
 	if have.Alias != "" {
 		return nil
 	}
-	return a.kernel.SetAlias(ctx, have.Index, Mark)
+	return e.Kernel.SetAlias(ctx, have.Index, Alias)
 }

@@ -1,0 +1,200 @@
+package plan
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"libvirt-direct/hooks/step"
+	"libvirt-direct/internal/config"
+	"libvirt-direct/internal/journal"
+	"libvirt-direct/internal/link"
+)
+
+// Device is a network device of this host as Plan sees it.
+type Device struct {
+	Name   string
+	Index  int
+	Kind   string
+	VLANID int
+	Parent int // ifindex
+	VF     bool
+	// ParentName is the name of a VLAN sub-interface's parent.
+	ParentName string
+	MTU        int
+	// Bridge is nil for what is no Linux bridge.
+	Bridge *link.Bridge
+}
+
+// VFDevice is a virtual function of this host as Plan sees it.
+type VFDevice struct {
+	link.VFPlace
+	PFName  string
+	PFIndex int
+	Netdev  string
+	Driver  string
+	NUMA    int
+
+	// Claims are everybody's, as the journals say.
+	Claims journal.Claims
+	// Used is what the kernel shows of a use, "" for none; Doubt is why that could not be
+	// told, which keeps a VF from being chosen and from nobody who names it.
+	Used, Doubt string
+	// Guest is the macvtap that stands on it, and GuestMAC that one's address: a guest's
+	// that runs or is started at this moment. Both are "" without one.
+	Guest, GuestMAC string
+
+	// Mine: that is the domain's for which it was looked at. Bound: Used says how it is bound.
+	Mine, Bound bool
+
+	chosen bool // by the plan, of those that are free
+}
+
+// Snapshot is what Plan knows of this host's devices: those that the domain's NICs name,
+// and the uplinks'.
+type Snapshot struct {
+	// Owner is the UUID of the domain for which it was looked at.
+	Owner string
+	// Devices by the names under which they were asked for.
+	Devices map[string]Device
+	// Uplinks holds the uplinks' devices, by uplink name.
+	Uplinks map[string]Device
+	// Missing says why an uplink has no device.
+	Missing map[string]error
+
+	// VFs that the domain's NICs name, by network device or PCI address.
+	VFs map[string]VFDevice
+	// Free are VFs that the domain could take, as many as it has NICs, by uplink; an
+	// uplink whose device has no VFs is not in it. nil where no NIC is in passthrough mode.
+	Free map[string][]VFDevice
+	// Pooled names libvirt's networks that hand out VFs of an uplink, which are not
+	// in Free.
+	Pooled map[string][]string
+	// Held are the VFs that this domain's hook-owned NICs have already, by NIC.
+	Held map[string]VFDevice
+	// Obstacles are what stands in the way of a NIC's macvtap on its device, by NIC.
+	Obstacles map[string][]link.Obstacle
+}
+
+// uplinkOf returns the uplink that a device name means or leads to: by what the
+// uplink is called, or because it is its device, or a VLAN of it.
+func (h Snapshot) uplinkOf(cfg *config.Config, name string) *config.Uplink {
+	if u := cfg.UplinkCalled(name); u != nil {
+		return u
+	}
+	if dev, there := h.Devices[name]; there {
+		for _, u := range cfg.UplinkNames() {
+			if up, ok := h.Uplinks[u]; ok && (up.Index == dev.Index || up.Index == dev.Parent) {
+				return cfg.Uplinks[u]
+			}
+		}
+	}
+	if parent, _, ok := SplitVLAN(name); ok {
+		return h.uplinkOf(cfg, parent)
+	}
+	return nil
+}
+
+// Named reports whether one of the domain's NICs names a virtual function.
+func (h *Snapshot) Named(p link.VFPlace) bool {
+	for _, vf := range h.VFs {
+		if vf.VFPlace == p {
+			return true
+		}
+	}
+	return false
+}
+
+// TakenError says why a domain cannot have a virtual function. It matches step.ErrInUse where
+// another guest has it, else step.ErrNotFree.
+type TakenError struct {
+	VF VFDevice
+	// By is the domain that claims it, "" where nobody does.
+	By string
+	// Starting: that domain is on its way to or from its VF, and the kernel does not tell.
+	Starting bool
+	// Unreadable: that domain's journal cannot be read, By is its UUID.
+	Unreadable bool
+	// Evidence is what the kernel shows, "" where it shows no use.
+	Evidence string
+}
+
+func (e *TakenError) Error() string {
+	who := fmt.Sprintf("VF %d of %s", e.VF.Number, e.VF.PFName)
+	seen := ""
+	if e.Evidence != "" {
+		seen = fmt.Sprintf(" (%s: %s)", cmp.Or(e.VF.Netdev, e.VF.Device), e.Evidence)
+	}
+	switch {
+	case e.Unreadable:
+		return fmt.Sprintf("%v: %s is claimed by domain %s, whose journal cannot be read%s; try again, choose another VF, or see libvirt-direct status --claims", step.ErrInUse, who, e.By, seen)
+	case e.Starting:
+		return fmt.Sprintf("%v: %s is held for domain %q, which is starting, stopping or about to arrive%s; try again, choose another VF, or run libvirt-direct gc if it is none of these", step.ErrInUse, who, e.By, seen)
+	case e.By != "":
+		return fmt.Sprintf("%v: %s is domain %q's%s; stop that, or choose another VF", step.ErrInUse, who, e.By, seen)
+	}
+	return fmt.Sprintf("%v: %s%s; free it, or choose another VF", e.kind(), who, seen)
+}
+
+func (e *TakenError) kind() error {
+	if e.By != "" || e.VF.Guest != "" {
+		return step.ErrInUse
+	}
+	return step.ErrNotFree
+}
+
+// Is reports whether target is step.ErrInUse or step.ErrNotFree, as documented above.
+func (e *TakenError) Is(target error) bool { return target == e.kind() }
+
+// Available is the answer to whether a domain may have a virtual function: nil, or a
+// *TakenError. named is false for who takes any that is free.
+//
+// One that it claims itself and that the kernel shows in no other hands, or that nobody
+// claims and that the kernel shows unused, is available; to who names it also one whose claim is stale: its domain was started, and
+// the kernel shows no use. A domain that was not started yet may be about to have it, and
+// one that was stopped may have it put back at this moment.
+func (h *Snapshot) Available(vf VFDevice, named bool) error {
+	holder, held := vf.Claims.Holder(h.Owner)
+	own := slices.ContainsFunc(vf.Claims.All, func(c journal.Claim) bool {
+		return c.UUID == h.Owner && (vf.Used == "" || vf.Mine || vf.Bound && c.Started)
+	})
+	taken := &TakenError{VF: vf, Evidence: vf.Used}
+	unknown := slices.DeleteFunc(slices.Clone(vf.Claims.Unreadable), func(uuid string) bool { return uuid == h.Owner })
+	switch {
+	case len(unknown) > 0: // it can be starting, and above all that can be read
+		taken.By, taken.Unreadable = unknown[0], true
+		return taken
+	case held:
+		taken.By, taken.Starting = cmp.Or(holder.Name, holder.UUID), !holder.Started && vf.Used == ""
+		if named && holder.Started && vf.Used == "" {
+			return nil
+		}
+		return taken
+	case own:
+		return nil
+	case vf.Used != "":
+		return taken
+	case !named && vf.Doubt != "":
+		taken.Evidence = vf.Doubt
+		return taken
+	}
+	return nil
+}
+
+// Holder is the domain that claims a virtual function, "" for none, and what it wants of
+// it.
+func (v VFDevice) Holder() (domain string, want link.VFSettings) {
+	holder, held := v.Claims.Holder("")
+	if !held {
+		return "", want
+	}
+	if s, err := step.Decode(holder.Step); err == nil {
+		if vf, is := s.Kind.(*step.VF); is {
+			want = vf.Want
+		}
+	}
+	return cmp.Or(holder.Name, holder.UUID), want
+}
+
+// Resource is what is claimed with a virtual function.
+func (v VFDevice) Resource() string { return step.VFResource(v.VFPlace) }
