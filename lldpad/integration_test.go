@@ -18,6 +18,7 @@ import (
 
 	"libvirt-direct/integration/host"
 	"libvirt-direct/integration/host/hosttest"
+	"libvirt-direct/internal/poll"
 	"libvirt-direct/lldpad"
 	"libvirt-direct/vdp"
 	"libvirt-direct/vdp/vdptest"
@@ -131,10 +132,10 @@ func (s *site) responder(c vdptest.Config) *vdptest.Server {
 
 func (s *site) eventually(what string, f func() bool) {
 	s.Helper()
-	for end := time.Now().Add(25 * time.Second); !f(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(end) {
-			s.Fatalf("no %s", what)
-		}
+	ctx, cancel := context.WithTimeout(s.ctx, 25*time.Second)
+	defer cancel()
+	if err := poll.Until(ctx, 20*time.Millisecond, func() (bool, error) { return f(), nil }); err != nil {
+		s.Fatalf("no %s: %v", what, err)
 	}
 }
 
@@ -148,16 +149,18 @@ func (s *site) check(c *lldpad.Client) lldpad.Report {
 // until waits for a report with that error.
 func (s *site) until(c *lldpad.Client, want error) lldpad.Report {
 	s.Helper()
+	ctx, cancel := context.WithTimeout(s.ctx, 25*time.Second)
+	defer cancel()
 	var r lldpad.Report
-	for end := time.Now().Add(25 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		if r = s.check(c); errors.Is(r.Err, want) {
-			return r
-		}
-		if time.Now().After(end) {
-			conf, _ := s.station.Run(s.ctx, "cat", "/var/lib/lldpad/lldpad.conf")
-			s.Fatalf("want %v, have %+v\n%s", want, r, conf)
-		}
+	err := poll.Until(ctx, 20*time.Millisecond, func() (bool, error) {
+		r = s.check(c)
+		return errors.Is(r.Err, want), nil
+	})
+	if err != nil {
+		conf, _ := s.station.Run(s.ctx, "cat", "/var/lib/lldpad/lldpad.conf")
+		s.Fatalf("want %v, have %+v: %v\n%s", want, r, err, conf)
 	}
+	return r
 }
 
 // mend runs the commands of a report as a person would.

@@ -4,6 +4,7 @@ package main_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"fmt"
 	"net"
@@ -23,6 +24,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"libvirt-direct/internal/poll"
 	"libvirt-direct/vdp"
 	"libvirt-direct/vdp/vdptest"
 )
@@ -243,10 +245,10 @@ func (h *host) responder(c vdptest.Config) *vdptest.Server {
 
 func (h *host) eventually(d time.Duration, what string, f func() bool) {
 	h.Helper()
-	for end := time.Now().Add(d); !f(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			h.Fatalf("no %s within %v", what, d)
-		}
+	ctx, cancel := context.WithTimeout(h.Context(), d)
+	defer cancel()
+	if err := poll.Until(ctx, 10*time.Millisecond, func() (bool, error) { return f(), nil }); err != nil {
+		h.Fatalf("no %s within %v: %v", what, d, err)
 	}
 }
 
@@ -386,12 +388,15 @@ func (l *libvirt) status(v vdp.VSI) int {
 // result polls as libvirt does.
 func (l *libvirt) result(v vdp.VSI) int {
 	l.Helper()
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
-		if s := l.status(v); s != -1 {
-			return s
-		}
-	}
-	return -1
+	ctx, cancel := context.WithTimeout(l.Context(), 10*time.Second)
+	defer cancel()
+	s := -1
+	// None in time is what -1 says.
+	_ = poll.Until(ctx, time.Millisecond, func() (bool, error) {
+		s = l.status(v)
+		return s != -1, nil
+	})
+	return s
 }
 
 func testVSI(n int) vdp.VSI {
