@@ -82,7 +82,7 @@ func (s *site) startLLDPAD(p *host.Peer) *daemon {
 	require.NoError(s, d.cmd.Start())
 	go func() { d.cmd.Wait(); close(d.end) }()
 	s.Cleanup(d.kill)
-	s.eventually("lldpad", func() bool {
+	hosttest.Eventually(s, 25*time.Second, "lldpad", func() bool {
 		_, err := p.Run(s.ctx, "lldptool", "ping")
 		return err == nil
 	})
@@ -128,15 +128,6 @@ func (s *site) responder(c vdptest.Config) *vdptest.Server {
 		}
 	})
 	return server
-}
-
-func (s *site) eventually(what string, f func() bool) {
-	s.Helper()
-	ctx, cancel := context.WithTimeout(s.ctx, 25*time.Second)
-	defer cancel()
-	if err := poll.Until(ctx, 20*time.Millisecond, func() (bool, error) { return f(), nil }); err != nil {
-		s.Fatalf("no %s: %v", what, err)
-	}
 }
 
 func (s *site) check(c *lldpad.Client) lldpad.Report {
@@ -385,7 +376,7 @@ func TestDraft(t *testing.T) {
 	// The switch's TLV is not seen while the port is off; the first remedy is
 	// for the 2012 edition, and the second, once it is seen, for the draft.
 	s.mend(s.until(c, lldpad.ErrPortNotConfigured))
-	s.eventually("the switch's draft TLV", func() bool { return s.check(c).Switch == vdp.EditionDraft })
+	hosttest.Eventually(s, 25*time.Second, "the switch's draft TLV", func() bool { return s.check(c).Switch == vdp.EditionDraft })
 	r := s.check(c)
 	require.ErrorIs(t, r.Err, lldpad.ErrPortNotConfigured)
 	require.Equal(t, vdp.Edition2012, r.Edition)
@@ -449,7 +440,7 @@ func TestDraft(t *testing.T) {
 	_, err = s.station.Run(s.ctx, "lldptool", "-T", "-i", stationPort, "-g", "ncb", "-V", "vdp", "-c",
 		"mode=2,12,1193046,1,"+uuidB+",2,52:54:00:c7:3e:ce,3")
 	require.NoError(t, err)
-	s.eventually("refusal in the report", func() bool {
+	hosttest.Eventually(s, 25*time.Second, "refusal in the report", func() bool {
 		r := s.check(c)
 		return errors.As(r.Err, &refused) && strings.Contains(r.Err.Error(), uuidB)
 	})

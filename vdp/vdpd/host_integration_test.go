@@ -24,6 +24,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"libvirt-direct/integration/host/hosttest"
 	"libvirt-direct/internal/poll"
 	"libvirt-direct/vdp"
 	"libvirt-direct/vdp/vdptest"
@@ -172,12 +173,12 @@ func (h *host) vdpd(args ...string) *process {
 	p := h.start(h.a, append([]string{vdpdPath, "-config", "/nonexistent", "-uplink", stationIf, "-debug",
 		"-state", filepath.Join(h.dir, "state.json"), "-pid-file", filepath.Join(h.dir, "lldpad.pid"),
 		"-control", h.controlPath()}, args...)...)
-	h.eventually(20*time.Second, "vdpd's pid file", func() bool {
+	hosttest.Eventually(h, 20*time.Second, "vdpd's pid file", func() bool {
 		b, _ := os.ReadFile(filepath.Join(h.dir, "lldpad.pid"))
 		return string(b) == fmt.Sprintf("%d\n", p.cmd.Process.Pid)
 	})
 	// It looks for its uplinks after that, and until it has found one refuses what is asked of it.
-	h.eventually(20*time.Second, "vdpd's uplink", func() bool { return h.uplink().Ifindex != 0 })
+	hosttest.Eventually(h, 20*time.Second, "vdpd's uplink", func() bool { return h.uplink().Ifindex != 0 })
 	return p
 }
 
@@ -194,7 +195,7 @@ func (h *host) lldpad(ns string) *process {
 	}
 	p := h.start(ns, "unshare", "-m", "sh", "-c", `mount -t tmpfs t /run && mount -t tmpfs t /dev/shm &&
 		mount -t tmpfs t /var/lib/lldpad && exec lldpad -V 7 -t`)
-	h.eventually(10*time.Second, "lldpad", func() bool {
+	hosttest.Eventually(h, 10*time.Second, "lldpad", func() bool {
 		return exec.Command("ip", "netns", "exec", ns, "lldptool", "ping").Run() == nil
 	})
 	return p
@@ -241,15 +242,6 @@ func (h *host) responder(c vdptest.Config) *vdptest.Server {
 		}
 	})
 	return s
-}
-
-func (h *host) eventually(d time.Duration, what string, f func() bool) {
-	h.Helper()
-	ctx, cancel := context.WithTimeout(h.Context(), d)
-	defer cancel()
-	if err := poll.Until(ctx, 10*time.Millisecond, func() (bool, error) { return f(), nil }); err != nil {
-		h.Fatalf("no %s within %v: %v", what, d, err)
-	}
 }
 
 // A libvirt asks the daemon with a process id as libvirt does: each request
