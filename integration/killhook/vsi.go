@@ -9,7 +9,7 @@ import (
 	"libvirt-direct/vdp"
 )
 
-func (k *mortal) openStation(ctx context.Context) (hooks.Station, func(), error) {
+func (k *crashPoint) openStation(ctx context.Context) (hooks.Station, func(), error) {
 	s, end, err := hooks.OpenStation(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -17,10 +17,10 @@ func (k *mortal) openStation(ctx context.Context) (hooks.Station, func(), error)
 	return station{s, k}, end, nil
 }
 
-// station is the host's, with points to die at.
+// A station is the host's, with crash points.
 type station struct {
 	hooks.Station
-	k *mortal
+	k *crashPoint
 }
 
 func (s station) change(do func() error) error {
