@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"libvirt-direct/integration/host/hosttest"
+
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 )
@@ -21,7 +23,7 @@ func TestAppArmor(t *testing.T) {
 	if !inMachine() {
 		t.Skip("this is for the test machine: go test -tags vm -exec testvm")
 	}
-	ctx := deadline(t, 4*time.Minute)
+	ctx := hosttest.Deadline(t, 4*time.Minute)
 	sh := func(script string, args ...string) string {
 		t.Helper()
 		cmd := exec.CommandContext(ctx, "sh", append([]string{"-euc", script, "sh"}, args...)...)

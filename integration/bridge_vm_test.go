@@ -18,9 +18,9 @@ import (
 )
 
 // vlansOf is what iproute2 shows of a bridge port.
-func (s *site) vlansOf(port string) string {
-	s.t.Helper()
-	fields := strings.Fields(s.run("", "bridge", "vlan", "show", "dev", port))
+func (h *fixture) vlansOf(port string) string {
+	h.T.Helper()
+	fields := strings.Fields(h.MustRun("bridge", "vlan", "show", "dev", port))
 	return strings.Join(fields[3:], " ") // behind "port vlan-id NAME"
 }
 
@@ -34,15 +34,15 @@ func TestBridgeVLANs(t *testing.T) {
 	if !inMachine() {
 		t.Skip("this is for the test machine: go test -tags vm -exec testvm")
 	}
-	ctx := deadline(t, 6*time.Minute)
+	ctx := hosttest.Deadline(t, 6*time.Minute)
 	out, err := exec.CommandContext(ctx, "modprobe", "tun").CombinedOutput() // or there is no /dev/net/tun
 	require.NoError(t, err, "%s", out)
-	s := newSite(ctx, t, "a", "deadline = \"1m\"\n[uplink.office]\ndevice = \"br0\"\nvlans = [\"10-29\"]\n")
+	h := newFixture(ctx, t, "a", "deadline = \"1m\"\n[uplink.office]\ndevice = \"br0\"\nvlans = [\"10-29\"]\n")
 	far := hosttest.NewPeer(ctx, t, host.Options{Name: "far"})
-	require.NoError(t, host.Wire(ctx, s.Peer, "nica", far, "wire0"))
-	require.NoError(t, s.Bridge(ctx, "br0", host.Port{Name: "nica"}))
-	s.up()
-	before := s.snapshot()
+	require.NoError(t, host.Wire(ctx, h.Peer, "nica", far, "wire0"))
+	require.NoError(t, h.Bridge(ctx, "br0", host.Port{Name: "nica"}))
+	h.MustStartLibvirtd()
+	before := h.MustSnapshot()
 
 	// One guest with a port of each kind, the second written as libvirt does and rewritten.
 	nic := func(n int, words string) string { return fmt.Sprintf("<ld:nic mac='%s' %s/>", mac(n), words) }
@@ -52,39 +52,39 @@ func TestBridgeVLANs(t *testing.T) {
 		tapNIC(3, "<rom enabled='no'/>"),
 	}, Metadata: "<ld:nics xmlns:ld='urn:libvirt-direct:1'>" + nic(1, "vlan='10' learning='no'") + nic(3, "uplink='office' vlan='10' trunk='20-22' native='tagged'") + "</ld:nics>"}
 	outside := host.Domain{Name: "outside", MemoryMiB: 32, Interfaces: []string{tapNIC(4, "")}, Metadata: metadata(4, "vlan='30'")}
-	s.define(outside)
-	_, err = s.Virsh(ctx, "start", "outside")
+	h.MustDefine(outside)
+	_, err = h.Virsh(ctx, "start", "outside")
 	require.ErrorContains(t, err, `br0 does not filter VLANs; run: ip link set br0 type bridge vlan_filtering 1`)
-	s.run("", "ip", "link", "set", "br0", "type", "bridge", "vlan_filtering", "1")
+	h.MustRun("ip", "link", "set", "br0", "type", "bridge", "vlan_filtering", "1")
 	check := func() string {
-		out, _ := s.Run(ctx, program(t, "libvirt-direct"), "check") // it finds no helper's faults or some, which is not this test's
+		out, _ := h.Run(ctx, program(t, "libvirt-direct"), "check") // it finds no helper's faults or some, which is not this test's
 		return strings.Join(strings.Fields(out), " ")
 	}
-	s.run("", "bridge", "vlan", "add", "dev", "nica", "vid", "10")
+	h.MustRun("bridge", "vlan", "add", "dev", "nica", "vid", "10")
 	require.Contains(t, check(), "note bridge office no port of br0 but guests' taps carries VLANs 11-29: bridge vlan add dev UPLINK vid 11-29")
-	s.run("", "bridge", "vlan", "add", "dev", "nica", "vid", "11-30")
+	h.MustRun("bridge", "vlan", "add", "dev", "nica", "vid", "11-30")
 	require.Contains(t, check(), "ok bridge office br0 carries its VLANs beyond the guests' taps")
-	_, err = s.Virsh(ctx, "start", "outside")
+	_, err = h.Virsh(ctx, "start", "outside")
 	require.ErrorContains(t, err, `VLAN 30 on uplink "office"`)
 
 	wire, err := far.Capture(ctx, "wire0")
 	require.NoError(t, err)
-	s.rewrite(g)
-	s.start("g")
+	h.rewrite(g)
+	h.start("g")
 	var names []string
-	for line := range strings.Lines(s.virsh("domiflist", "g")) {
+	for line := range strings.Lines(h.MustVirsh("domiflist", "g")) {
 		names = append(names, strings.Fields(line)[0])
 	}
 	require.Len(t, names, 3)
 	for i, want := range []string{"10 PVID Egress Untagged", "10 PVID Egress Untagged 20 21", "10 PVID 20 21 22"} {
-		require.Equal(t, want, s.vlansOf(names[i]))
+		require.Equal(t, want, h.vlansOf(names[i]))
 	}
-	require.Contains(t, s.run("", "bridge", "fdb", "show", "brport", names[0]), mac(1)+" vlan 10 master br0 static")
+	require.Contains(t, h.MustRun("bridge", "fdb", "show", "brport", names[0]), mac(1)+" vlan 10 master br0 static")
 
 	// The far side asks for an address in each VLAN; what the guests' taps get of it.
 	taps := map[string]*host.Capture{}
 	for _, tap := range names {
-		taps[tap], err = s.Capture(ctx, tap)
+		taps[tap], err = h.Capture(ctx, tap)
 		require.NoError(t, err)
 	}
 	for _, vid := range []int{30, 20, 22, 10} { // the last one is seen by all
@@ -124,6 +124,6 @@ func TestBridgeVLANs(t *testing.T) {
 	frame, err := wire.Wait(ctx, func(f []byte) bool { return len(f) > 18 && bytes.Equal(f[6:12], hw) })
 	require.NoError(t, err)
 	require.Equal(t, []byte{0x81, 0x00, 0x00, 10}, frame[12:16], "% x", frame[:18])
-	s.stop("g")
-	s.unchanged(before)
+	h.stop("g")
+	h.RequireUnchanged(before)
 }

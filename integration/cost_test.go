@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"libvirt-direct/integration/host"
+	"libvirt-direct/integration/host/hosttest"
 )
 
 // median is of fifty runs of a program on the machine itself: entering a host costs
@@ -34,17 +35,17 @@ func median(t *testing.T, stdin string, argv ...string) time.Duration {
 
 // A domain without our NICs must not notice the hook.
 func TestForeignDomainCost(t *testing.T) {
-	ctx := deadline(t, time.Minute)
-	s := newSite(ctx, t, "a", conf)
-	s.up()
-	s.define(host.Domain{Name: "g", Interfaces: []string{
+	ctx := hosttest.Deadline(t, time.Minute)
+	h := newFixture(ctx, t, "a", conf)
+	h.MustStartLibvirtd()
+	h.MustDefine(host.Domain{Name: "g", Interfaces: []string{
 		"<interface type='user'><mac address='52:54:00:00:00:01'/></interface>",
 		"<interface type='user'><mac address='52:54:00:00:00:02'/></interface>",
 	}})
-	s.start("g")
-	xml := s.virsh("dumpxml", "g")
-	s.stop("g")
-	_, err := os.Stat(s.Path("/run/libvirt-direct"))
+	h.start("g")
+	xml := h.MustVirsh("dumpxml", "g")
+	h.stop("g")
+	_, err := os.Stat(h.Path("/run/libvirt-direct"))
 	require.ErrorIs(t, err, os.ErrNotExist, "nothing was held for it")
 
 	idle := median(t, xml, "true")

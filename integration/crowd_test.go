@@ -12,9 +12,9 @@ import (
 
 // crowd starts all at once and stops all at once, over and over, and checks each time
 // that nothing is left. between is called while all of them run.
-func (s *site) crowd(names []string, times int, start, stop func(name string) error, between func()) {
-	s.t.Helper()
-	before := s.snapshot()
+func (h *fixture) crowd(names []string, times int, start, stop func(name string) error, between func()) {
+	h.T.Helper()
+	before := h.MustSnapshot()
 	all := func(do func(name string) error) time.Duration {
 		begin := time.Now()
 		errs := make([]error, len(names))
@@ -23,14 +23,14 @@ func (s *site) crowd(names []string, times int, start, stop func(name string) er
 			wg.Go(func() { errs[i] = do(name) })
 		}
 		wg.Wait()
-		require.NoError(s.t, errors.Join(errs...))
+		require.NoError(h.T, errors.Join(errs...))
 		return time.Since(begin).Round(10 * time.Millisecond)
 	}
 	for i := range times {
 		started := all(start)
 		between()
 		stopped := all(stop)
-		s.t.Logf("round %d: %d started in %v, stopped in %v", i+1, len(names), started, stopped)
-		s.unchanged(before)
+		h.T.Logf("round %d: %d started in %v, stopped in %v", i+1, len(names), started, stopped)
+		h.RequireUnchanged(before)
 	}
 }

@@ -9,21 +9,23 @@ import (
 	"testing"
 	"time"
 
+	"libvirt-direct/integration/host/hosttest"
+
 	"github.com/stretchr/testify/require"
 )
 
 // A hook that fails makes `virsh start` fail with our one line, and leaves nothing.
 func TestFailedHookFailsStart(t *testing.T) {
-	ctx := deadline(t, time.Minute)
-	s := newSite(ctx, t, "a", conf)
-	newLAN(ctx, t, plug{s, "nica"})
-	s.up()
+	ctx := hosttest.Deadline(t, time.Minute)
+	h := newFixture(ctx, t, "a", conf)
+	newLAN(ctx, t, plug{h, "nica"})
+	h.MustStartLibvirtd()
 	const journal = "/run/libvirt-direct/domains/" + uuid + ".json"
 	// Before a NIC that fails stands one that had been made ready.
 	ready := direct(1, "storage", "bridge")
 	for name, test := range map[string]struct {
 		nic, words string
-		prepare    func(s *site)
+		prepare    func(h *fixture)
 		conf       string
 		want       string // of our line, behind "libvirt-direct: prepare: "
 	}{
@@ -49,17 +51,17 @@ func TestFailedHookFailsStart(t *testing.T) {
 		},
 		"corrupt journal": {
 			nic: direct(2, "nica", "bridge"),
-			prepare: func(s *site) {
-				require.NoError(s.t, s.WriteFile(ctx, journal, 0o600, []byte(`{"version":1,"uuid":"`+uuid+`"`)))
+			prepare: func(h *fixture) {
+				h.MustWrite(journal, 0o600, `{"version":1,"uuid":"`+uuid+`"`)
 			},
 			want: `journal file cannot be trusted: ` + journal + `: unexpected end of JSON input; nothing of it was done, it is now /run/libvirt-direct/corrupt-*/` + uuid + ".json; look at `libvirt-direct gc --dry-run`",
 		},
 		"journal of another": {
 			nic: direct(2, "nica", "bridge"),
-			prepare: func(s *site) {
-				require.NoError(s.t, s.WriteFile(ctx, journal, 0o600, []byte("{}")))
-				_, err := s.Run(ctx, "chown", "64321", journal)
-				require.NoError(s.t, err)
+			prepare: func(h *fixture) {
+				h.MustWrite(journal, 0o600, "{}")
+				_, err := h.Run(ctx, "chown", "64321", journal)
+				require.NoError(h.T, err)
 			},
 			want: `journal file cannot be trusted: ` + journal + `: not to be trusted: owned by uid 64321; nothing of it was done, it is now /run/libvirt-direct/corrupt-*/` + uuid + ".json; look at `libvirt-direct gc --dry-run`",
 		},
@@ -69,36 +71,36 @@ func TestFailedHookFailsStart(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := s.in(t)
+			h := h.in(t)
 			if test.conf != "" {
-				s.configure(test.conf)
-				defer s.configure(conf)
+				h.Configure(test.conf)
+				defer h.Configure(conf)
 			}
-			before := s.snapshot()
+			before := h.MustSnapshot()
 			d := tiny("g", ready, test.nic)
 			d.UUID, d.Metadata = uuid, metadata(2, test.words)
-			s.define(d)
+			h.MustDefine(d)
 			if test.prepare != nil {
-				test.prepare(s)
+				test.prepare(h)
 			}
-			_, err := s.Virsh(ctx, "start", "g")
+			_, err := h.Virsh(ctx, "start", "g")
 			require.Error(t, err)
 			lines := strings.Split(strings.TrimSpace(err.Error()), "\n")
 			require.Len(t, lines, 2, err)
 			require.Regexp(t, `error: Failed to start domain 'g'$`, lines[0])
 			want := strings.ReplaceAll(regexp.QuoteMeta("libvirt-direct: prepare: "+test.want), `\*`, `\d+`)
 			require.Regexp(t, `^error: Hook script execution failed: .* unexpected exit status 1: `+want+`$`, lines[1])
-			s.unchanged(before)
+			h.RequireUnchanged(before)
 			if test.prepare != nil {
 				// Set aside once, and out of the way.
-				aside, err := filepath.Glob(s.Path("/run/libvirt-direct/corrupt-*/" + uuid + ".json"))
+				aside, err := filepath.Glob(h.Path("/run/libvirt-direct/corrupt-*/" + uuid + ".json"))
 				require.NoError(t, err)
 				require.Len(t, aside, 1)
-				_, err = s.Run(ctx, "sh", "-c", "rm -r /run/libvirt-direct/corrupt-*")
+				_, err = h.Run(ctx, "sh", "-c", "rm -r /run/libvirt-direct/corrupt-*")
 				require.NoError(t, err)
-				s.start("g")
-				s.stop("g")
-				s.unchanged(before)
+				h.start("g")
+				h.stop("g")
+				h.RequireUnchanged(before)
 			}
 		})
 	}
@@ -106,23 +108,23 @@ func TestFailedHookFailsStart(t *testing.T) {
 
 // libvirt itself refuses, after the hook has made all ready.
 func TestFailedStartLeavesNothing(t *testing.T) {
-	ctx := deadline(t, time.Minute)
-	s := newSite(ctx, t, "a", conf)
-	newLAN(ctx, t, plug{s, "nica"})
-	s.up()
-	before := s.snapshot()
+	ctx := hosttest.Deadline(t, time.Minute)
+	h := newFixture(ctx, t, "a", conf)
+	newLAN(ctx, t, plug{h, "nica"})
+	h.MustStartLibvirtd()
+	before := h.MustSnapshot()
 	// The owned NIC's macvtap stands on what the assisted one wants for itself.
 	d := tiny("g", direct(1, "storage", "bridge"), direct(2, "enpb", "passthrough"))
 	d.Metadata = metadata(1, "own='hook'")
-	s.rewrite(d)
-	_, err := s.Virsh(ctx, "start", "g")
+	h.rewrite(d)
+	_, err := h.Virsh(ctx, "start", "g")
 	require.ErrorContains(t, err, "error creating macvtap interface")
-	s.unchanged(before)
+	h.RequireUnchanged(before)
 
 	// A hook that cannot run at all.
-	s.define(tiny("h", direct(1, "nica", "bridge")))
-	require.NoError(t, s.WriteFile(ctx, hookPath, 0o755, []byte("#!/nonexistent\n")))
-	_, err = s.Virsh(ctx, "start", "h")
+	h.MustDefine(tiny("h", direct(1, "nica", "bridge")))
+	h.MustWrite(hookPath, 0o755, "#!/nonexistent\n")
+	_, err = h.Virsh(ctx, "start", "h")
 	require.ErrorContains(t, err, "Hook script execution failed")
-	s.unchanged(before)
+	h.RequireUnchanged(before)
 }

@@ -17,17 +17,17 @@ import (
 
 // dieAt makes killhook, which must be installed, die at the nth point of an
 // operation.
-func (s *site) dieAt(op string, n int) {
-	s.t.Helper()
-	require.NoError(s.t, os.WriteFile(s.Path("/run/killhook"), fmt.Appendf(nil, "%s %d", op, n), 0o600))
+func (h *fixture) dieAt(op string, n int) {
+	h.T.Helper()
+	require.NoError(h.T, os.WriteFile(h.Path("/run/killhook"), fmt.Appendf(nil, "%s %d", op, n), 0o600))
 }
 
-func (s *site) live() { s.dieAt("nothing", 0) }
+func (h *fixture) live() { h.dieAt("nothing", 0) }
 
 // hook runs the installed hook as libvirt does, and reports whether it was killed.
-func (s *site) hook(xml, op string) (killed bool) {
-	s.t.Helper()
-	cmd := s.Command(s.ctx, hookPath, "g", op, "begin", "-")
+func (h *fixture) hook(xml, op string) (killed bool) {
+	h.T.Helper()
+	cmd := h.Command(h.Ctx, hookPath, "g", op, "begin", "-")
 	cmd.Stdin = strings.NewReader(xml)
 	out, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
@@ -36,7 +36,7 @@ func (s *site) hook(xml, op string) (killed bool) {
 			return true
 		}
 	}
-	require.NoError(s.t, err, "%s: %s", op, out)
+	require.NoError(h.T, err, "%s: %s", op, out)
 	return false
 }
 
@@ -44,19 +44,19 @@ func (s *site) hook(xml, op string) (killed bool) {
 // and checks that whatever comes next leaves the host as it was: gc; libvirt's own end
 // of a failed start; the next start. With thin each point sees one of these in turn. It
 // returns how many points there are.
-func (s *site) killEverywhere(xml string, thin bool) int {
-	s.t.Helper()
-	before := s.snapshot()
+func (h *fixture) killEverywhere(xml string, thin bool) int {
+	h.T.Helper()
+	before := h.MustSnapshot()
 	run := func(ops ...string) {
 		for _, op := range ops {
-			require.False(s.t, s.hook(xml, op))
+			require.False(h.T, h.hook(xml, op))
 		}
 	}
 	recoveries := []struct {
 		name string
 		do   func()
 	}{
-		{"gc", func() { s.gc() }},
+		{"gc", func() { h.gc() }},
 		{"stop", func() { run("stopped", "release") }},
 		{"next start", func() { run("prepare", "stopped", "release") }},
 	}
@@ -69,13 +69,13 @@ func (s *site) killEverywhere(xml string, thin bool) int {
 				if thin && n%len(recoveries) != j {
 					continue
 				}
-				s.live()
+				h.live()
 				run(life[:i]...)
-				s.dieAt(op, n)
-				killed = s.hook(xml, op)
-				s.live()
+				h.dieAt(op, n)
+				killed = h.hook(xml, op)
+				h.live()
 				r.do()
-				s.sameAfterKill(before, op, n, r.name)
+				h.sameAfterKill(before, op, n, r.name)
 			}
 			points++
 		}
@@ -83,9 +83,9 @@ func (s *site) killEverywhere(xml string, thin bool) int {
 	return points
 }
 
-func (s *site) sameAfterKill(before host.Snapshot, op string, n int, then string) {
-	s.t.Helper()
+func (h *fixture) sameAfterKill(before host.Snapshot, op string, n int, then string) {
+	h.T.Helper()
 	where := fmt.Sprintf("killed at point %d of %s, then %s", n, op, then)
-	require.Empty(s.t, before.Diff(s.snapshot()), where)
-	require.Empty(s.t, s.journals(), where)
+	require.Empty(h.T, before.Diff(h.MustSnapshot()), where)
+	require.Empty(h.T, h.Journals(), where)
 }

@@ -3,14 +3,13 @@
 package integration
 
 import (
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sync"
 	"testing"
 
 	"libvirt-direct/integration/host"
+	"libvirt-direct/integration/host/hosttest"
 	"libvirt-direct/integration/vm"
 )
 
@@ -33,16 +32,9 @@ var programs = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for name, source := range map[string]string{
-		"qemu-hook": "../hooks/qemu", "libvirt-direct": "../cmd/libvirt-direct", "killhook": "./killhook",
-	} {
-		build := exec.Command("go", "build", "-tags", "integration", "-o", filepath.Join(dir, name), source)
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			return "", fmt.Errorf("build %s: %w: %s", name, err, out)
-		}
-	}
-	return dir, nil
+	return dir, hosttest.Build(dir, map[string]string{
+		"qemu-hook": "hooks/qemu", "libvirt-direct": "cmd/libvirt-direct", "killhook": "integration/killhook",
+	})
 })
 
 func inMachine() bool { return os.Getenv(vm.Variable) != "" }

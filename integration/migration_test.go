@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"libvirt-direct/integration/host"
+	"libvirt-direct/integration/host/hosttest"
 )
 
 // confB is of a host whose NIC is enpb; a's calls it nica.
@@ -21,15 +22,15 @@ also = ["nica"]
 `
 
 // twoHosts are hosts on one lan, with a wire between them for migration.
-func twoHosts(t *testing.T, d time.Duration) (a, b *site, l *lan) {
-	ctx := deadline(t, d)
-	a, b = newSite(ctx, t, "a", conf), newSite(ctx, t, "b", confB)
+func twoHosts(t *testing.T, d time.Duration) (a, b *fixture, l *lan) {
+	ctx := hosttest.Deadline(t, d)
+	a, b = newFixture(ctx, t, "a", conf), newFixture(ctx, t, "b", confB)
 	l = newLAN(ctx, t, plug{a, "nica"}, plug{b, "enpb"})
 	require.NoError(t, host.Wire(ctx, a.Peer, "mgmt", b.Peer, "mgmt"))
 	require.NoError(t, a.SetAddress(ctx, "mgmt", "10.99.0.1/24"))
 	require.NoError(t, b.SetAddress(ctx, "mgmt", "10.99.0.2/24"))
-	a.up()
-	b.up()
+	a.MustStartLibvirtd()
+	b.MustStartLibvirtd()
 	return a, b, l
 }
 
@@ -46,10 +47,10 @@ func TestMigration(t *testing.T) {
 	} {
 		t.Run(fmt.Sprint(test.mode, " ", test.source, " ", test.words), func(t *testing.T) {
 			a, b, l := a.in(t), b.in(t), l.in(t)
-			beforeA, beforeB := a.snapshot(), b.snapshot()
+			beforeA, beforeB := a.MustSnapshot(), b.MustSnapshot()
 			g := newLinux(t, "g", 1, direct(1, test.source, test.mode), test.words)
 			if test.words == "" {
-				a.define(g.Domain)
+				a.MustDefine(g.Domain)
 			} else {
 				a.rewrite(g.Domain)
 			}
@@ -57,17 +58,17 @@ func TestMigration(t *testing.T) {
 			g.talks(l)
 			running := a.macvtaps()
 
-			move := func(from, to *site, addr string) {
+			move := func(from, to *fixture, addr string) {
 				begin := time.Now()
-				require.NoError(t, from.Migrate(from.ctx, "g", addr))
-				require.NoError(t, from.WaitState(from.ctx, "g", libvirt.DomainShutoff))
-				require.NoError(t, to.WaitState(to.ctx, "g", libvirt.DomainRunning))
+				require.NoError(t, from.Migrate(from.Ctx, "g", addr))
+				require.NoError(t, from.WaitState(from.Ctx, "g", libvirt.DomainShutoff))
+				require.NoError(t, to.WaitState(to.Ctx, "g", libvirt.DomainRunning))
 				t.Logf("moved to %s in %v", to.Name(), time.Since(begin).Round(time.Millisecond))
 				g.talks(l)
 				require.Len(t, to.macvtaps(), 1)
 			}
 			move(a, b, "10.99.0.2")
-			a.unchanged(beforeA)
+			a.RequireUnchanged(beforeA)
 			for _, m := range b.macvtaps() {
 				require.Equal(t, "enpb", m["parent"])
 				require.Equal(t, mac(1), m["mac"])
@@ -77,12 +78,12 @@ func TestMigration(t *testing.T) {
 				}
 			}
 			move(b, a, "10.99.0.1")
-			b.unchanged(beforeB)
+			b.RequireUnchanged(beforeB)
 			for _, m := range a.macvtaps() {
 				require.Equal(t, "nica", m["parent"])
 			}
 			a.stop("g")
-			a.unchanged(beforeA)
+			a.RequireUnchanged(beforeA)
 		})
 	}
 }
@@ -91,25 +92,25 @@ func TestMigration(t *testing.T) {
 // the guest goes on where it was.
 func TestMigrationThatCannotBeMapped(t *testing.T) {
 	a, b, l := twoHosts(t, time.Minute)
-	b.configure("[uplink.storage]\ndevice = \"enpb\"\n") // without also
-	beforeB := b.snapshot()
+	b.Configure("[uplink.storage]\ndevice = \"enpb\"\n") // without also
+	beforeB := b.MustSnapshot()
 	g := newLinux(t, "g", 1, direct(1, "nica", "bridge"), "")
-	a.define(g.Domain)
+	a.MustDefine(g.Domain)
 	a.start("g")
-	err := a.Migrate(a.ctx, "g", "10.99.0.2")
+	err := a.Migrate(a.Ctx, "g", "10.99.0.2")
 	require.ErrorContains(t, err, `libvirt-direct: migrate: domain "g", NIC `+mac(1)+`: no such device on this host: "nica"; `+
 		`say what it is here: [uplink.NAME] device = "…", also = ["nica"] in /etc/libvirt-direct/config.toml`)
-	b.unchanged(beforeB)
+	b.RequireUnchanged(beforeB)
 	g.talks(l)
 }
 
 // An image saved on one host is restored on the other.
 func TestSaveHereRestoreThere(t *testing.T) {
 	a, b, l := twoHosts(t, time.Minute)
-	beforeA, beforeB := a.snapshot(), b.snapshot()
+	beforeA, beforeB := a.MustSnapshot(), b.MustSnapshot()
 	assisted := newLinux(t, "assisted", 1, direct(1, "nica", "vepa"), "")
 	owned := newLinux(t, "owned", 2, direct(2, "nica", "bridge"), "own='hook'")
-	a.define(assisted.Domain)
+	a.MustDefine(assisted.Domain)
 	a.rewrite(owned.Domain)
 	images := t.TempDir()
 	for _, g := range []*linux{assisted, owned} {
@@ -117,12 +118,12 @@ func TestSaveHereRestoreThere(t *testing.T) {
 	}
 	for _, g := range []*linux{assisted, owned} {
 		g.talks(l)
-		a.virsh("save", g.Name, filepath.Join(images, g.Name))
-		require.NoError(t, a.WaitState(a.ctx, g.Name, libvirt.DomainShutoff))
+		a.MustVirsh("save", g.Name, filepath.Join(images, g.Name))
+		require.NoError(t, a.WaitState(a.Ctx, g.Name, libvirt.DomainShutoff))
 	}
-	a.unchanged(beforeA)
+	a.RequireUnchanged(beforeA)
 	for _, g := range []*linux{assisted, owned} {
-		b.virsh("restore", filepath.Join(images, g.Name))
+		b.MustVirsh("restore", filepath.Join(images, g.Name))
 	}
 	for _, m := range b.macvtaps() {
 		require.Equal(t, "enpb", m["parent"])
@@ -131,5 +132,5 @@ func TestSaveHereRestoreThere(t *testing.T) {
 		g.talks(l)
 		b.stop(g.Name)
 	}
-	b.unchanged(beforeB)
+	b.RequireUnchanged(beforeB)
 }

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"libvirt-direct/integration/host/hosttest"
+
 	"github.com/stretchr/testify/require"
 )
 
@@ -19,10 +21,10 @@ also = ["enpb"]
 // Two guests at once, one assisted and one hook-owned, in each mode that shares its
 // lower device. The source is named by uplink, by another host's name and plainly.
 func TestModes(t *testing.T) {
-	ctx := deadline(t, 2*time.Minute)
-	s := newSite(ctx, t, "a", conf)
-	l := newLAN(ctx, t, plug{s, "nica"})
-	s.up()
+	ctx := hosttest.Deadline(t, 2*time.Minute)
+	h := newFixture(ctx, t, "a", conf)
+	l := newLAN(ctx, t, plug{h, "nica"})
+	h.MustStartLibvirtd()
 	for _, test := range []struct {
 		mode, assisted, owned string
 		reaches               string // what the guests see of each other
@@ -34,24 +36,24 @@ func TestModes(t *testing.T) {
 		{"passthrough", "", "enpb", "ok"},
 	} {
 		t.Run(test.mode+" "+test.assisted+" "+test.owned, func(t *testing.T) {
-			s, l := s.in(t), l.in(t)
-			before := s.snapshot()
+			h, l := h.in(t), l.in(t)
+			before := h.MustSnapshot()
 			var guests []*linux
 			if test.assisted != "" {
 				g := newLinux(t, "assisted", 1, direct(1, test.assisted, test.mode), "")
-				s.define(g.Domain)
+				h.MustDefine(g.Domain)
 				guests = append(guests, g)
 			}
 			if test.owned != "" {
 				g := newLinux(t, "owned", 2, direct(2, test.owned, test.mode), "own='hook'", addr(1))
-				s.rewrite(g.Domain)
+				h.rewrite(g.Domain)
 				guests = append(guests, g)
 			}
 			for _, g := range guests {
-				s.start(g.Name)
+				h.start(g.Name)
 			}
-			require.Len(t, s.macvtaps(), len(guests))
-			for _, m := range s.macvtaps() {
+			require.Len(t, h.macvtaps(), len(guests))
+			for _, m := range h.macvtaps() {
 				require.Equal(t, strings.Replace(test.mode, "passthrough", "passthru", 1), m["mode"])
 				require.Equal(t, "nica", m["parent"])
 			}
@@ -62,9 +64,9 @@ func TestModes(t *testing.T) {
 				guests[1].reports(l, "ping "+addr(1)+" "+test.reaches)
 			}
 			for _, g := range guests {
-				s.stop(g.Name)
+				h.stop(g.Name)
 			}
-			s.unchanged(before)
+			h.RequireUnchanged(before)
 		})
 	}
 }

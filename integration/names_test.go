@@ -10,37 +10,39 @@ import (
 	"testing"
 	"time"
 
+	"libvirt-direct/integration/host/hosttest"
+
 	"github.com/stretchr/testify/require"
 )
 
 // Whatever libvirt takes as a name, the hook does.
 func TestNames(t *testing.T) {
-	ctx := deadline(t, time.Minute)
-	s := newSite(ctx, t, "a", conf)
-	newLAN(ctx, t, plug{s, "nica"})
-	s.up()
-	before := s.snapshot()
+	ctx := hosttest.Deadline(t, time.Minute)
+	h := newFixture(ctx, t, "a", conf)
+	newLAN(ctx, t, plug{h, "nica"})
+	h.MustStartLibvirtd()
+	before := h.MustSnapshot()
 	for _, name := range []string{"two words", "-leading", "--help", "Gäst ✓", "a'b\"c$(d);&", `<back\slash>`, "*"} {
 		t.Run(name, func(t *testing.T) {
-			s := s.in(t)
+			h := h.in(t)
 			d := tiny(name, direct(1, "storage", "bridge"))
 			d.Metadata = metadata(1, "own='hook'")
-			s.rewrite(d)
-			s.start(name)
-			require.Len(t, s.macvtaps(), 1)
-			require.Len(t, s.journals(), 1)
-			s.stop(name)
-			s.unchanged(before)
+			h.rewrite(d)
+			h.start(name)
+			require.Len(t, h.macvtaps(), 1)
+			require.Len(t, h.Journals(), 1)
+			h.stop(name)
+			h.RequireUnchanged(before)
 
-			s.virsh("undefine", "--domain", name)
+			h.MustVirsh("undefine", "--domain", name)
 			d = tiny(name, direct(1, "nica", "bridge"))
 			d.UUID, d.Metadata = uuid, metadata(1, "own='hook'")
-			s.define(d)
-			_, err := s.Virsh(ctx, "start", "--domain", name)
+			h.MustDefine(d)
+			_, err := h.Virsh(ctx, "start", "--domain", name)
 			_, command, found := strings.Cut(err.Error(), "; run: libvirt-direct rewrite --domain ")
 			require.True(t, found, err)
 			// The line that a person is told to type says the same name to a shell.
-			said := s.run("", "sh", "-c", "printf %s "+strings.TrimSpace(command))
+			said := h.MustRun("sh", "-c", "printf %s "+strings.TrimSpace(command))
 			require.Equal(t, name, said)
 		})
 	}
@@ -48,53 +50,53 @@ func TestNames(t *testing.T) {
 
 // Copies of the hook that package managers leave in qemu.d, which libvirt runs all.
 func TestTwins(t *testing.T) {
-	ctx := deadline(t, time.Minute)
-	s := newSite(ctx, t, "a", conf)
-	newLAN(ctx, t, plug{s, "nica"})
+	ctx := hosttest.Deadline(t, time.Minute)
+	h := newFixture(ctx, t, "a", conf)
+	newLAN(ctx, t, plug{h, "nica"})
 	for _, twin := range []string{"50-libvirt-direct.dpkg-old", "50-libvirt-direct.rpmsave", "50-libvirt-direct~", ".50-libvirt-direct.swp"} {
-		require.NoError(t, s.CopyFile(ctx, "/etc/libvirt/hooks/qemu.d/"+twin, 0o755, program(t, "qemu-hook")))
+		require.NoError(t, h.CopyFile(ctx, "/etc/libvirt/hooks/qemu.d/"+twin, 0o755, program(t, "qemu-hook")))
 	}
-	s.up()
-	before := s.snapshot()
+	h.MustStartLibvirtd()
+	before := h.MustSnapshot()
 	d := tiny("g", direct(1, "storage", "bridge"), direct(2, "storage", "bridge"))
 	d.Metadata = metadata(1, "own='hook'")
-	s.rewrite(d)
-	s.start("g")
-	require.Len(t, s.macvtaps(), 2)
-	s.stop("g")
-	s.unchanged(before)
+	h.rewrite(d)
+	h.start("g")
+	require.Len(t, h.macvtaps(), 2)
+	h.stop("g")
+	h.RequireUnchanged(before)
 
 	// Not even what fails: a twin of a hook that refuses a start adds no line.
 	d.Metadata = metadata(2, "profile='gold'")
-	s.virsh("undefine", "g")
-	s.define(d)
-	_, err := s.Virsh(ctx, "start", "g")
+	h.MustVirsh("undefine", "g")
+	h.MustDefine(d)
+	_, err := h.Virsh(ctx, "start", "g")
 	require.Equal(t, 1, strings.Count(err.Error(), "libvirt-direct: prepare: "), err)
-	s.unchanged(before)
+	h.RequireUnchanged(before)
 
 	// The hook in qemu.d alone, where another program has the place of the main one.
-	require.NoError(t, s.WriteFile(ctx, hookPath, 0o755, []byte("#!/bin/sh\ncat >/dev/null\n")))
-	require.NoError(t, s.CopyFile(ctx, "/etc/libvirt/hooks/qemu.d/50-libvirt-direct", 0o755, program(t, "qemu-hook")))
+	h.MustWrite(hookPath, 0o755, "#!/bin/sh\ncat >/dev/null\n")
+	require.NoError(t, h.CopyFile(ctx, "/etc/libvirt/hooks/qemu.d/50-libvirt-direct", 0o755, program(t, "qemu-hook")))
 	d.Metadata = metadata(1, "own='hook'")
-	s.virsh("undefine", "g")
-	s.rewrite(d)
-	s.start("g")
-	require.Len(t, s.macvtaps(), 2)
-	s.stop("g")
-	s.unchanged(before)
+	h.MustVirsh("undefine", "g")
+	h.rewrite(d)
+	h.start("g")
+	require.Len(t, h.macvtaps(), 2)
+	h.stop("g")
+	h.RequireUnchanged(before)
 }
 
 // A session daemon runs the same hook as an ordinary user.
 func TestSessionHookOnlyFilters(t *testing.T) {
-	ctx := deadline(t, time.Minute)
-	s := newSite(ctx, t, "a", conf)
-	newLAN(ctx, t, plug{s, "nica"})
+	ctx := hosttest.Deadline(t, time.Minute)
+	h := newFixture(ctx, t, "a", conf)
+	newLAN(ctx, t, plug{h, "nica"})
 	require.NoError(t, exec.Command("chmod", "-R", "a+rX", path.Dir(program(t, "qemu-hook"))).Run())
-	before := s.snapshot()
+	before := h.MustSnapshot()
 	d := tiny("g", direct(1, "enpb", "bridge"))
 	d.UUID = uuid
 	hook := func(op string) (string, string, error) {
-		cmd := s.Command(ctx, "setpriv", "--reuid", "64321", "--regid", "64321", "--clear-groups", hookPath, "g", op, "begin", "-")
+		cmd := h.Command(ctx, "setpriv", "--reuid", "64321", "--regid", "64321", "--clear-groups", hookPath, "g", op, "begin", "-")
 		cmd.Stdin = strings.NewReader(d.XML())
 		var stderr strings.Builder
 		cmd.Stderr = &stderr
@@ -111,7 +113,7 @@ func TestSessionHookOnlyFilters(t *testing.T) {
 		require.NoError(t, err, op)
 		require.Contains(t, out, "<source dev='nica' mode='bridge'/>", op)
 	}
-	s.unchanged(before)
-	_, err := os.Stat(s.Path("/run/libvirt-direct"))
+	h.RequireUnchanged(before)
+	_, err := os.Stat(h.Path("/run/libvirt-direct"))
 	require.ErrorIs(t, err, os.ErrNotExist)
 }

@@ -15,20 +15,21 @@ import (
 
 	"libvirt-direct/integration/guest"
 	"libvirt-direct/integration/host"
+	"libvirt-direct/integration/host/hosttest"
 )
 
 // network defines and starts one of libvirt's networks for the time of the test.
-func (s *site) network(name, xml string) {
-	s.t.Helper()
-	require.NoError(s.t, s.WriteFile(s.ctx, "/run/network.xml", 0o600, []byte(xml)))
-	s.virsh("net-define", "/run/network.xml")
-	s.virsh("net-start", name)
+func (h *fixture) network(name, xml string) {
+	h.T.Helper()
+	h.MustWrite("/run/network.xml", 0o600, xml)
+	h.MustVirsh("net-define", "/run/network.xml")
+	h.MustVirsh("net-start", name)
 }
 
 // networkHook installs the hook for networks, before libvirtd is started.
-func (s *site) networkHook() {
-	s.t.Helper()
-	s.run("", "ln", "-s", "qemu", "/etc/libvirt/hooks/network")
+func (h *fixture) networkHook() {
+	h.T.Helper()
+	h.MustRun("ln", "-s", "qemu", "/etc/libvirt/hooks/network")
 }
 
 // networked is an <interface type='network'> without network boot.
@@ -54,29 +55,29 @@ func leases(t *testing.T, name string, n int, words, peer string) *linux {
 }
 
 // lease is the address that the guest has got.
-func (g *linux) lease(s *site) string {
-	s.t.Helper()
-	event, err := g.console.Wait(s.ctx, "nic "+mac(g.n))
-	require.NoError(s.t, err)
+func (g *linux) lease(h *fixture) string {
+	h.T.Helper()
+	event, err := g.console.Wait(h.Ctx, "nic "+mac(g.n))
+	require.NoError(h.T, err)
 	return strings.Split(strings.Fields(event.Text)[2], "/")[0]
 }
 
 // libvirt's own networks with the hook installed: NAT, routed and isolated, each with a
 // guest; nothing of ours is in the way, and words for the tap's port are obeyed.
 func TestLibvirtNetworks(t *testing.T) {
-	ctx := deadline(t, 3*time.Minute)
-	s := newSite(ctx, t, "a", "")
-	l := newLAN(ctx, t, plug{s, "nica"})
-	require.NoError(t, s.SetAddress(ctx, "nica", "10.55.0.9/24"))
-	s.networkHook()
-	s.up()
-	before := s.snapshot()
+	ctx := hosttest.Deadline(t, 3*time.Minute)
+	h := newFixture(ctx, t, "a", "")
+	l := newLAN(ctx, t, plug{h, "nica"})
+	require.NoError(t, h.SetAddress(ctx, "nica", "10.55.0.9/24"))
+	h.networkHook()
+	h.MustStartLibvirtd()
+	before := h.MustSnapshot()
 	for i, forward := range []string{"nat", "route", ""} {
 		name := []string{"nat", "routed", "isolated"}[i]
 		if forward != "" {
 			forward = "<forward mode='" + forward + "'/>"
 		}
-		s.network(name, fmt.Sprintf("<network><name>%s</name>%s<bridge name='virbr%[3]d' delay='0'/><ip address='192.168.%[4]d.1' netmask='255.255.255.0'>"+
+		h.network(name, fmt.Sprintf("<network><name>%s</name>%s<bridge name='virbr%[3]d' delay='0'/><ip address='192.168.%[4]d.1' netmask='255.255.255.0'>"+
 			"<dhcp><range start='192.168.%[4]d.10' end='192.168.%[4]d.20'/></dhcp></ip></network>", name, forward, i, 150+i))
 	}
 	// The peer knows the way to the routed and the isolated network, and none to NAT's.
@@ -88,11 +89,11 @@ func TestLibvirtNetworks(t *testing.T) {
 	guests := []*linux{nat, routed, isolated}
 	begin := time.Now()
 	for _, g := range guests {
-		s.define(g.Domain)
-		s.start(g.Name)
+		h.MustDefine(g.Domain)
+		h.start(g.Name)
 	}
 	for i, g := range guests {
-		address := g.lease(s)
+		address := g.lease(h)
 		t.Logf("%s: lease %s after %v", g.Name, address, time.Since(begin).Round(100*time.Millisecond))
 		require.True(t, strings.HasPrefix(address, fmt.Sprintf("192.168.%d.1", 150+i)), address)
 		switch g {
@@ -107,64 +108,64 @@ func TestLibvirtNetworks(t *testing.T) {
 			require.Error(t, l.ping("-4", address), "libvirt's firewall keeps the peer out")
 		}
 	}
-	port := "/sys/class/net/" + s.tap("routed") + "/brport/"
-	require.Equal(t, "1\n1\n0\n", s.run("", "cat", port+"isolated", port+"hairpin_mode", port+"bpdu_guard"))
+	port := "/sys/class/net/" + h.tap("routed") + "/brport/"
+	require.Equal(t, "1\n1\n0\n", h.MustRun("cat", port+"isolated", port+"hairpin_mode", port+"bpdu_guard"))
 	for _, g := range guests {
-		s.stop(g.Name)
-		s.virsh("net-destroy", g.Name)
+		h.stop(g.Name)
+		h.MustVirsh("net-destroy", g.Name)
 	}
-	s.unchanged(before)
+	h.RequireUnchanged(before)
 }
 
 // libvirt's pool does not hand out a device that a hook-owned NIC stands on, and does so
 // once that guest has ended. libvirt alone would start the second guest's NIC and fail
 // with an errno, or for a whole function take it from under the first.
 func TestPoolBesideHookOwned(t *testing.T) {
-	ctx := deadline(t, 2*time.Minute)
-	s := newSite(ctx, t, "a", "")
-	newLAN(ctx, t, plug{s, "nica"})
-	s.networkHook()
-	s.up()
-	s.network("pool", "<network><name>pool</name><forward mode='passthrough'><interface dev='nica'/></forward></network>")
-	before := s.snapshot()
+	ctx := hosttest.Deadline(t, 2*time.Minute)
+	h := newFixture(ctx, t, "a", "")
+	newLAN(ctx, t, plug{h, "nica"})
+	h.networkHook()
+	h.MustStartLibvirtd()
+	h.network("pool", "<network><name>pool</name><forward mode='passthrough'><interface dev='nica'/></forward></network>")
+	before := h.MustSnapshot()
 	own := tiny("own", direct(1, "nica", "passthrough"))
 	own.Metadata = metadata(1, "own='hook'")
-	s.rewrite(own)
-	s.define(tiny("pooled", networked(2, "pool")))
+	h.rewrite(own)
+	h.MustDefine(tiny("pooled", networked(2, "pool")))
 	for range 2 {
-		s.start("own")
-		held := s.snapshot()
-		_, err := s.Virsh(ctx, "start", "pooled")
+		h.start("own")
+		held := h.MustSnapshot()
+		_, err := h.Virsh(ctx, "start", "pooled")
 		require.ErrorContains(t, err, `libvirt-direct: port-created: network "pool": in use by another guest: it hands out nica, which domain "own" has; take it out of the network, or stop that domain`)
-		require.Empty(t, held.Diff(s.snapshot()))
-		s.stop("own")
-		s.start("pooled")
-		require.Len(t, s.macvtaps(), 1)
-		for _, m := range s.macvtaps() {
+		require.Empty(t, held.Diff(h.MustSnapshot()))
+		h.stop("own")
+		h.start("pooled")
+		require.Len(t, h.macvtaps(), 1)
+		for _, m := range h.macvtaps() {
 			require.Equal(t, "nica", m["parent"])
 			require.Equal(t, "passthru", m["mode"])
 		}
-		_, err = s.Virsh(ctx, "start", "own")
+		_, err = h.Virsh(ctx, "start", "own")
 		require.Error(t, err)
-		s.stop("pooled")
+		h.stop("pooled")
 	}
 
 	// The other modes pass through as they are, but for what the words ask.
 	modes := map[string]string{mac(3): "bridge", mac(4): "private", mac(5): "vepa"}
 	all := tiny("all")
 	for i, mode := range []string{"bridge", "private", "vepa"} {
-		s.network(mode, fmt.Sprintf("<network><name>%[1]s</name><forward mode='%[1]s'><interface dev='nica'/></forward></network>", mode))
+		h.network(mode, fmt.Sprintf("<network><name>%[1]s</name><forward mode='%[1]s'><interface dev='nica'/></forward></network>", mode))
 		all.Interfaces = append(all.Interfaces, networked(3+i, mode))
 	}
 	all.Metadata = metadata(5, "allmulticast='yes'")
-	s.define(all)
-	s.start("all")
-	for name, m := range s.macvtaps() {
+	h.MustDefine(all)
+	h.start("all")
+	for name, m := range h.macvtaps() {
 		require.Equal(t, modes[m["mac"]], m["mode"])
-		flags := s.run("", "ip", "link", "show", name)
+		flags := h.MustRun("ip", "link", "show", name)
 		require.Equal(t, m["mac"] == mac(5), strings.Contains(flags, "ALLMULTI"), flags)
 	}
-	require.Len(t, s.macvtaps(), 3)
-	s.stop("all")
-	s.unchanged(before)
+	require.Len(t, h.macvtaps(), 3)
+	h.stop("all")
+	h.RequireUnchanged(before)
 }

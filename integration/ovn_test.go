@@ -34,26 +34,26 @@ func onOVN(n int) string {
 // tunnel: those of one switch, and a guest with a VLAN that is a port of the other.
 func TestOVN(t *testing.T) {
 	hosttest.Require(t, "ovn-northd", "ovn-controller", "ovn-nbctl")
-	ctx := deadline(t, 4*time.Minute)
-	var sites []*ovsSite
+	ctx := hosttest.Deadline(t, 4*time.Minute)
+	var hosts []*ovsFixture
 	for _, name := range []string{"a", "b"} {
-		s := &ovsSite{site: newSite(ctx, t, name, ovnConf)}
+		h := &ovsFixture{fixture: newFixture(ctx, t, name, ovnConf)}
 		var err error
-		s.OVS, err = s.StartOVS(ctx)
+		h.OVS, err = h.StartOVS(ctx)
 		require.NoError(t, err)
-		sites = append(sites, s)
+		hosts = append(hosts, h)
 	}
-	a, b := sites[0], sites[1]
+	a, b := hosts[0], hosts[1]
 	require.NoError(t, host.Wire(ctx, a.Peer, "nica", b.Peer, "nicb"))
 	for i, nic := range []string{"nica", "nicb"} {
-		require.NoError(t, sites[i].AddBridge(ctx, "underlay"))
-		sites[i].vsctl("add-port", "underlay", nic)
-		require.NoError(t, sites[i].SetAddress(ctx, "underlay", fmt.Sprintf("10.99.0.%d/24", i+1)))
+		require.NoError(t, hosts[i].AddBridge(ctx, "underlay"))
+		hosts[i].vsctl("add-port", "underlay", nic)
+		require.NoError(t, hosts[i].SetAddress(ctx, "underlay", fmt.Sprintf("10.99.0.%d/24", i+1)))
 	}
 	require.NoError(t, a.StartOVNCentral(ctx))
-	for i, s := range sites {
-		require.NoError(t, s.JoinOVN(ctx, "10.99.0.1", fmt.Sprintf("10.99.0.%d", i+1)))
-		s.up()
+	for i, h := range hosts {
+		require.NoError(t, h.JoinOVN(ctx, "10.99.0.1", fmt.Sprintf("10.99.0.%d", i+1)))
+		h.MustStartLibvirtd()
 	}
 	require.NoError(t, a.Nbctl(ctx,
 		"ls-add", "red", "--", "ls-add", "blue",
@@ -65,13 +65,13 @@ func TestOVN(t *testing.T) {
 	// A logical port that is not there stops the start, and leaves nothing.
 	lost := tiny("lost", onOVN(9))
 	lost.Metadata = metadata(9, "profile='logical' ifaceid='no such port'")
-	a.configure(strings.Replace(ovnConf, "60s", "3s", 1))
-	before := a.snapshot()
-	a.define(lost)
+	a.Configure(strings.Replace(ovnConf, "60s", "3s", 1))
+	before := a.MustSnapshot()
+	a.MustDefine(lost)
 	_, err := a.Virsh(ctx, "start", "lost")
 	require.ErrorContains(t, err, "ovn-controller has not bound the port")
-	a.unchanged(before)
-	a.configure(ovnConf)
+	a.RequireUnchanged(before)
+	a.Configure(ovnConf)
 
 	one := newLinux(t, "one", 1, onOVN(1), "profile='logical' ifaceid='guest one'", addr(2))
 	one.Cmdline += fmt.Sprintf(" guest.nic=%s,30,10.66.0.1/24,10.66.0.3,, guest.vlans", mac(1))
@@ -79,9 +79,9 @@ func TestOVN(t *testing.T) {
 	three := newLinux(t, "three", 3, onOVN(3), "profile='logical' ifaceid='three'", addr(1))
 	// On blue it has one's VLAN for a neighbour; red's addresses are out of its reach.
 	three.Cmdline += fmt.Sprintf(" guest.nic=%s,0,10.66.0.3/24,10.66.0.1,,", mac(3))
-	a.define(one.Domain)
+	a.MustDefine(one.Domain)
 	b.rewrite(two.Domain)
-	b.define(three.Domain)
+	b.MustDefine(three.Domain)
 	a.start("one")
 	require.Contains(t, a.vsctl("--columns=external_ids", "find", "Interface", `external_ids:iface-id="guest one"`), `ovn-installed="true"`,
 		"before virsh start has ended")
@@ -106,12 +106,12 @@ func TestOVN(t *testing.T) {
 	_, err = one.console.Wait(ctx, "ping "+addr(2)+" ok")
 	require.NoError(t, err)
 	require.NotContains(t, a.vsctl("list-ports", "br-int"), "vnet")
-	require.Empty(t, a.journals())
+	require.Empty(t, a.Journals())
 	b.stop("one")
 	b.stop("two")
 	b.stop("three")
-	for _, s := range sites {
-		require.NotContains(t, s.vsctl("list-ports", "br-int"), "vnet")
-		require.NotContains(t, s.vsctl("list-ports", "br-int"), "ldt")
+	for _, h := range hosts {
+		require.NotContains(t, h.vsctl("list-ports", "br-int"), "vnet")
+		require.NotContains(t, h.vsctl("list-ports", "br-int"), "ldt")
 	}
 }

@@ -51,230 +51,230 @@ func tagged(ids ...int) string {
 	return text + "</vlan>"
 }
 
-// ovsSite is a site with Open vSwitch and the bridge ovsbr0.
-type ovsSite struct {
-	*site
+// An ovsFixture is a host with Open vSwitch and the bridge ovsbr0.
+type ovsFixture struct {
+	*fixture
 	*host.OVS
 }
 
-func newOVSSite(ctx context.Context, t *testing.T, name, conf string) *ovsSite {
+func newOVSFixture(ctx context.Context, t *testing.T, name, conf string) *ovsFixture {
 	t.Helper()
 	hosttest.Require(t, "ovsdb-server", "ovs-vswitchd", "ovs-vsctl")
-	s := &ovsSite{site: newSite(ctx, t, name, conf)}
+	h := &ovsFixture{fixture: newFixture(ctx, t, name, conf)}
 	var err error
-	s.OVS, err = s.StartOVS(ctx)
+	h.OVS, err = h.StartOVS(ctx)
 	require.NoError(t, err)
-	require.NoError(t, s.AddBridge(ctx, "ovsbr0"))
-	s.up()
-	return s
+	require.NoError(t, h.AddBridge(ctx, "ovsbr0"))
+	h.MustStartLibvirtd()
+	return h
 }
 
-func (s *ovsSite) vsctl(args ...string) string {
-	s.t.Helper()
-	out, err := s.Vsctl(s.ctx, args...)
-	require.NoError(s.t, err)
+func (h *ovsFixture) vsctl(args ...string) string {
+	h.T.Helper()
+	out, err := h.Vsctl(h.Ctx, args...)
+	require.NoError(h.T, err)
 	return out
 }
 
 // ports lists the ports of ovsbr0.
-func (s *ovsSite) ports() []string { return strings.Fields(s.vsctl("list-ports", "ovsbr0")) }
+func (h *ovsFixture) ports() []string { return strings.Fields(h.vsctl("list-ports", "ovsbr0")) }
 
 // rows shows all that a port's and its interface's rows say, but for their names and
 // what the switch itself writes there.
-func (s *ovsSite) rows(port string) string {
-	s.t.Helper()
+func (h *ovsFixture) rows(port string) string {
+	h.T.Helper()
 	own := regexp.MustCompile(`^(_uuid|name|interfaces|bond_active_slave|rstp_st.*|statistics|status|admin_state|duplex|ifindex|link_.*|mac_in_use|mtu|ofport|cfm_.*|lacp_current)\s`)
-	lines := strings.Split(s.vsctl("list", "Port", port)+"\n"+s.vsctl("list", "Interface", port), "\n")
+	lines := strings.Split(h.vsctl("list", "Port", port)+"\n"+h.vsctl("list", "Interface", port), "\n")
 	return strings.Join(slices.DeleteFunc(lines, own.MatchString), "\n")
 }
 
 // What a hook-owned port's rows say is what libvirt's say, but for the owner's key; the
 // assisted port's are libvirt's own.
 func TestOVSPortIsAsLibvirtMakesIt(t *testing.T) {
-	ctx := deadline(t, 3*time.Minute)
-	s := newOVSSite(ctx, t, "a", "")
+	ctx := hosttest.Deadline(t, 3*time.Minute)
+	h := newOVSFixture(ctx, t, "a", "")
 	for name, vlan := range map[string]string{
 		"plain": "", "access": tagged(5), "trunk": tagged(5, 6), "native": "<vlan trunk='yes'><tag id='5' nativeMode='untagged'/><tag id='6'/></vlan>",
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := &ovsSite{s.in(t), s.OVS}
-			before := s.snapshot()
+			h := &ovsFixture{h.in(t), h.OVS}
+			before := h.MustSnapshot()
 			d := tiny("g", onOVS(1, vlan))
 			d.UUID = uuid
 			key := `libvirt-direct="` + uuid + `"`
 
-			_, err := s.Run(ctx, "mv", hookPath, hookPath+".off")
+			_, err := h.Run(ctx, "mv", hookPath, hookPath+".off")
 			require.NoError(t, err)
-			s.define(d)
-			s.start("g")
-			require.Len(t, s.ports(), 1)
-			libvirts := s.rows(s.ports()[0])
+			h.MustDefine(d)
+			h.start("g")
+			require.Len(t, h.ports(), 1)
+			libvirts := h.rows(h.ports()[0])
 			require.Contains(t, libvirts, interfaceID)
-			s.stop("g")
+			h.stop("g")
 
-			_, err = s.Run(ctx, "mv", hookPath+".off", hookPath)
+			_, err = h.Run(ctx, "mv", hookPath+".off", hookPath)
 			require.NoError(t, err)
-			s.start("g")
-			require.Equal(t, libvirts, s.rows(s.ports()[0]), "a plain guest's port is libvirt's alone")
-			s.stop("g")
+			h.start("g")
+			require.Equal(t, libvirts, h.rows(h.ports()[0]), "a plain guest's port is libvirt's alone")
+			h.stop("g")
 
 			d.Metadata = metadata(1, "isolated='no'")
-			s.define(d)
-			s.start("g")
-			assisted := s.rows(s.ports()[0])
+			h.MustDefine(d)
+			h.start("g")
+			assisted := h.rows(h.ports()[0])
 			require.Contains(t, assisted, key)
 			// libvirt 9.0 does not say it, later ones do.
 			const transient = `{transient="true"}`
 			require.Contains(t, assisted, transient)
 			plain := strings.NewReplacer(key, "", transient, "{}")
 			require.Equal(t, plain.Replace(libvirts), plain.Replace(assisted))
-			s.stop("g")
-			s.unchanged(before)
-			require.Empty(t, s.ports())
+			h.stop("g")
+			h.RequireUnchanged(before)
+			require.Empty(t, h.ports())
 
 			d.Metadata = metadata(1, "own='hook'")
-			s.rewrite(d)
-			s.start("g")
-			require.Len(t, s.ports(), 1)
-			require.Regexp(t, "^ldt", s.ports()[0])
-			require.Equal(t, assisted, s.rows(s.ports()[0]))
-			s.stop("g")
-			s.unchanged(before)
-			require.Empty(t, s.ports())
+			h.rewrite(d)
+			h.start("g")
+			require.Len(t, h.ports(), 1)
+			require.Regexp(t, "^ldt", h.ports()[0])
+			require.Equal(t, assisted, h.rows(h.ports()[0]))
+			h.stop("g")
+			h.RequireUnchanged(before)
+			require.Empty(t, h.ports())
 		})
 	}
 }
 
 // What libvirt cannot set, and what the host forbids.
 func TestOVSProfileAndPolicy(t *testing.T) {
-	ctx := deadline(t, 3*time.Minute)
-	s := newOVSSite(ctx, t, "a", ovsConf)
-	_, err := s.Run(ctx, "ip", "tuntap", "add", "ids", "mode", "tap")
+	ctx := hosttest.Deadline(t, 3*time.Minute)
+	h := newOVSFixture(ctx, t, "a", ovsConf)
+	_, err := h.Run(ctx, "ip", "tuntap", "add", "ids", "mode", "tap")
 	require.NoError(t, err)
-	s.vsctl("add-port", "ovsbr0", "ids")
-	before := s.snapshot()
+	h.vsctl("add-port", "ovsbr0", "ids")
+	before := h.MustSnapshot()
 
 	d := tiny("g", onOVS(1))
 	d.Metadata = metadata(1, "profile='shaped' ifaceid='lsp 1'")
-	s.define(d)
+	h.MustDefine(d)
 	for range 2 {
-		s.start("g")
-		port := s.vsctl("--bare", "--columns=name", "find", "Interface", `external_ids:iface-id="lsp 1"`)
+		h.start("g")
+		port := h.vsctl("--bare", "--columns=name", "find", "Interface", `external_ids:iface-id="lsp 1"`)
 		require.Regexp(t, "^vnet", port)
-		require.Equal(t, "100", s.vsctl("get", "Port", port, "tag"))
-		require.Equal(t, "20000", s.vsctl("get", "Interface", port, "ingress_policing_rate"))
-		require.Eventually(t, func() bool { return s.vsctl("get", "Interface", port, "mtu") == "1400" }, time.Minute, 20*time.Millisecond)
-		require.Contains(t, s.vsctl("list", "Queue"), `max-rate="50000000"`)
-		require.Contains(t, s.vsctl("list", "Mirror"), "libvirt-direct-"+port)
-		s.stop("g")
-		s.unchanged(before)
+		require.Equal(t, "100", h.vsctl("get", "Port", port, "tag"))
+		require.Equal(t, "20000", h.vsctl("get", "Interface", port, "ingress_policing_rate"))
+		require.Eventually(t, func() bool { return h.vsctl("get", "Interface", port, "mtu") == "1400" }, time.Minute, 20*time.Millisecond)
+		require.Contains(t, h.vsctl("list", "Queue"), `max-rate="50000000"`)
+		require.Contains(t, h.vsctl("list", "Mirror"), "libvirt-direct-"+port)
+		h.stop("g")
+		h.RequireUnchanged(before)
 		for _, table := range []string{"QoS", "Queue", "Mirror"} {
-			require.Empty(t, s.vsctl("--no-headings", "list", table))
+			require.Empty(t, h.vsctl("--no-headings", "list", table))
 		}
 	}
 
 	d = tiny("all", onOVS(2))
-	s.define(d)
-	_, err = s.Virsh(ctx, "start", "all")
+	h.MustDefine(d)
+	_, err = h.Virsh(ctx, "start", "all")
 	require.ErrorContains(t, err, `a port without <vlan>, which is a trunk of every VLAN, on uplink "fabric"`)
 	d = tiny("other", onOVS(2, tagged(100, 200)))
-	s.define(d)
-	_, err = s.Virsh(ctx, "start", "other")
+	h.MustDefine(d)
+	_, err = h.Virsh(ctx, "start", "other")
 	require.ErrorContains(t, err, `VLAN 200 on uplink "fabric"`)
 
 	// A portgroup of a libvirt network is known when libvirt has looked into it.
-	s.run(`<network><name>fabric</name><forward mode='bridge'/><bridge name='ovsbr0'/><virtualport type='openvswitch'/>
+	h.MustPipe(`<network><name>fabric</name><forward mode='bridge'/><bridge name='ovsbr0'/><virtualport type='openvswitch'/>
 		<portgroup name='good'><vlan><tag id='101'/></vlan></portgroup><portgroup name='bad'><vlan><tag id='300'/></vlan></portgroup></network>`,
 		"virsh", "net-define", "/dev/stdin")
-	s.virsh("net-start", "fabric")
+	h.MustVirsh("net-start", "fabric")
 	for group, want := range map[string]string{"good": "", "bad": "VLAN 300 on uplink"} {
 		g := tiny(group, fmt.Sprintf("<interface type='network'><mac address='%s'/><source network='fabric' portgroup='%s'/><rom enabled='no'/></interface>", mac(3), group))
-		s.define(g)
-		_, err := s.Virsh(ctx, "start", group)
+		h.MustDefine(g)
+		_, err := h.Virsh(ctx, "start", group)
 		if want != "" {
 			require.ErrorContains(t, err, want)
 			continue
 		}
 		require.NoError(t, err)
-		port := slices.DeleteFunc(s.ports(), func(p string) bool { return p == "ids" })
+		port := slices.DeleteFunc(h.ports(), func(p string) bool { return p == "ids" })
 		require.Len(t, port, 1)
-		require.Equal(t, "101", s.vsctl("get", "Port", port[0], "tag"))
-		require.NotContains(t, s.vsctl("get", "Port", port[0], "external_ids"), "libvirt-direct", "it says nothing for us")
-		s.stop(group)
+		require.Equal(t, "101", h.vsctl("get", "Port", port[0], "tag"))
+		require.NotContains(t, h.vsctl("get", "Port", port[0], "external_ids"), "libvirt-direct", "it says nothing for us")
+		h.stop(group)
 	}
-	s.unchanged(before)
-	require.Equal(t, []string{"ids"}, s.ports())
+	h.RequireUnchanged(before)
+	require.Equal(t, []string{"ids"}, h.ports())
 }
 
 // The database is killed and comes back while a guest starts; libvirtd and QEMU are
 // killed, and gc removes the ports that nobody has taken away.
 func TestOVSDeaths(t *testing.T) {
-	ctx := deadline(t, 3*time.Minute)
+	ctx := hosttest.Deadline(t, 3*time.Minute)
 	// ovs-vswitchd waits longer each time before it looks for its database again.
-	s := newOVSSite(ctx, t, "a", "deadline = \"60s\"\n")
-	before := s.snapshot()
+	h := newOVSFixture(ctx, t, "a", "deadline = \"60s\"\n")
+	before := h.MustSnapshot()
 	g := tiny("owned", onOVS(1))
 	g.Metadata = metadata(1, "own='hook'")
-	s.rewrite(g)
+	h.rewrite(g)
 	assisted := tiny("assisted", onOVS(2))
 	assisted.Metadata = metadata(2, "isolated='no'")
-	s.define(assisted)
+	h.MustDefine(assisted)
 
 	for n := range 4 {
 		started := make(chan error, 1)
-		go func() { _, err := s.Virsh(ctx, "start", "owned"); started <- err }()
+		go func() { _, err := h.Virsh(ctx, "start", "owned"); started <- err }()
 		time.Sleep(time.Duration(n) * 60 * time.Millisecond) // wherever that hits
-		require.NoError(t, s.KillDB())
-		require.NoError(t, s.StartDB(ctx))
+		require.NoError(t, h.KillDB())
+		require.NoError(t, h.StartDB(ctx))
 		require.NoError(t, <-started)
-		require.Len(t, s.ports(), 1)
+		require.Len(t, h.ports(), 1)
 		if n < 3 {
-			s.stop("owned")
-			require.Empty(t, s.ports())
+			h.stop("owned")
+			require.Empty(t, h.ports())
 		}
 	}
-	s.vsctl("set", "Bridge", "ovsbr0", "external_ids:settled=yes") // libvirt waits for 5 s only
-	s.start("assisted")
-	require.Len(t, s.ports(), 2)
-	require.Equal(t, "nothing is left over\n", s.gc(), "they live")
-	status := s.run("", program(t, "libvirt-direct"), "status")
+	h.vsctl("set", "Bridge", "ovsbr0", "external_ids:settled=yes") // libvirt waits for 5 s only
+	h.start("assisted")
+	require.Len(t, h.ports(), 2)
+	require.Equal(t, "nothing is left over\n", h.gc(), "they live")
+	status := h.MustRun(program(t, "libvirt-direct"), "status")
 	require.Contains(t, status, "made by libvirt")
 	require.NotContains(t, status, "BUT")
 
-	pids := []string{s.qemu("owned"), s.qemu("assisted")}
-	require.NoError(t, s.KillLibvirtd(ctx, unix.SIGKILL))
-	s.kill(pids...)
-	_, err := s.Run(ctx, "rm", "-r", "/run/libvirt/qemu") // nor does a new libvirtd know of them
+	pids := []string{h.qemu("owned"), h.qemu("assisted")}
+	require.NoError(t, h.KillLibvirtd(ctx, unix.SIGKILL))
+	h.kill(pids...)
+	_, err := h.Run(ctx, "rm", "-r", "/run/libvirt/qemu") // nor does a new libvirtd know of them
 	require.NoError(t, err)
-	s.up()
-	require.Len(t, s.ports(), 2)
-	out := s.gc()
+	h.MustStartLibvirtd()
+	require.Len(t, h.ports(), 2)
+	out := h.gc()
 	require.Contains(t, out, "Open vSwitch port")
-	require.Empty(t, s.ports())
-	s.unchanged(before)
+	require.Empty(t, h.ports())
+	h.RequireUnchanged(before)
 
 	// A port that the switch cannot make stops the start, with the switch's own words.
-	require.NoError(t, s.KillSwitch())
-	s.configure("deadline = \"2s\"\n")
-	_, err = s.Virsh(ctx, "start", "owned")
+	require.NoError(t, h.KillSwitch())
+	h.Configure("deadline = \"2s\"\n")
+	_, err = h.Virsh(ctx, "start", "owned")
 	require.ErrorContains(t, err, "ovs-vswitchd has not taken it up")
-	require.Empty(t, s.ports())
-	s.unchanged(before)
+	require.Empty(t, h.ports())
+	h.RequireUnchanged(before)
 }
 
 // Guests on access and trunk ports talk within their VLANs and not across.
 func TestOVSGuestsTalk(t *testing.T) {
-	ctx := deadline(t, 5*time.Minute)
-	s := newOVSSite(ctx, t, "a", ovsConf)
+	ctx := hosttest.Deadline(t, 5*time.Minute)
+	h := newOVSFixture(ctx, t, "a", ovsConf)
 	a := newLinux(t, "access", 1, onOVS(1, tagged(100)), "", addr(2))
 	b := newLinux(t, "trunk", 2, onOVS(2, tagged(100, 101)), "own='hook'", addr(1))
 	b.Cmdline = strings.ReplaceAll(b.Cmdline, mac(2)+",0,", mac(2)+",100,") + " guest.vlans"
 	c := newLinux(t, "other", 3, onOVS(3, tagged(101)), "", addr(1), addr(2))
-	s.define(a.Domain)
-	s.rewrite(b.Domain)
-	s.define(c.Domain)
+	h.MustDefine(a.Domain)
+	h.rewrite(b.Domain)
+	h.MustDefine(c.Domain)
 	for _, g := range []*linux{a, b, c} {
-		s.start(g.Name)
+		h.start(g.Name)
 	}
 	for _, want := range []struct {
 		g    *linux
@@ -288,7 +288,7 @@ func TestOVSGuestsTalk(t *testing.T) {
 		require.NoError(t, err)
 	}
 	for _, g := range []*linux{a, b, c} {
-		s.stop(g.Name)
+		h.stop(g.Name)
 	}
-	require.Empty(t, s.ports())
+	require.Empty(t, h.ports())
 }

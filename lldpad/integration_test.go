@@ -18,6 +18,7 @@ import (
 
 	"libvirt-direct/integration/host"
 	"libvirt-direct/integration/host/hosttest"
+	"libvirt-direct/internal/poll"
 	"libvirt-direct/lldpad"
 	"libvirt-direct/vdp"
 	"libvirt-direct/vdp/vdptest"
@@ -81,7 +82,7 @@ func (s *site) startLLDPAD(p *host.Peer) *daemon {
 	require.NoError(s, d.cmd.Start())
 	go func() { d.cmd.Wait(); close(d.end) }()
 	s.Cleanup(d.kill)
-	s.eventually("lldpad", func() bool {
+	hosttest.Eventually(s, 25*time.Second, "lldpad", func() bool {
 		_, err := p.Run(s.ctx, "lldptool", "ping")
 		return err == nil
 	})
@@ -129,15 +130,6 @@ func (s *site) responder(c vdptest.Config) *vdptest.Server {
 	return server
 }
 
-func (s *site) eventually(what string, f func() bool) {
-	s.Helper()
-	for end := time.Now().Add(25 * time.Second); !f(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(end) {
-			s.Fatalf("no %s", what)
-		}
-	}
-}
-
 func (s *site) check(c *lldpad.Client) lldpad.Report {
 	s.Helper()
 	r, err := c.Check(s.ctx, stationPort)
@@ -148,16 +140,18 @@ func (s *site) check(c *lldpad.Client) lldpad.Report {
 // until waits for a report with that error.
 func (s *site) until(c *lldpad.Client, want error) lldpad.Report {
 	s.Helper()
+	ctx, cancel := context.WithTimeout(s.ctx, 25*time.Second)
+	defer cancel()
 	var r lldpad.Report
-	for end := time.Now().Add(25 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		if r = s.check(c); errors.Is(r.Err, want) {
-			return r
-		}
-		if time.Now().After(end) {
-			conf, _ := s.station.Run(s.ctx, "cat", "/var/lib/lldpad/lldpad.conf")
-			s.Fatalf("want %v, have %+v\n%s", want, r, conf)
-		}
+	err := poll.Until(ctx, 20*time.Millisecond, func() (bool, error) {
+		r = s.check(c)
+		return errors.Is(r.Err, want), nil
+	})
+	if err != nil {
+		conf, _ := s.station.Run(s.ctx, "cat", "/var/lib/lldpad/lldpad.conf")
+		s.Fatalf("want %v, have %+v: %v\n%s", want, r, err, conf)
 	}
+	return r
 }
 
 // mend runs the commands of a report as a person would.
@@ -382,7 +376,7 @@ func TestDraft(t *testing.T) {
 	// The switch's TLV is not seen while the port is off; the first remedy is
 	// for the 2012 edition, and the second, once it is seen, for the draft.
 	s.mend(s.until(c, lldpad.ErrPortNotConfigured))
-	s.eventually("the switch's draft TLV", func() bool { return s.check(c).Switch == vdp.EditionDraft })
+	hosttest.Eventually(s, 25*time.Second, "the switch's draft TLV", func() bool { return s.check(c).Switch == vdp.EditionDraft })
 	r := s.check(c)
 	require.ErrorIs(t, r.Err, lldpad.ErrPortNotConfigured)
 	require.Equal(t, vdp.Edition2012, r.Edition)
@@ -446,7 +440,7 @@ func TestDraft(t *testing.T) {
 	_, err = s.station.Run(s.ctx, "lldptool", "-T", "-i", stationPort, "-g", "ncb", "-V", "vdp", "-c",
 		"mode=2,12,1193046,1,"+uuidB+",2,52:54:00:c7:3e:ce,3")
 	require.NoError(t, err)
-	s.eventually("refusal in the report", func() bool {
+	hosttest.Eventually(s, 25*time.Second, "refusal in the report", func() bool {
 		r := s.check(c)
 		return errors.As(r.Err, &refused) && strings.Contains(r.Err.Error(), uuidB)
 	})

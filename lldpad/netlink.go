@@ -11,6 +11,7 @@ import (
 	"github.com/mdlayher/socket"
 	"golang.org/x/sys/unix"
 
+	"libvirt-direct/internal/poll"
 	"libvirt-direct/vdp"
 	"libvirt-direct/vdp/vdpnl"
 )
@@ -156,29 +157,27 @@ func (c *netlinkConn) set(ctx context.Context, pid, events uint32, ifindex int, 
 	if err != nil {
 		return err
 	}
-	tick := time.NewTicker(pollInterval)
-	defer tick.Stop()
-	for {
+	err = poll.Until(ctx, pollInterval, func() (bool, error) {
 		p, ok, err := c.find(ctx, pid, ifindex, v.ID)
 		switch {
 		case err != nil:
-			return err
+			return false, err
 		case !ok && m == vdp.DeAssociate:
-			return nil
+			return true, nil
 		case !ok:
 			// After 3 s without an answer lldpad drops the VSI.
-			return vdp.ErrNoAnswer
+			return false, vdp.ErrNoAnswer
 		case p.Done && p.Response&0xff == uint16(vdp.ReasonSuccess):
-			return nil
+			return true, nil
 		case p.Done:
-			return &vdp.RefusedError{Edition: vdp.EditionDraft, Status: vdp.Status(p.Response)}
+			return false, &vdp.RefusedError{Edition: vdp.EditionDraft, Status: vdp.Status(p.Response)}
 		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", vdp.ErrNoAnswer, ctx.Err())
-		}
+		return false, nil
+	})
+	if errors.Is(err, poll.ErrGaveUp) {
+		return fmt.Errorf("%w: %w", vdp.ErrNoAnswer, ctx.Err())
 	}
+	return err
 }
 
 // setError says what lldpad's errno means (vdpnl.c, vdp.c:vdp_request).

@@ -26,6 +26,7 @@ import (
 	"libvirt-direct/integration/host"
 	"libvirt-direct/integration/host/hosttest"
 	"libvirt-direct/integration/sriov/debian"
+	"libvirt-direct/internal/poll"
 )
 
 // contents is what a root has beside the essential packages: what ours depend on, and
@@ -194,26 +195,22 @@ func (m *machine) startLibvirtd() {
 		cmd.Process.Kill()
 		<-ended
 	})
-	retry := time.NewTicker(20 * time.Millisecond)
-	defer retry.Stop()
-	for {
-		l, err := m.Connect(m.ctx)
-		if err == nil {
-			require.NoError(m.tb, l.Disconnect())
-			return
-		}
-		if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ECONNREFUSED) {
-			require.NoError(m.tb, err)
-		}
+	require.NoError(m.tb, poll.Until(m.ctx, 20*time.Millisecond, func() (bool, error) {
 		select {
-		case <-retry.C:
 		case err := <-ended:
-			ended <- err
-			m.tb.Fatalf("libvirtd ended: %v", err)
-		case <-m.ctx.Done():
-			m.tb.Fatal(m.ctx.Err())
+			ended <- err // the cleanup waits for it
+			return false, fmt.Errorf("libvirtd ended: %v", err)
+		default:
 		}
-	}
+		l, err := m.Connect(m.ctx)
+		switch {
+		case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ECONNREFUSED):
+			return false, nil
+		case err != nil:
+			return false, err
+		}
+		return true, l.Disconnect()
+	}))
 }
 
 // watched are the folders whose files must be the same after a purge as before, but

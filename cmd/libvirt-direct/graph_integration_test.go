@@ -3,10 +3,7 @@
 package main
 
 import (
-	"context"
 	"net"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -53,57 +50,46 @@ func switchOn(t *testing.T, p *host.Peer, nic string) {
 }
 
 // startVDPD builds vdpd and runs it for the time of the test.
-func (s *site) startVDPD(nic string) {
-	s.t.Helper()
-	file := filepath.Join(s.t.TempDir(), "vdpd")
-	build := exec.Command("go", "build", "-o", file, "../../vdp/vdpd")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	out, err := build.CombinedOutput()
-	require.NoError(s.t, err, "%s", out)
-	cmd := s.Command(context.WithoutCancel(s.ctx), file, "-config", "/nonexistent", "-uplink", nic)
-	cmd.Stdout, cmd.Stderr = s.t.Output(), s.t.Output()
-	require.NoError(s.t, cmd.Start())
-	ended := make(chan struct{})
-	go func() { defer close(ended); _ = cmd.Wait() }()
-	s.t.Cleanup(func() {
-		_ = cmd.Process.Signal(unix.SIGTERM)
-		<-ended
-	})
+func (h *fixture) startVDPD(nic string) {
+	h.T.Helper()
+	dir := h.T.TempDir()
+	require.NoError(h.T, hosttest.Build(dir, map[string]string{"vdpd": "vdp/vdpd"}))
+	h.MustStart(filepath.Join(dir, "vdpd"), "-config", "/nonexistent", "-uplink", nic)
 }
 
 func TestGraphOfRunningGuests(t *testing.T) {
-	s := newSite(t, uplinkConfig)
-	switchOn(t, s.peer, "wire0")
-	s.up()
-	s.startVDPD("nica")
+	h := newFixture(t, uplinkConfig)
+	switchOn(t, h.peer, "wire0")
+	h.up()
+	h.startVDPD("nica")
 	// Two guests, one with a hook-owned NIC, one with libvirt's own macvtap and a bridge.
-	s.run("ip", "link", "add", "br0", "type", "bridge")
-	s.run("ip", "link", "set", "br0", "up")
+	h.MustRun("ip", "link", "add", "br0", "type", "bridge")
+	h.MustRun("ip", "link", "set", "br0", "up")
 	hosttest.Require(t, "ovsdb-server", "ovs-vswitchd", "ovs-vsctl")
-	vswitch, err := s.StartOVS(s.ctx)
+	vswitch, err := h.StartOVS(h.Ctx)
 	require.NoError(t, err)
-	require.NoError(t, vswitch.AddBridge(s.ctx, "ovsbr0"))
-	s.run("ip", "link", "add", "fabric", "address", "02:aa:00:00:00:09", "type", "veth", "peer", "name", "far")
-	s.run("sh", "-c", "ip link set fabric up; ip link set far up")
-	_, err = vswitch.Vsctl(s.ctx, "add-port", "ovsbr0", "fabric")
+	require.NoError(t, vswitch.AddBridge(h.Ctx, "ovsbr0"))
+	h.MustRun("ip", "link", "add", "fabric", "address", "02:aa:00:00:00:09", "type", "veth", "peer", "name", "far")
+	h.MustRun("sh", "-c", "ip link set fabric up; ip link set far up")
+	_, err = vswitch.Vsctl(h.Ctx, "add-port", "ovsbr0", "fabric")
 	require.NoError(t, err)
 	owned := ownedGuest("o<&>", "")
-	s.define(owned)
-	s.ok("rewrite", "--domain", owned.Name)
-	s.define(host.Domain{Name: "plain", Interfaces: []string{
+	h.MustDefine(owned)
+	h.ok("rewrite", "--domain", owned.Name)
+	h.MustDefine(host.Domain{Name: "plain", Interfaces: []string{
 		host.DirectNIC(mac1, "nica", "vepa"),
 		"<interface type='bridge'><mac address='52:54:00:00:00:03'/><source bridge='br0'/></interface>",
 		"<interface type='bridge'><mac address='52:54:00:00:00:04'/><source bridge='ovsbr0'/><vlan><tag id='100'/></vlan><virtualport type='openvswitch'/></interface>",
 	}})
-	s.virsh("start", "--domain", owned.Name)
-	s.virsh("start", "plain")
+	h.MustVirsh("start", "--domain", owned.Name)
+	h.MustVirsh("start", "plain")
 	require.Eventually(t, func() bool {
-		out, _, _ := s.cli("vsi", "uplinks")
+		out, _, _ := h.cli("vsi", "uplinks")
 		return strings.Contains(out, "edition 2012")
 	}, time.Minute, 100*time.Millisecond)
-	s.ok("vsi", "associate", "--uplink", "nica", "--manager", "11", "--type", "7", "--type-version", "1", "--mac", mac1, "--vlan", "100", aVSI)
+	h.ok("vsi", "associate", "--uplink", "nica", "--manager", "11", "--type", "7", "--type-version", "1", "--mac", mac1, "--vlan", "100", aVSI)
 
-	text := s.ok("graph", "--format", "mermaid")
+	text := h.ok("graph", "--format", "mermaid")
 	number := func(label string) string {
 		t.Helper()
 		m := regexp.MustCompile(`(?m)^  (n\d+)\["` + label + `"\]$`).FindStringSubmatch(text)
@@ -129,19 +115,19 @@ func TestGraphOfRunningGuests(t *testing.T) {
 	require.Equal(t, 12, strings.Count(text, ">n")+strings.Count(text, "> n"), text)
 	require.NotContains(t, text, "stroke:", "nothing is wrong")
 
-	svg := s.ok("graph", "--format", "svg")
+	svg := h.ok("graph", "--format", "svg")
 	require.NoError(t, wellFormed(svg))
 	require.Contains(t, svg, ">o&lt;&amp;&gt;</text>")
 
 	// What goes wrong is seen.
-	s.run("ip", "link", "set", "nica", "down")
-	require.Contains(t, s.ok("graph"), `nica\n`)
-	require.Contains(t, s.ok("graph"), `\ndown", fillcolor="#e4e4e4", color="#c00000"`)
-	s.run("ip", "link", "set", "nica", "up")
-	require.NoError(t, s.KillLibvirtd(s.ctx, unix.SIGKILL))
-	out, stderr, code := s.cli("graph", "--format", "mermaid")
+	h.MustRun("ip", "link", "set", "nica", "down")
+	require.Contains(t, h.ok("graph"), `nica\n`)
+	require.Contains(t, h.ok("graph"), `\ndown", fillcolor="#e4e4e4", color="#c00000"`)
+	h.MustRun("ip", "link", "set", "nica", "up")
+	require.NoError(t, h.KillLibvirtd(h.Ctx, unix.SIGKILL))
+	out, stderr, code := h.cli("graph", "--format", "mermaid")
 	require.Zero(t, code)
 	require.Contains(t, stderr, "libvirt-direct: the picture lacks something: libvirt is not reachable at qemu:///system")
 	require.Contains(t, out, "o#lt;#amp;#gt;", "from the journal")
-	require.NoError(t, s.StartLibvirtd(s.ctx))
+	h.MustStartLibvirtd()
 }

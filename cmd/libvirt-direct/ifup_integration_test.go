@@ -30,11 +30,11 @@ ingressrate = 5000
 // is killed leaves it to the next ifup, to gc and to watch.
 func TestIfupAsScript(t *testing.T) {
 	hosttest.Require(t, "ovsdb-server", "ovs-vswitchd", "ovs-vsctl")
-	s := newSite(t, fabricConfig)
+	h := newFixture(t, fabricConfig)
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	t.Cleanup(cancel)
-	s.ctx = ctx
-	sw, err := s.StartOVS(ctx)
+	h.Ctx = ctx
+	sw, err := h.StartOVS(ctx)
 	require.NoError(t, err)
 	require.NoError(t, sw.AddBridge(ctx, "ovsbr0"))
 	vsctl := func(args ...string) string {
@@ -44,18 +44,18 @@ func TestIfupAsScript(t *testing.T) {
 		return out
 	}
 	for _, link := range []string{"ifup-lab", "ifup-fabric", "ifdown-lab"} {
-		s.run("ln", "-s", filepath.Join(s.bin, "libvirt-direct"), "/etc/"+link)
+		h.MustRun("ln", "-s", filepath.Join(h.bin, "libvirt-direct"), "/etc/"+link)
 	}
 	gone := func(device string) {
 		t.Helper()
 		require.Eventually(t, func() bool {
-			_, err := os.Stat(s.Path("/sys/class/net/" + device))
+			_, err := os.Stat(h.Path("/sys/class/net/" + device))
 			return os.IsNotExist(err)
 		}, time.Minute, 5*time.Millisecond)
 	}
 	qemu := func(device, up string) *host.Cmd {
 		t.Helper()
-		cmd := s.Command(ctx, "qemu-system-x86_64", "-M", "none", "-display", "none", "-monitor", "stdio", "-nodefaults",
+		cmd := h.Command(ctx, "qemu-system-x86_64", "-M", "none", "-display", "none", "-monitor", "stdio", "-nodefaults",
 			"-netdev", "tap,id=n0,ifname="+device+",script=/etc/"+up+",downscript=/etc/ifdown-lab")
 		return cmd
 	}
@@ -73,7 +73,7 @@ func TestIfupAsScript(t *testing.T) {
 	require.Equal(t, "120", vsctl("get", "Port", "q0", "tag"))
 	require.Equal(t, "5000", vsctl("get", "Interface", "q0", "ingress_policing_rate"))
 	require.Equal(t, "{libvirt-direct=ifup}", vsctl("get", "Port", "q0", "external_ids"))
-	require.Equal(t, "nothing is left over\n", s.ok("gc"))
+	require.Equal(t, "nothing is left over\n", h.ok("gc"))
 	monitor("quit\n")
 	require.NoError(t, cmd.Wait())
 	require.Empty(t, vsctl("list-ports", "ovsbr0"))
@@ -87,14 +87,14 @@ func TestIfupAsScript(t *testing.T) {
 	require.NoError(t, cmd.Process.Kill())
 	_ = cmd.Wait()
 	gone("q2")
-	require.Contains(t, s.ok("gc"), "removed Open vSwitch port q2, whose guest is not running")
+	require.Contains(t, h.ok("gc"), "removed Open vSwitch port q2, whose guest is not running")
 	require.Empty(t, vsctl("list-ports", "ovsbr0"))
 
 	cmd, _ = start("q3")
 	require.NoError(t, cmd.Process.Kill())
 	_ = cmd.Wait()
 	gone("q3")
-	watch := s.Command(ctx, filepath.Join(s.bin, "libvirt-direct"), "watch")
+	watch := h.Command(ctx, filepath.Join(h.bin, "libvirt-direct"), "watch")
 	require.NoError(t, watch.Start())
 	require.Eventually(t, func() bool { return vsctl("list-ports", "ovsbr0") == "" }, time.Minute, 20*time.Millisecond)
 	require.NoError(t, watch.Process.Kill())
@@ -107,6 +107,6 @@ func TestIfupAsScript(t *testing.T) {
 	require.Error(t, refused.Run())
 	require.Contains(t, stderr.String(), `a port without <vlan>, which is a trunk of every VLAN, on uplink "fabric"`)
 	require.Empty(t, vsctl("list-ports", "ovsbr0"))
-	require.Contains(t, s.fails("ifup", "--on", "ovsbr0", "--vlan", "100", "q4"), "q4")
-	s.ok("ifdown", "q4")
+	require.Contains(t, h.fails("ifup", "--on", "ovsbr0", "--vlan", "100", "q4"), "q4")
+	h.ok("ifdown", "q4")
 }

@@ -13,8 +13,8 @@ import (
 )
 
 func TestRewriteDefined(t *testing.T) {
-	s := newSite(t, uplinkConfig)
-	s.up()
+	h := newFixture(t, uplinkConfig)
+	h.up()
 	for name, c := range map[string]struct {
 		domain host.Domain
 		after  []string // what the definition has then
@@ -47,20 +47,20 @@ func TestRewriteDefined(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := s.in(t)
-			s.define(c.domain)
-			before := s.inactive(c.domain.Name)
-			names, _, code := s.cli("__complete", "rewrite", "--domain", "")
+			h := h.in(t)
+			h.MustDefine(c.domain)
+			before := h.inactive(c.domain.Name)
+			names, _, code := h.cli("__complete", "rewrite", "--domain", "")
 			require.Zero(t, code)
 			require.Contains(t, names, c.domain.Name+"\n", "what a Tab offers")
 
-			out := s.ok("rewrite", "--domain", c.domain.Name, "--dry-run")
+			out := h.ok("rewrite", "--domain", c.domain.Name, "--dry-run")
 			require.Contains(t, out, "nothing was done (--dry-run)\n")
-			require.Equal(t, before, s.inactive(c.domain.Name))
+			require.Equal(t, before, h.inactive(c.domain.Name))
 
-			out = s.ok("rewrite", "--domain", c.domain.Name)
+			out = h.ok("rewrite", "--domain", c.domain.Name)
 			require.Contains(t, out, "NIC "+map[bool]string{true: mac1, false: mac2}[name != "hook-owned"])
-			after := s.inactive(c.domain.Name)
+			after := h.inactive(c.domain.Name)
 			for _, want := range c.after {
 				require.Contains(t, after, want)
 			}
@@ -68,55 +68,55 @@ func TestRewriteDefined(t *testing.T) {
 				require.NotContains(t, after, not)
 			}
 
-			out = s.ok("rewrite", "--domain", c.domain.Name)
+			out = h.ok("rewrite", "--domain", c.domain.Name)
 			require.Contains(t, out, ": nothing to change\n")
-			require.Equal(t, after, s.inactive(c.domain.Name))
+			require.Equal(t, after, h.inactive(c.domain.Name))
 
-			out = s.ok("rewrite", "--undo", "--domain", c.domain.Name)
+			out = h.ok("rewrite", "--undo", "--domain", c.domain.Name)
 			require.Contains(t, out, "put back what was before rewrite")
-			require.Equal(t, before, s.inactive(c.domain.Name))
-			out = s.ok("rewrite", "--undo", "--domain", c.domain.Name)
+			require.Equal(t, before, h.inactive(c.domain.Name))
+			out = h.ok("rewrite", "--undo", "--domain", c.domain.Name)
 			require.Contains(t, out, ": nothing to change\n")
 		})
 	}
 }
 
 func TestRewriteOfARunningDomainIsForItsNextStart(t *testing.T) {
-	s := newSite(t, uplinkConfig)
-	s.up()
+	h := newFixture(t, uplinkConfig)
+	h.up()
 	plain := host.Domain{Name: "r", UUID: "aaaaaaaa-0000-4000-8000-000000000001", Interfaces: []string{host.DirectNIC(mac1, "nica", "bridge")}}
-	s.define(plain)
-	s.virsh("start", "r")
-	live := s.virsh("dumpxml", "r")
+	h.MustDefine(plain)
+	h.MustVirsh("start", "r")
+	live := h.MustVirsh("dumpxml", "r")
 	later := vlanGuest("r", "")
 	later.UUID = plain.UUID
-	require.NoError(t, s.Define(s.ctx, later.XML()))
+	require.NoError(t, h.Define(h.Ctx, later.XML()))
 
-	require.Contains(t, s.ok("rewrite", "--domain", "r"), `domain "r" is running: it changes with its next start`)
-	require.Contains(t, s.inactive("r"), "<source dev='nica.100' mode='vepa'/>")
-	require.Equal(t, live, s.virsh("dumpxml", "r"))
-	require.Equal(t, "running\n", s.virsh("domstate", "r"))
+	require.Contains(t, h.ok("rewrite", "--domain", "r"), `domain "r" is running: it changes with its next start`)
+	require.Contains(t, h.inactive("r"), "<source dev='nica.100' mode='vepa'/>")
+	require.Equal(t, live, h.MustVirsh("dumpxml", "r"))
+	require.Equal(t, "running\n", h.MustVirsh("domstate", "r"))
 }
 
 func TestRewriteRefuses(t *testing.T) {
-	s := newSite(t, uplinkConfig)
-	require.Contains(t, s.fails("rewrite", "--domain", "v"), "is libvirtd or virtqemud running?")
-	s.up()
-	require.Equal(t, "libvirt-direct: no such domain: \"v\"\n", s.fails("rewrite", "--domain", "v"))
+	h := newFixture(t, uplinkConfig)
+	require.Contains(t, h.fails("rewrite", "--domain", "v"), "is libvirtd or virtqemud running?")
+	h.up()
+	require.Equal(t, "libvirt-direct: no such domain: \"v\"\n", h.fails("rewrite", "--domain", "v"))
 
 	elsewhere := host.Domain{Name: "e", Interfaces: []string{host.DirectNIC(mac1, "eth7", "bridge")}}
-	s.define(elsewhere)
-	before := s.inactive("e")
-	require.Contains(t, s.fails("rewrite", "--domain", "e"), `domain "e", NIC `+mac1+`: no such device on this host: "eth7"`)
-	require.Equal(t, before, s.inactive("e"))
+	h.MustDefine(elsewhere)
+	before := h.inactive("e")
+	require.Contains(t, h.fails("rewrite", "--domain", "e"), `domain "e", NIC `+mac1+`: no such device on this host: "eth7"`)
+	require.Equal(t, before, h.inactive("e"))
 
 	// A transient domain would become a persistent one.
 	transient := host.Domain{Name: "t", Interfaces: []string{host.DirectNIC(mac2, "nica", "bridge")}}
 	xml := filepath.Join(t.TempDir(), "t.xml")
 	require.NoError(t, os.WriteFile(xml, []byte(transient.XML()), 0o644))
-	s.virsh("create", xml)
-	require.Contains(t, s.fails("rewrite", "--domain", "t"), "is transient")
-	s.virsh("destroy", "t")
-	_, err := s.Virsh(s.ctx, "dominfo", "t")
+	h.MustVirsh("create", xml)
+	require.Contains(t, h.fails("rewrite", "--domain", "t"), "is transient")
+	h.MustVirsh("destroy", "t")
+	_, err := h.Virsh(h.Ctx, "dominfo", "t")
 	require.Error(t, err)
 }

@@ -12,23 +12,23 @@ import (
 )
 
 func TestStatusOfARunningGuest(t *testing.T) {
-	s := newSite(t, uplinkConfig)
-	s.up()
-	require.Equal(t, "nothing is held\n", s.ok("status"))
-	before := s.snapshot()
-	s.define(ownedGuest("o", ""))
-	s.ok("rewrite", "--domain", "o")
-	s.virsh("start", "o")
+	h := newFixture(t, uplinkConfig)
+	h.up()
+	require.Equal(t, "nothing is held\n", h.ok("status"))
+	before := h.MustSnapshot()
+	h.MustDefine(ownedGuest("o", ""))
+	h.ok("rewrite", "--domain", "o")
+	h.MustVirsh("start", "o")
 
 	status := func() shownStep {
 		t.Helper()
 		var host shownStatus
-		require.NoError(t, json.Unmarshal([]byte(s.ok("status", "--json")), &host))
+		require.NoError(t, json.Unmarshal([]byte(h.ok("status", "--json")), &host))
 		require.NotNil(t, host.PFs, "[] where there is no SR-IOV card")
 		all := host.Domains
 		require.Len(t, all, 1)
 		require.Equal(t, "o", all[0].Name)
-		require.Equal(t, strings.TrimSpace(s.virsh("domuuid", "o")), all[0].UUID)
+		require.Equal(t, strings.TrimSpace(h.MustVirsh("domuuid", "o")), all[0].UUID)
 		require.Len(t, all[0].Held, 2)
 		held, up := all[0].Held[0], all[0].Held[1]
 		require.NotNil(t, up.LinkUp)
@@ -41,7 +41,7 @@ func TestStatusOfARunningGuest(t *testing.T) {
 	require.Equal(t, "bridge", held.Device.Mode)
 	require.Equal(t, mac2, held.Device.MAC)
 	dev := held.Macvtap.Name
-	out := s.ok("status")
+	out := h.ok("status")
 	require.Contains(t, out, "  NIC "+mac2+": macvtap "+dev+" on nica (bridge, hook-owned)\n")
 	require.NotContains(t, out, "BUT")
 
@@ -54,18 +54,18 @@ func TestStatusOfARunningGuest(t *testing.T) {
 		{[]string{"allmulticast", "on"}, "allmulticast is true, not false"},
 		{[]string{"allmulticast", "off", "down"}, "up is false, not true"},
 	} {
-		s.run("ip", append([]string{"link", "set", "dev", dev}, c.by...)...)
+		h.MustRun("ip", append([]string{"link", "set", "dev", dev}, c.by...)...)
 		require.Equal(t, c.want, status().Difference)
 		if c.want != "" {
-			require.Contains(t, s.ok("status"), "    BUT: "+c.want+"\n")
+			require.Contains(t, h.ok("status"), "    BUT: "+c.want+"\n")
 		}
 	}
-	s.run("ip", "link", "del", "dev", dev)
+	h.MustRun("ip", "link", "del", "dev", dev)
 	held = status()
 	require.Equal(t, "gone", held.Difference)
 	require.Nil(t, held.Device)
 
-	s.virsh("destroy", "o")
-	require.Equal(t, "nothing is held\n", s.ok("status"))
-	require.Empty(t, before.Diff(s.snapshot()))
+	h.MustVirsh("destroy", "o")
+	require.Equal(t, "nothing is held\n", h.ok("status"))
+	require.Empty(t, before.Diff(h.MustSnapshot()))
 }

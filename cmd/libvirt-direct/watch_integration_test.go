@@ -18,7 +18,7 @@ import (
 
 // A watch is a running `libvirt-direct watch`.
 type watch struct {
-	s      *site
+	h      *fixture
 	cmd    *host.Cmd
 	ended  chan struct{}
 	stderr string // a file
@@ -26,25 +26,25 @@ type watch struct {
 
 // says waits until it has said something.
 func (w *watch) says(text string) {
-	w.s.t.Helper()
-	_, err := w.s.WaitLine(w.s.ctx, w.stderr, func(line string) bool { return strings.Contains(line, text) })
-	require.NoError(w.s.t, err, text)
+	w.h.T.Helper()
+	_, err := w.h.WaitLine(w.h.Ctx, w.stderr, func(line string) bool { return strings.Contains(line, text) })
+	require.NoError(w.h.T, err, text)
 }
 
-func (s *site) watch() *watch {
-	s.t.Helper()
-	w := &watch{s: s, ended: make(chan struct{}), stderr: filepath.Join(s.t.TempDir(), "stderr")}
+func (h *fixture) watch() *watch {
+	h.T.Helper()
+	w := &watch{h: h, ended: make(chan struct{}), stderr: filepath.Join(h.T.TempDir(), "stderr")}
 	stderr, err := os.Create(w.stderr)
-	require.NoError(s.t, err)
+	require.NoError(h.T, err)
 	defer stderr.Close()
-	w.cmd = s.Command(s.ctx, filepath.Join(s.bin, "libvirt-direct"), "watch")
+	w.cmd = h.Command(h.Ctx, filepath.Join(h.bin, "libvirt-direct"), "watch")
 	w.cmd.Stderr = stderr
-	require.NoError(s.t, w.cmd.Start())
+	require.NoError(h.T, w.cmd.Start())
 	go func() {
 		defer close(w.ended)
 		_ = w.cmd.Wait() // stop looks at the exit status
 	}()
-	s.t.Cleanup(func() {
+	h.T.Cleanup(func() {
 		_ = w.cmd.Process.Kill() // it may have ended
 		<-w.ended
 	})
@@ -53,44 +53,44 @@ func (s *site) watch() *watch {
 
 // stop ends it as systemd does.
 func (w *watch) stop() {
-	w.s.t.Helper()
-	require.NoError(w.s.t, w.cmd.Process.Signal(unix.SIGTERM))
+	w.h.T.Helper()
+	require.NoError(w.h.T, w.cmd.Process.Signal(unix.SIGTERM))
 	select {
 	case <-w.ended:
-	case <-w.s.ctx.Done():
-		w.s.t.Fatal("it did not end")
+	case <-w.h.Ctx.Done():
+		w.h.T.Fatal("it did not end")
 	}
-	require.Zero(w.s.t, w.cmd.ProcessState.ExitCode())
+	require.Zero(w.h.T, w.cmd.ProcessState.ExitCode())
 }
 
 // A count is how often each domain has been defined since counting began.
 type count struct {
-	s      *site
+	h      *fixture
 	events <-chan libvirt.DomainEventLifecycleMsg
 	of     map[string]int
 }
 
-func (s *site) count() *count {
-	s.t.Helper()
-	conn, err := s.Connect(s.ctx)
-	require.NoError(s.t, err)
-	events, err := conn.LifecycleEvents(s.ctx)
-	require.NoError(s.t, err)
-	return &count{s, events, map[string]int{}}
+func (h *fixture) count() *count {
+	h.T.Helper()
+	conn, err := h.Connect(h.Ctx)
+	require.NoError(h.T, err)
+	events, err := conn.LifecycleEvents(h.Ctx)
+	require.NoError(h.T, err)
+	return &count{h, events, map[string]int{}}
 }
 
 // await waits until a domain has been defined n times.
 func (c *count) await(name string, n int) {
-	c.s.t.Helper()
+	c.h.T.Helper()
 	for c.of[name] < n {
 		select {
 		case e, ok := <-c.events:
-			require.True(c.s.t, ok, "the connection is lost")
+			require.True(c.h.T, ok, "the connection is lost")
 			if libvirt.DomainEventType(e.Event) == libvirt.DomainEventDefined {
 				c.of[e.Dom.Name]++
 			}
-		case <-c.s.ctx.Done():
-			c.s.t.Fatalf("%s was defined %d times, not %d", name, c.of[name], n)
+		case <-c.h.Ctx.Done():
+			c.h.T.Fatalf("%s was defined %d times, not %d", name, c.of[name], n)
 		}
 	}
 }
@@ -101,8 +101,8 @@ const (
 )
 
 func TestWatch(t *testing.T) {
-	s := newSite(t, uplinkConfig+"[watch]\ndomains = [\"web*\"]\n")
-	s.up()
+	h := newFixture(t, uplinkConfig+"[watch]\ndomains = [\"web*\"]\n")
+	h.up()
 	guest := func(name, attrs string) host.Domain {
 		d := vlanGuest(name, "")
 		if attrs != "" {
@@ -112,25 +112,25 @@ func TestWatch(t *testing.T) {
 	}
 	rewritten := func(name string, want bool) {
 		t.Helper()
-		require.Equal(t, want, strings.Contains(s.inactive(name), "nica.100"), name)
+		require.Equal(t, want, strings.Contains(h.inactive(name), "nica.100"), name)
 	}
 
 	// Defined while it is away.
 	for _, d := range []host.Domain{guest("web1", ""), guest("asks", asks), guest("other", ""), guest("web-not", refuses)} {
-		s.define(d)
+		h.MustDefine(d)
 	}
-	c := s.count()
-	w := s.watch()
+	c := h.count()
+	w := h.watch()
 	c.await("web1", 1)
 	c.await("asks", 1)
 
 	// Defined while it runs. They are handled in order, so that the last one's
 	// rewriting tells that the others', and what follows from it, is over.
 	for _, d := range []host.Domain{guest("web2", ""), guest("other2", ""), guest("web2-not", refuses), guest("asks2", asks), guest("last", asks)} {
-		s.define(d)
+		h.MustDefine(d)
 	}
 	c.await("last", 2)
-	s.define(guest("really last", asks))
+	h.MustDefine(guest("really last", asks))
 	c.await("really last", 2)
 	require.Equal(t, map[string]int{
 		"web1": 1, "asks": 1,
@@ -145,43 +145,43 @@ func TestWatch(t *testing.T) {
 	}
 
 	// What was undone stays undone.
-	s.ok("rewrite", "--undo", "--domain", "web2")
+	h.ok("rewrite", "--undo", "--domain", "web2")
 	c.await("web2", 3)
-	s.define(guest("marker", asks))
+	h.MustDefine(guest("marker", asks))
 	c.await("marker", 2)
 	require.Equal(t, 3, c.of["web2"])
 	rewritten("web2", false)
-	require.Contains(t, s.inactive("web2"), `rewrite="no"`)
+	require.Contains(t, h.inactive("web2"), `rewrite="no"`)
 
 	// One that cannot be rewritten is told of once.
 	impossible := host.Domain{Name: "impossible", Metadata: words(asks), Interfaces: []string{host.DirectNIC(mac1, "eth7", "bridge", vlan100)}}
 	for range 2 {
 		impossible.UUID = "aaaaaaaa-0000-4000-8000-000000000009"
-		s.define(impossible)
+		h.MustDefine(impossible)
 	}
-	s.define(guest("marker2", asks))
+	h.MustDefine(guest("marker2", asks))
 	c.await("marker2", 2)
 	said, err := os.ReadFile(w.stderr)
 	require.NoError(t, err)
 	require.Equal(t, 1, strings.Count(string(said), `domain "impossible" was not rewritten: domain "impossible", NIC `+mac1+`: no such device on this host`), "%s", said)
 
 	// The pattern is read anew, and a broken configuration is no end.
-	s.write(config.Path, 0o644, "[[\n")
-	s.define(guest("db1", ""))
+	h.Configure("[[\n")
+	h.MustDefine(guest("db1", ""))
 	w.says(`domain "db1" was not rewritten: ` + config.Path + `:1: `)
-	s.write(config.Path, 0o644, uplinkConfig+"[watch]\ndomains = [\"db?\"]\n")
-	s.define(guest("db2", ""))
+	h.Configure(uplinkConfig + "[watch]\ndomains = [\"db?\"]\n")
+	h.MustDefine(guest("db2", ""))
 	c.await("db2", 2)
-	s.define(guest("web3", ""))
-	s.define(guest("marker3", asks))
+	h.MustDefine(guest("web3", ""))
+	h.MustDefine(guest("marker3", asks))
 	c.await("marker3", 2)
 	require.Equal(t, 1, c.of["web3"])
 
 	// libvirtd restarts, and with it the agent's connection.
-	require.NoError(t, s.KillLibvirtd(s.ctx, unix.SIGTERM))
-	require.NoError(t, s.StartLibvirtd(s.ctx))
-	c = s.count()
-	s.define(guest("again", asks))
+	require.NoError(t, h.KillLibvirtd(h.Ctx, unix.SIGTERM))
+	h.MustStartLibvirtd()
+	c = h.count()
+	h.MustDefine(guest("again", asks))
 	c.await("again", 2)
 	rewritten("again", true)
 	w.says("libvirt has gone; trying again")
@@ -189,33 +189,33 @@ func TestWatch(t *testing.T) {
 }
 
 func TestStartBeforeWatchHasRewritten(t *testing.T) {
-	s := newSite(t, uplinkConfig)
-	s.up()
-	before := s.snapshot()
-	s.define(ownedGuest("early", asks))
-	_, err := s.Virsh(s.ctx, "start", "early")
+	h := newFixture(t, uplinkConfig)
+	h.up()
+	before := h.MustSnapshot()
+	h.MustDefine(ownedGuest("early", asks))
+	_, err := h.Virsh(h.Ctx, "start", "early")
 	require.Error(t, err)
 	require.Equal(t, 1, strings.Count(err.Error(), "must be rewritten first"), "once: %v", err)
 	require.Contains(t, err.Error(), `libvirt-direct: prepare: domain "early", NIC `+mac2+`: must be rewritten first: it asks to be hook-owned; run: libvirt-direct rewrite --domain early`)
-	require.Empty(t, before.Diff(s.snapshot()))
+	require.Empty(t, before.Diff(h.MustSnapshot()))
 
-	c := s.count()
-	w := s.watch()
+	c := h.count()
+	w := h.watch()
 	c.await("early", 1)
-	s.virsh("start", "early")
+	h.MustVirsh("start", "early")
 	w.stop()
-	s.virsh("destroy", "early")
-	require.Empty(t, before.Diff(s.snapshot()))
+	h.MustVirsh("destroy", "early")
+	require.Empty(t, before.Diff(h.MustSnapshot()))
 }
 
 // It waits for a daemon that is not there yet, and can be stopped while it does.
 func TestWatchWithoutDaemon(t *testing.T) {
-	s := newSite(t, uplinkConfig)
-	w := s.watch()
-	s.up()
-	c := s.count()
-	s.define(vlanGuest("v", words(asks)))
+	h := newFixture(t, uplinkConfig)
+	w := h.watch()
+	h.up()
+	c := h.count()
+	h.MustDefine(vlanGuest("v", words(asks)))
 	c.await("v", 2)
-	require.NoError(t, s.KillLibvirtd(s.ctx, unix.SIGKILL))
+	require.NoError(t, h.KillLibvirtd(h.Ctx, unix.SIGKILL))
 	w.stop()
 }

@@ -30,7 +30,7 @@ var (
 )
 
 // domain is the guest with one NIC and, optionally, our words.
-func (g *linux) domain(w *world, img *guest.Image, nic, words string) (host.Domain, error) {
+func (g *linux) domain(b *testbed, img *guest.Image, nic, words string) (host.Domain, error) {
 	mac, err := net.ParseMAC(g.mac)
 	if err != nil {
 		return host.Domain{}, err
@@ -40,123 +40,123 @@ func (g *linux) domain(w *world, img *guest.Image, nic, words string) (host.Doma
 		nics = append(nics, guest.NIC{MAC: mac, Peer: netip.MustParseAddr(g.also)})
 	}
 	return host.Domain{
-		Name: g.name, MemoryMiB: 128, SerialLog: g.console(w),
+		Name: g.name, MemoryMiB: 128, SerialLog: g.console(b),
 		Kernel: img.KernelPath, Initrd: img.InitrdPath, Cmdline: guest.Cmdline{NICs: nics}.String(),
 		Interfaces: []string{nic}, Metadata: words,
 	}, nil
 }
 
-func (g *linux) console(w *world) string { return filepath.Join(w.dir, g.name+".console") }
+func (g *linux) console(b *testbed) string { return filepath.Join(b.dir, g.name+".console") }
 
 // guestTime bounds the wait for a guest to talk; on most machines it takes seconds.
 const guestTime = 4 * time.Minute
 
 // define writes the guest's XML, shows what matters of it, and gives it to virsh.
-func (w *world) define(ctx context.Context, g *linux, img *guest.Image, nic, words string) error {
-	d, err := g.domain(w, img, nic, words)
+func (b *testbed) define(ctx context.Context, g *linux, img *guest.Image, nic, words string) error {
+	d, err := g.domain(b, img, nic, words)
 	if err != nil {
 		return err
 	}
-	if err := w.file(d, nic, words); err != nil {
+	if err := b.file(d, nic, words); err != nil {
 		return err
 	}
-	return w.typed(ctx, "virsh define --validate "+g.name+".xml")
+	return b.typed(ctx, "virsh define --validate "+g.name+".xml")
 }
 
-func (w *world) start(ctx context.Context, g *linux) error {
-	return w.typed(ctx, "virsh start "+g.name)
+func (b *testbed) start(ctx context.Context, g *linux) error {
+	return b.typed(ctx, "virsh start "+g.name)
 }
 
 // showGuests is the scene of three guests on untagged networks.
-func (w *world) showGuests(ctx context.Context, img *guest.Image) error {
-	if err := w.showBridge(ctx, img); err != nil {
+func (b *testbed) showGuests(ctx context.Context, img *guest.Image) error {
+	if err := b.showBridge(ctx, img); err != nil {
 		return err
 	}
-	if err := w.showVEPA(ctx, img); err != nil {
+	if err := b.showVEPA(ctx, img); err != nil {
 		return err
 	}
-	if err := w.showPassthrough(ctx, img); err != nil {
+	if err := b.showPassthrough(ctx, img); err != nil {
 		return err
 	}
-	if err := w.showTalk(ctx); err != nil {
+	if err := b.showTalk(ctx); err != nil {
 		return err
 	}
-	w.step("virsh destroy, and nothing is left")
-	return w.destroyed(ctx, bridgeGuest.name, vepaGuest.name, passGuest.name)
+	b.step("virsh destroy, and nothing is left")
+	return b.destroyed(ctx, bridgeGuest.name, vepaGuest.name, passGuest.name)
 }
 
-func (w *world) showBridge(ctx context.Context, img *guest.Image) error {
-	w.step("A NIC on an uplink's name: the domain runs on any host that has the network lan")
-	err := w.define(ctx, bridgeGuest, img, host.DirectNIC(bridgeGuest.mac, "lan", "bridge"), "")
+func (b *testbed) showBridge(ctx context.Context, img *guest.Image) error {
+	b.step("A NIC on an uplink's name: the domain runs on any host that has the network lan")
+	err := b.define(ctx, bridgeGuest, img, host.DirectNIC(bridgeGuest.mac, "lan", "bridge"), "")
 	if err != nil {
 		return err
 	}
-	if err := w.start(ctx, bridgeGuest); err != nil {
+	if err := b.start(ctx, bridgeGuest); err != nil {
 		return err
 	}
-	if err := w.excerpt(ctx, "ip link show lan", "mtu 1500", "altname lan"); err != nil {
+	if err := b.excerpt(ctx, "ip link show lan", "mtu 1500", "altname lan"); err != nil {
 		return err
 	}
-	if err := w.expect(ctx, lanNIC, host.Link{"altnames": "lan"}); err != nil {
+	if err := b.expect(ctx, lanNIC, host.Link{"altnames": "lan"}); err != nil {
 		return err
 	}
-	if err := w.expect(ctx, "macvtap0", host.Link{"parent": lanNIC, "mode": "bridge", "mac": bridgeGuest.mac}); err != nil {
+	if err := b.expect(ctx, "macvtap0", host.Link{"parent": lanNIC, "mode": "bridge", "mac": bridgeGuest.mac}); err != nil {
 		return err
 	}
-	w.ok("libvirt found its <source dev='lan'>, for the hook gave %s that name before, at prepare", lanNIC)
+	b.ok("libvirt found its <source dev='lan'>, for the hook gave %s that name before, at prepare", lanNIC)
 	return nil
 }
 
-func (w *world) showVEPA(ctx context.Context, img *guest.Image) error {
-	w.step("A NIC that the hook owns: its device is the hook's, from prepare to release")
+func (b *testbed) showVEPA(ctx context.Context, img *guest.Image) error {
+	b.step("A NIC that the hook owns: its device is the hook's, from prepare to release")
 	words := fmt.Sprintf("    <ld:nics xmlns:ld='urn:libvirt-direct:1'>\n"+
 		"      <ld:nic mac='%s' uplink='lan' own='hook'/>\n    </ld:nics>", vepaGuest.mac)
-	err := w.define(ctx, vepaGuest, img, host.DirectNIC(vepaGuest.mac, "lan", "vepa"), words)
+	err := b.define(ctx, vepaGuest, img, host.DirectNIC(vepaGuest.mac, "lan", "vepa"), words)
 	if err != nil {
 		return err
 	}
-	if err := w.typed(ctx, "libvirt-direct rewrite --domain vepa"); err != nil {
+	if err := b.typed(ctx, "libvirt-direct rewrite --domain vepa"); err != nil {
 		return err
 	}
-	if err := w.start(ctx, vepaGuest); err != nil {
+	if err := b.start(ctx, vepaGuest); err != nil {
 		return err
 	}
-	target, err := w.targetOf(ctx, vepaGuest)
+	target, err := b.targetOf(ctx, vepaGuest)
 	if err != nil {
 		return err
 	}
-	if err := w.excerpt(ctx, "ip -d link show "+target, "mtu 1500", "macvtap mode vepa", "alias libvirt-direct"); err != nil {
+	if err := b.excerpt(ctx, "ip -d link show "+target, "mtu 1500", "macvtap mode vepa", "alias libvirt-direct"); err != nil {
 		return err
 	}
-	if err := w.expect(ctx, target, host.Link{"parent": lanNIC, "mode": "vepa", "mac": vepaGuest.mac, "up": "true"}); err != nil {
+	if err := b.expect(ctx, target, host.Link{"parent": lanNIC, "mode": "vepa", "mac": vepaGuest.mac, "up": "true"}); err != nil {
 		return err
 	}
-	w.ok("the guest runs on a macvtap that the hook has made, and whose alias says so")
+	b.ok("the guest runs on a macvtap that the hook has made, and whose alias says so")
 	return nil
 }
 
-func (w *world) showPassthrough(ctx context.Context, img *guest.Image) error {
-	w.step("A NIC for one guest alone")
+func (b *testbed) showPassthrough(ctx context.Context, img *guest.Image) error {
+	b.step("A NIC for one guest alone")
 	nic := host.DirectNIC(passGuest.mac, "storage", "passthrough")
-	if err := w.define(ctx, passGuest, img, nic, ""); err != nil {
+	if err := b.define(ctx, passGuest, img, nic, ""); err != nil {
 		return err
 	}
-	if err := w.start(ctx, passGuest); err != nil {
+	if err := b.start(ctx, passGuest); err != nil {
 		return err
 	}
-	if err := w.excerpt(ctx, "ip link show storage", "mtu 1500", "link/ether "+passGuest.mac, "altname storage"); err != nil {
+	if err := b.excerpt(ctx, "ip link show storage", "mtu 1500", "link/ether "+passGuest.mac, "altname storage"); err != nil {
 		return err
 	}
-	if err := w.expect(ctx, storageNIC, host.Link{"mac": passGuest.mac, "altnames": "storage"}); err != nil {
+	if err := b.expect(ctx, storageNIC, host.Link{"mac": passGuest.mac, "altnames": "storage"}); err != nil {
 		return err
 	}
-	w.ok("in this mode the host's NIC has the guest's MAC as long as the guest runs")
+	b.ok("in this mode the host's NIC has the guest's MAC as long as the guest runs")
 	return nil
 }
 
 // targetOf is the name of a guest's only device on the host.
-func (w *world) targetOf(ctx context.Context, g *linux) (string, error) {
-	out, err := w.shell(ctx, "virsh --quiet domiflist "+g.name)
+func (b *testbed) targetOf(ctx context.Context, g *linux) (string, error) {
+	out, err := b.shell(ctx, "virsh --quiet domiflist "+g.name)
 	if err != nil {
 		return "", err
 	}
@@ -168,40 +168,40 @@ func (w *world) targetOf(ctx context.Context, g *linux) (string, error) {
 }
 
 // showTalk lets every guest and the peer ping each other.
-func (w *world) showTalk(ctx context.Context) error {
-	w.step("The guests, small Linuxes that have booted meanwhile, talk to the peer")
-	wire, err := w.sw.Capture(ctx, lanPort)
+func (b *testbed) showTalk(ctx context.Context) error {
+	b.step("The guests, small Linuxes that have booted meanwhile, talk to the peer")
+	wire, err := b.sw.Capture(ctx, lanPort)
 	if err != nil {
 		return err
 	}
 	defer wire.Close()
 	for _, g := range []*linux{bridgeGuest, vepaGuest, passGuest} {
-		if err := w.hears(ctx, g, peerAddr.Addr().String()); err != nil {
+		if err := b.hears(ctx, g, peerAddr.Addr().String()); err != nil {
 			return err
 		}
-		if err := w.pings(ctx, g); err != nil {
+		if err := b.pings(ctx, g); err != nil {
 			return err
 		}
 	}
-	w.say("In vepa mode what guests on one NIC say to each other goes by way of the switch:")
-	if err := w.hears(ctx, vepaGuest, bridgeGuest.addr); err != nil {
+	b.say("In vepa mode what guests on one NIC say to each other goes by way of the switch:")
+	if err := b.hears(ctx, vepaGuest, bridgeGuest.addr); err != nil {
 		return err
 	}
 	if err := reflected(ctx, wire); err != nil {
 		return err
 	}
-	w.ok("the switch saw that ping twice: out of the port of %s, and back into it", lanNIC)
+	b.ok("the switch saw that ping twice: out of the port of %s, and back into it", lanNIC)
 	return nil
 }
 
 // pings lets the peer ping a guest.
-func (w *world) pings(ctx context.Context, g *linux) error {
+func (b *testbed) pings(ctx context.Context, g *linux) error {
 	line := "busybox ping -c 2 -W 5 " + g.addr
-	w.screen.typed("peer", line)
-	out, err := w.peer.Run(ctx, "sh", "-c", line)
+	b.screen.typed("peer", line)
+	out, err := b.peer.Run(ctx, "sh", "-c", line)
 	for l := range strings.Lines(out) {
 		if strings.Contains(l, "bytes from") {
-			w.output(l)
+			b.output(l)
 		}
 	}
 	if err != nil {
@@ -211,15 +211,15 @@ func (w *world) pings(ctx context.Context, g *linux) error {
 }
 
 // hears waits until a guest says that it has an answer.
-func (w *world) hears(ctx context.Context, g *linux, from string) error {
+func (b *testbed) hears(ctx context.Context, g *linux, from string) error {
 	ctx, cancel := context.WithTimeout(ctx, guestTime)
 	defer cancel()
-	console := guest.Console{Path: g.console(w)}
+	console := guest.Console{Path: g.console(b)}
 	e, err := console.Wait(ctx, "ping "+from+" ok")
 	if err != nil {
 		return fmt.Errorf("the guest %s does not reach %s: %w", g.name, from, err)
 	}
-	w.ok("the guest %s, up for %.1f s, says: %s", g.name, e.Uptime.Seconds(), e.Text)
+	b.ok("the guest %s, up for %.1f s, says: %s", g.name, e.Uptime.Seconds(), e.Text)
 	return nil
 }
 

@@ -107,13 +107,13 @@ func showAll(ctx context.Context, out *screen, dir, programs string) error {
 	}
 
 	out.step("A host, a switch, and a peer on the other end of the wire")
-	w, err := newWorld(ctx, out, dir, programs)
+	b, err := newTestbed(ctx, out, dir, programs)
 	if err != nil {
 		return err
 	}
-	defer w.close()
+	defer b.close()
 	var elsewhere *machine
-	if !w.vlans {
+	if !b.vlans {
 		machineCtx, cancel := context.WithCancel(ctx)
 		elsewhere, err = startMachine(machineCtx, out, cache, programs)
 		if err != nil {
@@ -123,13 +123,13 @@ func showAll(ctx context.Context, out *screen, dir, programs string) error {
 		defer elsewhere.wait()
 		defer cancel()
 	}
-	if err := w.showGuests(ctx, img); err != nil {
+	if err := b.showGuests(ctx, img); err != nil {
 		return err
 	}
 
 	out.step("A VLAN: <source dev='" + vlanDev + "'>, which is not there")
 	if elsewhere == nil {
-		err = w.showVLAN(ctx)
+		err = b.showVLAN(ctx)
 	} else {
 		out.say("The running kernel has no VLAN devices (8021q); Debian's has. This scene is played by the same program in an " +
 			"emulated machine that sees the files of this one. It began with the demo, and takes about a minute.")
@@ -138,7 +138,7 @@ func showAll(ctx context.Context, out *screen, dir, programs string) error {
 	if err != nil {
 		return err
 	}
-	if err := w.close(); err != nil {
+	if err := b.close(); err != nil {
 		return err
 	}
 

@@ -28,47 +28,47 @@ const (
 )
 
 // showVLAN is the scene of a guest on a VLAN sub-interface that nobody has made.
-func (w *world) showVLAN(ctx context.Context) error {
-	dhcp, err := w.peer.StartDHCP(ctx, host.DHCPConfig{
+func (b *testbed) showVLAN(ctx context.Context) error {
+	dhcp, err := b.peer.StartDHCP(ctx, host.DHCPConfig{
 		Interface: peerDev, Address: netip.MustParsePrefix("10.78.0.1/24"),
 		First: netip.MustParseAddr("10.78.0.50"), Last: netip.MustParseAddr("10.78.0.99"),
 	})
 	if err != nil {
 		return err
 	}
-	wire, err := w.peer.Capture(ctx, peerNIC)
+	wire, err := b.peer.Capture(ctx, peerNIC)
 	if err != nil {
 		return err
 	}
-	w.say("The peer hands out leases on its VLAN %d. The guest has no disk: its NIC's firmware asks for one.", vlanID)
+	b.say("The peer hands out leases on its VLAN %d. The guest has no disk: its NIC's firmware asks for one.", vlanID)
 	nic := host.DirectNIC(vlanMAC, vlanDev, "bridge", "<boot order='1'/>")
-	if err := w.file(host.Domain{Name: "vlan", Interfaces: []string{nic}}, nic); err != nil {
+	if err := b.file(host.Domain{Name: "vlan", Interfaces: []string{nic}}, nic); err != nil {
 		return err
 	}
-	if err := w.typed(ctx, "virsh define --validate vlan.xml"); err != nil {
+	if err := b.typed(ctx, "virsh define --validate vlan.xml"); err != nil {
 		return err
 	}
-	if err := w.typed(ctx, "virsh start vlan"); err != nil {
+	if err := b.typed(ctx, "virsh start vlan"); err != nil {
 		return err
 	}
-	if err := w.excerpt(ctx, "ip -d link show "+vlanDev, "mtu 1500", "vlan protocol 802.1Q id 100", "alias libvirt-direct"); err != nil {
+	if err := b.excerpt(ctx, "ip -d link show "+vlanDev, "mtu 1500", "vlan protocol 802.1Q id 100", "alias libvirt-direct"); err != nil {
 		return err
 	}
-	if err := w.expect(ctx, vlanDev, host.Link{"kind": "vlan", "parent": lanNIC, "up": "true"}); err != nil {
+	if err := b.expect(ctx, vlanDev, host.Link{"kind": "vlan", "parent": lanNIC, "up": "true"}); err != nil {
 		return err
 	}
-	if err := w.leased(ctx, dhcp, wire); err != nil {
+	if err := b.leased(ctx, dhcp, wire); err != nil {
 		return err
 	}
-	if err := w.destroyed(ctx, "vlan"); err != nil {
+	if err := b.destroyed(ctx, "vlan"); err != nil {
 		return err
 	}
-	w.ok("%s is gone with its last guest", vlanDev)
+	b.ok("%s is gone with its last guest", vlanDev)
 	return nil
 }
 
 // leased waits for the guest's lease, and for the tagged frames by which it got it.
-func (w *world) leased(ctx context.Context, dhcp *host.DHCPServer, wire *host.Capture) error {
+func (b *testbed) leased(ctx context.Context, dhcp *host.DHCPServer, wire *host.Capture) error {
 	ctx, cancel := context.WithTimeout(ctx, guestTime)
 	defer cancel()
 	mac, err := net.ParseMAC(vlanMAC)
@@ -79,19 +79,19 @@ func (w *world) leased(ctx context.Context, dhcp *host.DHCPServer, wire *host.Ca
 	if err != nil {
 		return err
 	}
-	w.ok("the guest has the lease %s from the peer", lease.Addr)
+	b.ok("the guest has the lease %s from the peer", lease.Addr)
 	frame, err := wire.Wait(ctx, func(f []byte) bool { return from(f, mac) })
 	if err != nil {
 		return err
 	}
-	w.say("the first of its frames on the wire:")
-	w.output(describe(frame))
+	b.say("the first of its frames on the wire:")
+	b.output(describe(frame))
 	for _, f := range wire.Frames() {
 		if vid, tagged := vlanOf(f); from(f, mac) && (!tagged || vid != vlanID) {
 			return fmt.Errorf("a frame of the guest is not in VLAN %d: %s", vlanID, describe(f))
 		}
 	}
-	w.ok("every frame of the guest was tagged with VLAN %d, and the guest knows nothing of it", vlanID)
+	b.ok("every frame of the guest was tagged with VLAN %d, and the guest knows nothing of it", vlanID)
 	return nil
 }
 
@@ -196,20 +196,20 @@ func (g *gate) open() error {
 func showVLANAlone(ctx context.Context, out *screen, dir, programs string) error {
 	silent := *out
 	silent.w = io.Discard
-	w, err := newWorld(ctx, &silent, dir, programs)
+	b, err := newTestbed(ctx, &silent, dir, programs)
 	if err != nil {
 		return err
 	}
-	defer w.close()
-	if !w.vlans {
+	defer b.close()
+	if !b.vlans {
 		return errors.New("the test machine's kernel has no VLAN devices (8021q)")
 	}
-	w.screen = out
+	b.screen = out
 	out.say("On %s the host demo, the switch and the peer were made anew in %.0f s.", kernelRelease(), time.Since(out.begin).Seconds())
-	if err := w.showVLAN(ctx); err != nil {
+	if err := b.showVLAN(ctx); err != nil {
 		return err
 	}
-	return w.close()
+	return b.close()
 }
 
 func kernelRelease() string {

@@ -3,12 +3,9 @@
 package docs_test
 
 import (
-	"context"
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -25,37 +22,26 @@ func built(t *testing.T) string {
 	t.Helper()
 	hosttest.Require(t, "go")
 	dir := t.TempDir()
-	for name, source := range map[string]string{
+	require.NoError(t, hosttest.Build(dir, map[string]string{
 		"libvirt-direct": "cmd/libvirt-direct", "vdpd": "vdp/vdpd", "qemu-hook": "hooks/qemu", "qemu-direct-helper": "helper",
-	} {
-		cmd := exec.Command("go", "build", "-o", filepath.Join(dir, name), "../../"+source)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		out, err := cmd.CombinedOutput()
-		require.NoError(t, err, "%s", out)
-	}
+	}))
 	return dir
 }
 
-func deadline(t *testing.T, d time.Duration) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), d)
-	t.Cleanup(cancel)
-	return ctx
-}
-
 func TestFirstHourDesktop(t *testing.T) {
-	ctx := deadline(t, 4*time.Minute)
-	s := newSite(ctx, t, "desk", built(t))
+	ctx := hosttest.Deadline(t, 4*time.Minute)
+	h := newFixture(ctx, t, "desk", built(t))
 	lan := hosttest.NewPeer(ctx, t, host.Options{Name: "lan"})
-	require.NoError(t, host.Wire(ctx, s.Peer, "eth0", lan, "wire0"))
+	require.NoError(t, host.Wire(ctx, h.Peer, "eth0", lan, "wire0"))
 	dhcp, err := lan.StartDHCP(ctx, host.DHCPConfig{
 		Interface: "wire0", Address: netip.MustParsePrefix("10.61.0.1/24"), First: netip.MustParseAddr("10.61.0.10"), Last: netip.MustParseAddr("10.61.0.99"),
 	})
 	require.NoError(t, err)
-	s.run("sh", "-c", "echo alice:x:64321:64321::/run/docs/home-alice:/bin/sh >>/etc/passwd; echo alice:x:64321: >>/etc/group; getent group kvm >/dev/null || echo kvm:x:64322: >>/etc/group; rm -rf /etc/qemu; "+
+	h.MustRun("sh", "-c", "echo alice:x:64321:64321::/run/docs/home-alice:/bin/sh >>/etc/passwd; echo alice:x:64321: >>/etc/group; getent group kvm >/dev/null || echo kvm:x:64322: >>/etc/group; rm -rf /etc/qemu; "+
 		"chgrp kvm "+helper+"; chmod 4750 "+helper)
-	require.NoError(t, s.StartLibvirtd(ctx))
-	root := s.shell("root")
-	alice := s.shell("alice", "setpriv", "--reuid=64321", "--regid=64321", "--groups="+strings.Split(s.run("getent", "group", "kvm"), ":")[2])
+	h.MustStartLibvirtd()
+	root := h.shell("root")
+	alice := h.shell("alice", "setpriv", "--reuid=64321", "--regid=64321", "--groups="+strings.Split(h.MustRun("getent", "group", "kvm"), ":")[2])
 	var mine []string // her addresses, of which each guest takes the next
 	docs.Follow(t, "../../docs/first-hour-desktop.md", func(b docs.Block, output string) {
 		if mine == nil && strings.Contains(b.Text, "--list") {
@@ -72,18 +58,18 @@ func TestFirstHourDesktop(t *testing.T) {
 }
 
 func TestFirstHourFleet(t *testing.T) {
-	ctx := deadline(t, 4*time.Minute)
+	ctx := hosttest.Deadline(t, 4*time.Minute)
 	programs := built(t)
-	a, b := newSite(ctx, t, "a", programs), newSite(ctx, t, "b", programs)
+	a, b := newFixture(ctx, t, "a", programs), newFixture(ctx, t, "b", programs)
 	lan := hosttest.NewPeer(ctx, t, host.Options{Name: "lan"})
 	require.NoError(t, host.Wire(ctx, a.Peer, "eno1", lan, "p1"))
 	require.NoError(t, host.Wire(ctx, b.Peer, "enp3s0f0", lan, "p2"))
 	require.NoError(t, lan.Bridge(ctx, "br0", host.Port{Name: "p1"}, host.Port{Name: "p2"}))
 	require.NoError(t, host.Wire(ctx, a.Peer, "mgmt", b.Peer, "mgmt"))
-	for s, address := range map[*site]string{a: "10.99.0.1", b: "10.99.0.2"} {
-		require.NoError(t, s.SetAddress(ctx, "mgmt", address+"/24"))
-		s.run("sh", "-c", "sed -i '/127.0.1.1/d' /etc/hosts; printf '10.99.0.1 a\\n10.99.0.2 b\\n' >>/etc/hosts")
-		require.NoError(t, s.StartLibvirtd(ctx))
+	for h, address := range map[*fixture]string{a: "10.99.0.1", b: "10.99.0.2"} {
+		require.NoError(t, h.SetAddress(ctx, "mgmt", address+"/24"))
+		h.MustRun("sh", "-c", "sed -i '/127.0.1.1/d' /etc/hosts; printf '10.99.0.1 a\\n10.99.0.2 b\\n' >>/etc/hosts")
+		h.MustStartLibvirtd()
 	}
 	hosttest.Require(t, "ovsdb-server", "ovs-vswitchd", "ovn-northd", "ovn-controller", "ovn-nbctl")
 	vswitch, err := a.StartOVS(ctx)
@@ -98,20 +84,20 @@ func TestFirstHourFleet(t *testing.T) {
 // The examples of the command's page, and of --help, run as they stand there. What they
 // start is replaced by a program that prints its arguments.
 func TestExamplesOfTheCommands(t *testing.T) {
-	ctx := deadline(t, 3*time.Minute)
-	s := newSite(ctx, t, "h", built(t))
+	ctx := hosttest.Deadline(t, 3*time.Minute)
+	h := newFixture(ctx, t, "h", built(t))
 	lan := hosttest.NewPeer(ctx, t, host.Options{Name: "lan"})
-	require.NoError(t, host.Wire(ctx, s.Peer, "eth0", lan, "wire0"))
-	require.NoError(t, s.WriteFile(ctx, "/etc/libvirt-direct/helper.conf", 0o644, []byte("[lan]\nkind = macvtap\nlower = eth0\nallow = uid:0\n")))
-	require.NoError(t, s.StartLibvirtd(ctx))
+	require.NoError(t, host.Wire(ctx, h.Peer, "eth0", lan, "wire0"))
+	h.MustWrite("/etc/libvirt-direct/helper.conf", 0o644, "[lan]\nkind = macvtap\nlower = eth0\nallow = uid:0\n")
+	h.MustStartLibvirtd()
 	vm1 := host.Domain{Name: "vm1", Interfaces: []string{host.DirectNIC("52:54:00:00:00:01", "eth0", "bridge", "<vlan><tag id='100'/></vlan>")}}
-	require.NoError(t, s.Define(ctx, vm1.XML()))
-	s.run("mkdir", "-p", "/etc/qemu")
+	require.NoError(t, h.Define(ctx, vm1.XML()))
+	h.MustRun("mkdir", "-p", "/etc/qemu")
 	for _, program := range []string{"qemu-system-x86_64", "cloud-hypervisor", "dot"} {
-		s.script(program, `echo "$@"`)
+		h.script(program, `echo "$@"`)
 	}
-	root := s.shell("root")
-	require.NoError(t, s.WriteFile(ctx, "/run/docs/home-root/vm1.xml", 0o644, []byte(strings.Replace(vm1.XML(), "vm1", "vm1b", 1))))
+	root := h.shell("root")
+	h.MustWrite("/run/docs/home-root/vm1.xml", 0o644, strings.Replace(vm1.XML(), "vm1", "vm1b", 1))
 
 	page, err := os.ReadFile("../../docs/commands.md")
 	require.NoError(t, err)
@@ -129,7 +115,7 @@ func TestExamplesOfTheCommands(t *testing.T) {
 		}
 	}
 	require.GreaterOrEqual(t, ran, 4)
-	require.Contains(t, s.run("cat", "/run/docs/home-root/nics.svg"), "<svg ")
-	require.Equal(t, "-Tpdf\n", s.run("cat", "/run/docs/home-root/nics.pdf"))
-	require.Contains(t, s.run("virsh", "dumpxml", "vm1b"), "eth0.100")
+	require.Contains(t, h.MustRun("cat", "/run/docs/home-root/nics.svg"), "<svg ")
+	require.Equal(t, "-Tpdf\n", h.MustRun("cat", "/run/docs/home-root/nics.pdf"))
+	require.Contains(t, h.MustRun("virsh", "dumpxml", "vm1b"), "eth0.100")
 }

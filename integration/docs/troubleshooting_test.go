@@ -136,6 +136,7 @@ var unseen = []string{
 	"bad request", "malformed answer of vdpd", "malformed answer of lldpad", "events were lost", "closed", // between our own programs
 	"no such range", "not the name of a resource", "not to be trusted", // the lines around them say it
 	"left alone until it is free",
+	"gave up waiting", // who waited says for what
 }
 
 // The errors that our programs tell apart, which stand in every line that a person is

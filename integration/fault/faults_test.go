@@ -27,7 +27,7 @@ func errnos(c call) ([]unix.Errno, error) {
 		if creates {
 			e = append(e, unix.ENOSPC, unix.EROFS)
 		}
-		if strings.HasPrefix(c.Site, "state.osFiles.Read ") { // a journal goes only under the lock that is held
+		if strings.HasPrefix(c.Site, "journal.osFiles.Read ") { // a journal goes only under the lock that is held
 			e = e[1:]
 		}
 		return e, nil

@@ -3,11 +3,14 @@ package guest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
 	"strings"
 	"time"
+
+	"libvirt-direct/internal/poll"
 )
 
 // An Event is a line of the guest's report.
@@ -50,27 +53,33 @@ type Console struct {
 // Wait returns the next event whose text begins with text, after those that
 // earlier calls went past, and waits for it until ctx ends. The file need not
 // exist yet. The error, which wraps ctx's, holds the end of the console.
-func (c *Console) Wait(ctx context.Context, text string) (Event, error) {
-	for {
-		data, err := c.unread()
-		if err != nil {
-			return Event{}, err
+func (c *Console) Wait(ctx context.Context, text string) (e Event, err error) {
+	err = poll.Until(ctx, 20*time.Millisecond, func() (found bool, err error) {
+		e, found, err = c.next(text)
+		return found, err
+	})
+	if errors.Is(err, poll.ErrGaveUp) {
+		err = fmt.Errorf("wait for %q of the guest: %w; its console ends with:\n%s", text, ctx.Err(), c.tail())
+	}
+	return e, err
+}
+
+// next looks for the event in what the guest has written so far.
+func (c *Console) next(text string) (e Event, found bool, err error) {
+	data, err := c.unread()
+	if err != nil {
+		return Event{}, false, err
+	}
+	for line := range bytes.Lines(data) {
+		if line[len(line)-1] != '\n' {
+			break
 		}
-		for line := range bytes.Lines(data) {
-			if line[len(line)-1] != '\n' {
-				break
-			}
-			c.offset += int64(len(line))
-			if e, ok := ParseEvent(string(line)); ok && strings.HasPrefix(e.Text, text) {
-				return e, nil
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return Event{}, fmt.Errorf("wait for %q of the guest: %w; its console ends with:\n%s", text, ctx.Err(), c.tail())
-		case <-time.After(20 * time.Millisecond):
+		c.offset += int64(len(line))
+		if e, ok := ParseEvent(string(line)); ok && strings.HasPrefix(e.Text, text) {
+			return e, true, nil
 		}
 	}
+	return Event{}, false, nil
 }
 
 // Skip goes past all that the guest has reported, so that Wait sees only what

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"libvirt-direct/internal/poll"
+
 	"github.com/digitalocean/go-libvirt"
 	"github.com/digitalocean/go-libvirt/socket/dialers"
 	"golang.org/x/sys/unix"
@@ -123,33 +125,18 @@ func (h *Host) StartLibvirtd(ctx context.Context) error {
 // awaitLibvirtd waits for libvirtd to listen, then for its answer, which it
 // gives only when all drivers are initialised.
 func (h *Host) awaitLibvirtd(ctx context.Context) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	daemon := h.libvirtd
-	go func() {
-		select {
-		case <-daemon.done:
-			cancel(fmt.Errorf("libvirtd ended: %s", daemon.cmd.ProcessState))
-		case <-ctx.Done():
-		}
-	}()
-	retry := time.NewTicker(5 * time.Millisecond)
-	defer retry.Stop()
-	for {
+	ctx, cancel := h.libvirtd.lifetime(ctx, "libvirtd")
+	defer cancel()
+	return poll.Until(ctx, 5*time.Millisecond, func() (bool, error) {
 		l, err := h.Connect(ctx)
-		if err == nil {
-			return l.Disconnect()
+		switch {
+		case err == nil:
+			return true, l.Disconnect()
+		case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ECONNREFUSED): // as a killed libvirtd's socket does
+			return false, nil
 		}
-		// The socket of a killed libvirtd refuses.
-		if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ECONNREFUSED) {
-			return errors.Join(context.Cause(ctx), err)
-		}
-		select {
-		case <-retry.C:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
+		return false, errors.Join(context.Cause(ctx), err)
+	})
 }
 
 // KillLibvirtd sends a signal to libvirtd and waits for its end. Guests go on.

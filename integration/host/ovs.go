@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"libvirt-direct/internal/poll"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -63,18 +65,18 @@ func (o *OVS) start(ctx context.Context, name, ctl string, args ...string) (*pro
 	if err != nil {
 		return nil, fmt.Errorf("%s: start %s: %w", o.peer.opts.Name, name, err)
 	}
-	for {
-		if _, err = o.peer.Run(ctx, "ovs-appctl", "-t", ctl, "version"); err == nil {
-			return proc, nil
-		}
-		select {
-		case <-proc.done:
-			return nil, fmt.Errorf("%s: %s ended: %w", o.peer.opts.Name, name, err)
-		case <-ctx.Done():
-			return nil, errors.Join(err, proc.Close())
-		case <-time.After(10 * time.Millisecond):
-		}
+	ctx, cancel := proc.lifetime(ctx, name)
+	defer cancel()
+	var silent error
+	err = poll.Until(ctx, 10*time.Millisecond, func() (bool, error) {
+		_, silent = o.peer.Run(ctx, "ovs-appctl", "-t", ctl, "version")
+		return silent == nil, nil
+	})
+	if err != nil {
+		proc.Close()
+		return nil, fmt.Errorf("%s: %s did not come up: %w", o.peer.opts.Name, name, errors.Join(err, silent))
 	}
+	return proc, nil
 }
 
 // KillDB kills ovsdb-server, as a crash would.

@@ -101,6 +101,19 @@ func startProcess(cmd *Cmd, read func(io.Reader)) (*process, error) {
 	return p, nil
 }
 
+// lifetime returns a context that ends with the process, too, which its cause then says.
+func (p *process) lifetime(ctx context.Context, name string) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		select {
+		case <-p.done:
+			cancel(fmt.Errorf("%s ended: %s", name, p.cmd.ProcessState))
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { cancel(nil) }
+}
+
 // Close kills the process and waits for its end.
 func (p *process) Close() error {
 	p.cmd.Process.Kill()

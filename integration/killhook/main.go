@@ -1,14 +1,14 @@
 //go:build integration || vm
 
-// Killhook is the hook program, for tests, that dies where it is told to. The file
-// /run/killhook says where: "prepare 7" ends the operation prepare with SIGKILL at its
-// seventh point, and "prepare 2 vsi" at the second that lies at the 802.1Qbg station.
+// Killhook is the hook program, for tests, with crash points. The file /run/killhook
+// chooses one: at "prepare 7" the operation prepare ends with SIGKILL at its seventh crash
+// point, and at "prepare 2 vsi" at the second that lies at the 802.1Qbg station.
 //
-// Points lie before and after each change of the kernel and each request to the
-// station, and where it looks at the kernel for the first time after one. The journal is written between these, so that every state of
-// journal and kernel side by side has its point: a step is intended (before its first
-// change), half done (between its changes), acted (after the last one), and marked
-// done or dropped (before the next step looks).
+// Crash points lie before and after each change of the kernel and each request to the
+// station, and where it looks at the kernel for the first time after one. The journal is
+// written between these, so that every state of journal and kernel side by side has its
+// point: a step is intended (before its first change), half done (between its changes),
+// acted (after the last one), and marked done or dropped (before the next step looks).
 package main
 
 import (
@@ -38,7 +38,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: killhook DOMAIN OPERATION")
 		os.Exit(2)
 	}
-	k, err := condemned(os.Args[2])
+	k, err := readCrashPoint(os.Args[2])
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(2)
@@ -60,9 +60,9 @@ func main() {
 	}
 }
 
-// condemned reads where to die.
-func condemned(op string) (*mortal, error) {
-	k := &mortal{}
+// readCrashPoint reads where to end; an operation for which nothing is said runs through.
+func readCrashPoint(op string) (*crashPoint, error) {
+	k := &crashPoint{}
 	text, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return k, nil
@@ -78,7 +78,7 @@ func condemned(op string) (*mortal, error) {
 	return k, nil
 }
 
-func (k *mortal) open() (step.Kernel, func(), error) {
+func (k *crashPoint) open() (step.Kernel, func(), error) {
 	c, err := link.Open()
 	if err != nil {
 		return nil, nil, err
@@ -87,35 +87,35 @@ func (k *mortal) open() (step.Kernel, func(), error) {
 	return k, c.Close, nil
 }
 
-// mortal is a Kernel with points to die at.
-type mortal struct {
+// A crashPoint is a Kernel that ends the program at one of its crash points.
+type crashPoint struct {
 	step.Kernel
-	left      int  // points to go; none when not above 0
+	left      int  // crash points to go; none when not above 0
 	atStation bool // only those at the station count
 	changed   bool // since it looked
 }
 
-func (k *mortal) point() {
+func (k *crashPoint) point() {
 	if !k.atStation {
 		k.tick()
 	}
 }
 
-func (k *mortal) tick() {
+func (k *crashPoint) tick() {
 	if k.left--; k.left == 0 {
 		unix.Kill(os.Getpid(), unix.SIGKILL)
 		select {}
 	}
 }
 
-func (k *mortal) look() {
+func (k *crashPoint) look() {
 	if k.changed {
 		k.changed = false
 		k.point()
 	}
 }
 
-func (k *mortal) change(do func() error) error {
+func (k *crashPoint) change(do func() error) error {
 	k.point()
 	err := do()
 	k.changed = true
@@ -123,71 +123,71 @@ func (k *mortal) change(do func() error) error {
 	return err
 }
 
-func (k *mortal) ByName(ctx context.Context, name string) (link.Link, error) {
+func (k *crashPoint) ByName(ctx context.Context, name string) (link.Link, error) {
 	k.look()
 	return k.Kernel.ByName(ctx, name)
 }
 
-func (k *mortal) ByIndex(ctx context.Context, index int) (link.Link, error) {
+func (k *crashPoint) ByIndex(ctx context.Context, index int) (link.Link, error) {
 	k.look()
 	return k.Kernel.ByIndex(ctx, index)
 }
 
-func (k *mortal) Uppers(ctx context.Context, name string) ([]string, error) {
+func (k *crashPoint) Uppers(ctx context.Context, name string) ([]string, error) {
 	k.look()
 	return k.Kernel.Uppers(ctx, name)
 }
 
-func (k *mortal) UppersEverywhere(ctx context.Context, name string) ([]link.Use, error) {
+func (k *crashPoint) UppersEverywhere(ctx context.Context, name string) ([]link.Use, error) {
 	k.look()
 	return k.Kernel.UppersEverywhere(ctx, name)
 }
 
-func (k *mortal) TapNode(ctx context.Context, l link.Link) (string, error) {
+func (k *crashPoint) TapNode(ctx context.Context, l link.Link) (string, error) {
 	k.look()
 	return k.Kernel.TapNode(ctx, l)
 }
 
-func (k *mortal) AddVLAN(ctx context.Context, v link.VLAN) error {
+func (k *crashPoint) AddVLAN(ctx context.Context, v link.VLAN) error {
 	return k.change(func() error { return k.Kernel.AddVLAN(ctx, v) })
 }
 
-func (k *mortal) AddMacvtap(ctx context.Context, m link.Macvtap) error {
+func (k *crashPoint) AddMacvtap(ctx context.Context, m link.Macvtap) error {
 	return k.change(func() error { return k.Kernel.AddMacvtap(ctx, m) })
 }
 
-func (k *mortal) Delete(ctx context.Context, index int) error {
+func (k *crashPoint) Delete(ctx context.Context, index int) error {
 	return k.change(func() error { return k.Kernel.Delete(ctx, index) })
 }
 
-func (k *mortal) SetUp(ctx context.Context, index int, up bool) error {
+func (k *crashPoint) SetUp(ctx context.Context, index int, up bool) error {
 	return k.change(func() error { return k.Kernel.SetUp(ctx, index, up) })
 }
 
-func (k *mortal) SetAllMulticast(ctx context.Context, index int, on bool) error {
+func (k *crashPoint) SetAllMulticast(ctx context.Context, index int, on bool) error {
 	return k.change(func() error { return k.Kernel.SetAllMulticast(ctx, index, on) })
 }
 
-func (k *mortal) SetAlias(ctx context.Context, index int, alias string) error {
+func (k *crashPoint) SetAlias(ctx context.Context, index int, alias string) error {
 	return k.change(func() error { return k.Kernel.SetAlias(ctx, index, alias) })
 }
 
-func (k *mortal) SetMAC(ctx context.Context, index int, mac string) error {
+func (k *crashPoint) SetMAC(ctx context.Context, index int, mac string) error {
 	return k.change(func() error { return k.Kernel.SetMAC(ctx, index, mac) })
 }
 
-func (k *mortal) SetName(ctx context.Context, index int, name string) error {
+func (k *crashPoint) SetName(ctx context.Context, index int, name string) error {
 	return k.change(func() error { return k.Kernel.SetName(ctx, index, name) })
 }
 
-func (k *mortal) AddAltName(ctx context.Context, index int, name string) error {
+func (k *crashPoint) AddAltName(ctx context.Context, index int, name string) error {
 	return k.change(func() error { return k.Kernel.AddAltName(ctx, index, name) })
 }
 
-func (k *mortal) RemoveAltName(ctx context.Context, index int, name string) error {
+func (k *crashPoint) RemoveAltName(ctx context.Context, index int, name string) error {
 	return k.change(func() error { return k.Kernel.RemoveAltName(ctx, index, name) })
 }
 
-func (k *mortal) DisableIPv6(ctx context.Context, name string) error {
+func (k *crashPoint) DisableIPv6(ctx context.Context, name string) error {
 	return k.change(func() error { return k.Kernel.DisableIPv6(ctx, name) })
 }

@@ -8,9 +8,9 @@ import (
 	"libvirt-direct/internal/link"
 )
 
-// SetVF sets one attribute after the other, with points between them: that is what
+// SetVF sets one attribute after the other, with crash points between them: that is what
 // the kernel sees of it.
-func (k *mortal) SetVF(ctx context.Context, pf link.Link, number int, want link.VFSettings, optional ...string) (warnings []error, err error) {
+func (k *crashPoint) SetVF(ctx context.Context, pf link.Link, number int, want link.VFSettings, optional ...string) (warnings []error, err error) {
 	for _, attr := range link.VFAttrs() {
 		if _, set := want.Value(attr); !set {
 			continue
@@ -27,10 +27,10 @@ func (k *mortal) SetVF(ctx context.Context, pf link.Link, number int, want link.
 	return warnings, nil
 }
 
-func (k *mortal) AssociatePort(ctx context.Context, dev link.Link, request link.PortRequest, p link.Port) error {
+func (k *crashPoint) AssociatePort(ctx context.Context, dev link.Link, request link.PortRequest, p link.Port) error {
 	return k.change(func() error { return k.Kernel.AssociatePort(ctx, dev, request, p) })
 }
 
-func (k *mortal) DisassociatePort(ctx context.Context, dev link.Link, vf int) error {
+func (k *crashPoint) DisassociatePort(ctx context.Context, dev link.Link, vf int) error {
 	return k.change(func() error { return k.Kernel.DisassociatePort(ctx, dev, vf) })
 }

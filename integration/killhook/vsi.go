@@ -10,7 +10,7 @@ import (
 	"libvirt-direct/vdp"
 )
 
-func (k *mortal) openStation(ctx context.Context) (step.Station, func(), error) {
+func (k *crashPoint) openStation(ctx context.Context) (step.Station, func(), error) {
 	s, end, err := hooks.OpenStation(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -18,10 +18,10 @@ func (k *mortal) openStation(ctx context.Context) (step.Station, func(), error) 
 	return station{s, k}, end, nil
 }
 
-// station is the host's, with points to die at.
+// A station is the host's, with crash points.
 type station struct {
 	step.Station
-	k *mortal
+	k *crashPoint
 }
 
 func (s station) change(do func() error) error {

@@ -3,7 +3,6 @@
 package qbg
 
 import (
-	"context"
 	"errors"
 	"net"
 	"os"
@@ -17,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"libvirt-direct/integration/host"
+	"libvirt-direct/integration/host/hosttest"
 	"libvirt-direct/vdp"
 )
 
@@ -25,19 +25,18 @@ import (
 // takes for the NIC below, and the machine's two cards are one wire.
 func TestMigration(t *testing.T) {
 	requireMachine(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
-	defer cancel()
+	ctx := hosttest.Deadline(t, 6*time.Minute)
 	out, err := exec.CommandContext(ctx, "modprobe", "tun").CombinedOutput()
 	require.NoError(t, err, "%s", out)
-	sites, bridges := map[string]*site{}, map[string]*bridge{}
+	hosts, bridges := map[string]*fixture{}, map[string]*bridge{}
 	for _, name := range []string{"a", "b"} {
-		s := newSite(ctx, t, name)
+		h := newFixture(ctx, t, name)
 		bridges[name] = newTapBridge(t, "tap"+name)
-		s.take("tap" + name)
-		s.startVDPD()
-		sites[name] = s
+		h.take("tap" + name)
+		h.startVDPD()
+		hosts[name] = h
 	}
-	a, b := sites["a"], sites["b"]
+	a, b := hosts["a"], hosts["b"]
 	require.NoError(t, host.Wire(ctx, a.Peer, "mgmt", b.Peer, "mgmt"))
 	require.NoError(t, a.SetAddress(ctx, "mgmt", "10.99.0.1/24"))
 	require.NoError(t, b.SetAddress(ctx, "mgmt", "10.99.0.2/24"))
@@ -54,14 +53,14 @@ func TestMigration(t *testing.T) {
 		{vdp.Edition2012, "b", "a", "10.99.0.1"},
 	} {
 		t.Run(test.ed.String(), func(t *testing.T) {
-			from, to := sites[test.from].in(t), sites[test.to].in(t)
+			from, to := hosts[test.from].in(t), hosts[test.to].in(t)
 			left, arrived := &bridge{bridges[test.from].Server, t}, &bridge{bridges[test.to].Server, t}
 			left.set(test.ed)
 			arrived.set(test.ed)
 			from.ready(test.ed)
 			to.ready(test.ed)
 			if test.from == "a" {
-				from.virsh("start", "g")
+				from.MustVirsh("start", "g")
 			}
 			from.established()
 			capture, err := to.Capture(ctx, nic)
@@ -92,7 +91,7 @@ func TestMigration(t *testing.T) {
 			}, exchange(t, test.ed, capture.Frames()))
 		})
 	}
-	a.virsh("destroy", "g")
+	a.MustVirsh("destroy", "g")
 	require.Zero(t, bridges["a"].mode())
 }
 

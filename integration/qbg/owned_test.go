@@ -41,75 +41,63 @@ func ownedDomain(name string, more ...string) host.Domain {
 
 // noHook is there from libvirtd's start, so that it looks for hooks at all; it does
 // nothing, for the domains that are to be unmodified libvirt's alone.
-func (s *site) noHook() {
-	s.t.Helper()
-	require.NoError(s.t, s.WriteFile(s.ctx, hookPath, 0o755, []byte("#!/bin/sh\n")))
+func (h *fixture) noHook() {
+	h.T.Helper()
+	h.MustWrite(hookPath, 0o755, "#!/bin/sh\n")
 }
 
 // defineOwned defines the hook-owned domains: "o", and "f", whose start fails in libvirt
 // when the hook has associated its VSI.
-func (s *site) defineOwned() {
-	s.t.Helper()
-	require.NoError(s.t, s.WriteFile(s.ctx, "/etc/libvirt-direct/config.toml", 0o644, []byte("deadline = '1m'\n")))
-	require.NoError(s.t, s.Define(s.ctx, ownedDomain("o").XML()))
-	require.NoError(s.t, s.Define(s.ctx, ownedDomain("f",
+func (h *fixture) defineOwned() {
+	h.T.Helper()
+	h.Configure("deadline = '1m'\n")
+	require.NoError(h.T, h.Define(h.Ctx, ownedDomain("o").XML()))
+	require.NoError(h.T, h.Define(h.Ctx, ownedDomain("f",
 		"<interface type='ethernet'><mac address='52:54:00:0a:0b:0d'/><target dev='missing' managed='no'/></interface>").XML()))
 	for _, name := range []string{"o", "f"} {
-		s.run(program(s.t, "libvirt-direct"), "rewrite", "--domain", name)
+		h.MustRun(program(h.T, "libvirt-direct"), "rewrite", "--domain", name)
 	}
 }
 
 // domain does something with a domain without virsh, each run of which takes seconds in
 // the machine.
-func (s *site) domain(name string, do func(*libvirt.Libvirt, libvirt.Domain) error) error {
-	s.t.Helper()
-	l, err := s.Connect(s.ctx)
-	require.NoError(s.t, err)
+func (h *fixture) domain(name string, do func(*libvirt.Libvirt, libvirt.Domain) error) error {
+	h.T.Helper()
+	l, err := h.Connect(h.Ctx)
+	require.NoError(h.T, err)
 	defer l.Disconnect()
 	d, err := l.DomainLookupByName(name)
-	require.NoError(s.t, err)
+	require.NoError(h.T, err)
 	return do(l, d)
 }
 
-func (s *site) start(name string) error {
-	s.t.Helper()
-	return s.domain(name, (*libvirt.Libvirt).DomainCreate)
-}
-
-func (s *site) snapshot() host.Snapshot {
-	s.t.Helper()
-	snap, err := s.Snapshot(s.ctx)
-	require.NoError(s.t, err)
-	return snap
-}
-
-func (s *site) journals() string {
-	s.t.Helper()
-	return strings.TrimSpace(s.run("sh", "-c", "ls /run/libvirt-direct/domains 2>/dev/null || true"))
+func (h *fixture) start(name string) error {
+	h.T.Helper()
+	return h.domain(name, (*libvirt.Libvirt).DomainCreate)
 }
 
 // ownedNIC is the life of a VSI that the hook associates itself, through whichever
 // station runs, on every way out. The points are those at the station where the hook is
 // killed.
-func ownedNIC(s *site, br *bridge, points ...string) {
-	t := s.t
-	require.NoError(t, s.InstallHook(s.ctx, program(t, "qemu-hook")))
-	defer s.noHook()
+func ownedNIC(h *fixture, br *bridge, points ...string) {
+	t := h.T
+	require.NoError(t, h.InstallHook(h.Ctx, program(t, "qemu-hook")))
+	defer h.noHook()
 	br.do(func(b *vdptest.Bridge) [][]byte { b.Answer, b.Log = nil, nil; return nil })
-	before := s.snapshot()
+	before := h.MustSnapshot()
 	gone := func(when string) {
 		t.Helper()
 		require.Zero(t, br.modeOf(ownedVSI.ID), when)
-		require.Empty(t, before.Diff(s.snapshot()), when)
-		require.Empty(t, s.journals(), when)
+		require.Empty(t, before.Diff(h.MustSnapshot()), when)
+		require.Empty(t, h.Journals(), when)
 	}
 
 	begin := time.Now()
-	require.NoError(t, s.start("o"))
+	require.NoError(t, h.start("o"))
 	t.Logf("hook-owned: a start takes %v", time.Since(begin))
 	require.Equal(t, vdp.Associate, br.modeOf(ownedVSI.ID))
-	require.Contains(t, s.run(program(t, "libvirt-direct"), "status"), ownedInstance)
-	require.NoError(t, s.domain("o", (*libvirt.Libvirt).DomainDestroy))
+	require.Contains(t, h.MustRun(program(t, "libvirt-direct"), "status"), ownedInstance)
+	require.NoError(t, h.domain("o", (*libvirt.Libvirt).DomainDestroy))
 	gone("destroyed")
 	asked := br.logOf(ownedVSI.ID)
 	require.Equal(t, []vdp.Mode{vdp.Associate, vdp.DeAssociate}, modes(asked))
@@ -118,7 +106,7 @@ func ownedNIC(s *site, br *bridge, points ...string) {
 	}
 
 	br.do(func(b *vdptest.Bridge) [][]byte { b.Log = nil; return nil })
-	require.ErrorContains(t, s.start("f"), "specified dev doesn't exist")
+	require.ErrorContains(t, h.start("f"), "specified dev doesn't exist")
 	gone("a start that failed in libvirt")
 	require.Equal(t, []vdp.Mode{vdp.Associate, vdp.DeAssociate}, modes(br.logOf(ownedVSI.ID)))
 
@@ -131,32 +119,32 @@ func ownedNIC(s *site, br *bridge, points ...string) {
 		}
 		return nil
 	})
-	_, err := s.Virsh(s.ctx, "start", "o")
+	_, err := h.Virsh(h.Ctx, "start", "o")
 	require.ErrorContains(t, err, "insufficient resources")
 	t.Log(err)
 	gone("refused")
 	br.do(func(b *vdptest.Bridge) [][]byte { b.Answer = nil; return nil })
 
-	killed(s, br, points, gone)
+	killed(h, br, points, gone)
 }
 
 // killed kills the hook: under libvirt, which then has it undo what it did, and without,
 // so that only gc is left to do it.
-func killed(s *site, br *bridge, points []string, gone func(string)) {
-	t := s.t
-	require.NoError(t, s.InstallHook(s.ctx, program(t, "killhook")))
-	defer s.run("rm", "-f", "/run/killhook")
+func killed(h *fixture, br *bridge, points []string, gone func(string)) {
+	t := h.T
+	require.NoError(t, h.InstallHook(h.Ctx, program(t, "killhook")))
+	defer h.MustRun("rm", "-f", "/run/killhook")
 	die := func(where string) {
 		t.Helper()
-		require.NoError(t, s.WriteFile(s.ctx, "/run/killhook", 0o600, []byte(where)))
+		h.MustWrite("/run/killhook", 0o600, where)
 	}
 	die("prepare 2 vsi")
-	require.Error(t, s.start("o"))
+	require.Error(t, h.start("o"))
 	gone("killed under libvirt")
 
-	require.NoError(t, s.WriteFile(s.ctx, "/run/o.xml", 0o600, []byte(s.virsh("dumpxml", "--inactive", "o"))))
+	h.MustWrite("/run/o.xml", 0o600, h.MustVirsh("dumpxml", "--inactive", "o"))
 	hook := func(op string) error {
-		_, err := s.Run(s.ctx, "sh", "-c", hookPath+" o "+op+" begin - </run/o.xml")
+		_, err := h.Run(h.Ctx, "sh", "-c", hookPath+" o "+op+" begin - </run/o.xml")
 		return err
 	}
 	held := 0
@@ -168,11 +156,11 @@ func killed(s *site, br *bridge, points []string, gone func(string)) {
 		}
 		die(point + " vsi")
 		require.Error(t, hook(op), point)
-		s.run("rm", "/run/killhook")
+		h.MustRun("rm", "/run/killhook")
 		if br.modeOf(ownedVSI.ID) != 0 {
 			held++
 		}
-		s.run(program(t, "libvirt-direct"), "gc")
+		h.MustRun(program(t, "libvirt-direct"), "gc")
 		gone("gc after " + point)
 	}
 	t.Logf("killed at %d points, at %d of them with a VSI at the switch; gc has taken it back", len(points), held)

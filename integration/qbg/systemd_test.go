@@ -3,7 +3,6 @@
 package qbg
 
 import (
-	"context"
 	"os"
 	"os/exec"
 	"strconv"
@@ -14,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"libvirt-direct/integration/host/hosttest"
 	"libvirt-direct/vdp"
 	"libvirt-direct/vdp/control"
 	"libvirt-direct/vdp/vdptest"
@@ -51,7 +51,7 @@ func startManager(t *testing.T, units ...string) manager {
 		_ = cmd.Wait()
 	})
 	m := manager{t: t}
-	eventually(t, time.Minute, "systemd", func() bool {
+	hosttest.Eventually(t, time.Minute, "systemd", func() bool {
 		out, _ := exec.Command("pgrep", "-P", strconv.Itoa(cmd.Process.Pid)).Output()
 		m.pid = strings.TrimSpace(string(out))
 		return m.pid != "" && m.active("test.target")
@@ -94,8 +94,7 @@ func requireSystemd(t *testing.T) {
 // losing a VSI when it is restarted, killed, or stopped and started.
 func TestSystemdUnit(t *testing.T) {
 	requireSystemd(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
-	defer cancel()
+	ctx := hosttest.Deadline(t, 4*time.Minute)
 	shell(t, "modprobe tun")
 	br := newTapBridge(t, "tapsd")
 	br.set(vdp.Edition2012)
@@ -128,7 +127,7 @@ func TestSystemdUnit(t *testing.T) {
 	vdpd := control.NewClient("")
 	established := func(when string) {
 		t.Helper()
-		eventually(t, time.Minute, "association "+when, func() bool {
+		hosttest.Eventually(t, time.Minute, "association "+when, func() bool {
 			l, err := vdpd.Show(ctx, vsi.ID)
 			return err == nil && l[0].State == "established"
 		})
@@ -136,7 +135,7 @@ func TestSystemdUnit(t *testing.T) {
 	}
 	ready := func(when string) {
 		t.Helper()
-		eventually(t, time.Minute, "EVB "+when, func() bool { return vdpd.Ready(ctx, "tapsd") == nil })
+		hosttest.Eventually(t, time.Minute, "EVB "+when, func() bool { return vdpd.Ready(ctx, "tapsd") == nil })
 	}
 	ready("after the start")
 	_, err = vdpd.Associate(ctx, "tapsd", vsi)
@@ -155,7 +154,7 @@ func TestSystemdUnit(t *testing.T) {
 		br.do(func(b *vdptest.Bridge) [][]byte { b.Log = nil; b.Restart(); return nil })
 		begin := time.Now()
 		again.do()
-		eventually(t, time.Minute, "a new vdpd, "+again.how, func() bool {
+		hosttest.Eventually(t, time.Minute, "a new vdpd, "+again.how, func() bool {
 			now := m.mainPID("vdpd.service")
 			return now != before && now != "0" && m.active("vdpd.service")
 		})
@@ -175,9 +174,4 @@ func shell(t *testing.T, command string) string {
 	out, err := exec.Command("sh", "-c", command).CombinedOutput()
 	require.NoError(t, err, "%s: %s", command, out)
 	return string(out)
-}
-
-func eventually(t *testing.T, d time.Duration, what string, f func() bool) {
-	t.Helper()
-	require.Eventually(t, f, d, 50*time.Millisecond, what)
 }

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"libvirt-direct/integration/host/hosttest"
+
 	"github.com/stretchr/testify/require"
 )
 
@@ -46,7 +48,7 @@ func TestUnitsOfTheHook(t *testing.T) {
 	m.systemctl("start", "libvirt-direct-hook.path")
 	const admins = "#!/bin/sh\nexit 0\n"
 	require.NoError(t, os.WriteFile("/etc/libvirt/hooks/qemu", []byte(admins), 0o755))
-	eventually(t, time.Minute, "our hook moves beside the administrator's", func() bool {
+	hosttest.Eventually(t, time.Minute, "our hook moves beside the administrator's", func() bool {
 		_, err := os.Stat("/etc/libvirt/hooks/qemu.d/50-libvirt-direct")
 		return err == nil
 	})

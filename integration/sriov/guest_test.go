@@ -3,6 +3,7 @@
 package sriov
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -21,6 +22,7 @@ import (
 	"libvirt-direct/integration/guest/kernel"
 	"libvirt-direct/integration/host"
 	"libvirt-direct/internal/link"
+	"libvirt-direct/internal/poll"
 )
 
 // quick are kernel parameters of guests that are emulated in an emulation, where it counts
@@ -69,6 +71,8 @@ func TestGuestsTalkOverVFs(t *testing.T) {
 	require.NoError(t, capture.Start())
 	t.Cleanup(func() { capture.Process.Kill(); capture.Wait() })
 	start := time.Now()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	defer cancel()
 	atOnce(t, guests, d.DomainCreate)
 	t.Logf("started after %v", time.Since(start).Round(time.Second))
 
@@ -84,12 +88,13 @@ func TestGuestsTalkOverVFs(t *testing.T) {
 	showsOwners(t)
 
 	for name, vlan := range map[string]int{"hostdev": 42, "macvtap": 43} {
-		for text := ""; !strings.Contains(text, fmt.Sprintf("guest: ping 10.0.%d.1 ok", vlan)); time.Sleep(time.Second) {
-			if time.Since(start) > 10*time.Minute {
-				t.Fatalf("%s does not ping; it says:\n%s\n%s", name, text, sh(t, "cat /run/wire; ip -d link show eth0"))
-			}
-			b, _ := os.ReadFile("/run/" + name + ".log")
-			text = string(b)
+		var said []byte
+		err := poll.Until(ctx, time.Second, func() (bool, error) {
+			said, _ = os.ReadFile("/run/" + name + ".log")
+			return bytes.Contains(said, fmt.Appendf(nil, "guest: ping 10.0.%d.1 ok", vlan)), nil
+		})
+		if err != nil {
+			t.Fatalf("%s does not ping (%v); it says:\n%s\n%s", name, err, said, sh(t, "cat /run/wire; ip -d link show eth0"))
 		}
 		t.Logf("%s pings in VLAN %d after %v", name, vlan, time.Since(start).Round(time.Second))
 	}

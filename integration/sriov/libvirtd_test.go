@@ -3,6 +3,7 @@
 package sriov
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"libvirt-direct/integration/host"
+	"libvirt-direct/internal/poll"
 )
 
 // A daemon is libvirtd, spoken to without virsh: emulated, each run of that takes
@@ -45,12 +47,14 @@ func (d daemon) run() error {
 	if out, err := tryShell("libvirtd -d"); err != nil {
 		return fmt.Errorf("libvirtd: %w: %s", err, out)
 	}
-	for begin := time.Now(); ; time.Sleep(50 * time.Millisecond) {
-		err := d.ConnectToURI(libvirt.QEMUSystem)
-		if err == nil || time.Since(begin) > time.Minute {
-			return err
-		}
-	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	var refused error
+	err := poll.Until(ctx, 50*time.Millisecond, func() (bool, error) {
+		refused = d.ConnectToURI(libvirt.QEMUSystem)
+		return refused == nil, nil
+	})
+	return errors.Join(err, refused)
 }
 
 // restart stops the daemon and starts it again; guests go on running. There must be a hook, or

@@ -82,11 +82,10 @@ func boot(ctx context.Context) (int, error) {
 		return 0, err
 	}
 	defer os.RemoveAll(programs)
-	build := exec.CommandContext(ctx, "go", "build", "-tags", "integration", "-o", programs,
-		"libvirt-direct/hooks/qemu", "libvirt-direct/cmd/libvirt-direct", "libvirt-direct/integration/killhook", "libvirt-direct/vdp/vdpd")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return 0, fmt.Errorf("build the programs: %w: %s", err, out)
+	if err := hosttest.Build(programs, map[string]string{
+		"qemu": "hooks/qemu", "libvirt-direct": "cmd/libvirt-direct", "killhook": "integration/killhook", "vdpd": "vdp/vdpd",
+	}); err != nil {
+		return 0, err
 	}
 	m.Cache, m.NIC, m.IOMMU, m.Memory, m.Timeout = cache, "igb", true, 2048, 28*time.Minute
 	m.Env = []string{moduleVariable + "=" + module, programsVariable + "=" + programs, kernel.CacheVariable + "=" + cache}

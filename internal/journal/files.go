@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"time"
 
+	"libvirt-direct/internal/poll"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -236,20 +238,19 @@ func (o osFiles) Lock(ctx context.Context, name string) (unlock func(), err erro
 	sum := sha256.Sum256([]byte(name))
 	at := unix.Flock_t{Type: unix.F_WRLCK, Start: int64(binary.BigEndian.Uint64(sum[:]) >> 2), Len: 1}
 	// Waiting in the kernel takes no deadline; asking again is what is left.
-	for wait := time.Millisecond; ; wait = min(2*wait, 20*time.Millisecond) {
+	err = poll.Backoff(ctx, time.Millisecond, 20*time.Millisecond, func() (bool, error) {
 		err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &at)
-		if err == nil {
-			return func() { f.Close() }, nil
+		if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EINTR) {
+			return false, nil
 		}
-		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EACCES) && !errors.Is(err, unix.EINTR) {
-			f.Close()
-			return nil, err
-		}
-		select {
-		case <-ctx.Done():
-			f.Close()
-			return nil, ErrLocked
-		case <-time.After(wait):
-		}
+		return true, err
+	})
+	if err == nil {
+		return func() { f.Close() }, nil
 	}
+	f.Close()
+	if errors.Is(err, poll.ErrGaveUp) {
+		err = ErrLocked
+	}
+	return nil, err
 }

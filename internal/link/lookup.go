@@ -14,6 +14,8 @@ import (
 	"strings"
 	"time"
 
+	"libvirt-direct/internal/poll"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -61,24 +63,26 @@ func (c *Conn) TapNode(ctx context.Context, l Link) (string, error) {
 	}
 	// devtmpfs has the node before the kernel answers; udev on a static /dev is
 	// later, and tells nobody.
-	for {
+	err = poll.Until(ctx, 5*time.Millisecond, func() (bool, error) {
 		var st unix.Stat_t
-		err := unix.Stat(path, &st)
-		switch {
-		case err == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR &&
-			fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev)) == strings.TrimSpace(string(want)):
-			return path, nil
-		case err == nil:
-			return fail(ErrNodeTaken)
-		case !errors.Is(err, fs.ErrNotExist):
-			return fail(err)
+		switch err := unix.Stat(path, &st); {
+		case errors.Is(err, fs.ErrNotExist):
+			return false, nil
+		case err != nil:
+			return false, err
+		case st.Mode&unix.S_IFMT != unix.S_IFCHR ||
+			fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev)) != strings.TrimSpace(string(want)):
+			return false, ErrNodeTaken
 		}
-		select {
-		case <-ctx.Done():
-			return fail(fmt.Errorf("it did not appear (no devtmpfs or udev on /dev?): %w", context.DeadlineExceeded))
-		case <-time.After(5 * time.Millisecond):
-		}
+		return true, nil
+	})
+	if errors.Is(err, poll.ErrGaveUp) {
+		err = fmt.Errorf("it did not appear (no devtmpfs or udev on /dev?): %w", context.DeadlineExceeded)
 	}
+	if err != nil {
+		return fail(err)
+	}
+	return path, nil
 }
 
 // Uppers lists the devices of this network namespace that stand on a link: macvtaps,

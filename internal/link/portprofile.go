@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"libvirt-direct/internal/poll"
+
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
@@ -267,22 +269,27 @@ func mapPortErrno(err error) error {
 
 // awaitPort reads the port until the switch has decided.
 func (c *Conn) awaitPort(ctx context.Context, dev Link, p Port) (PortResponse, error) {
-	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 125*time.Millisecond) {
-		s, err := c.Port(ctx, dev, p.VF)
+	var s PortStatus
+	err := poll.Backoff(ctx, 5*time.Millisecond, 125*time.Millisecond, func() (done bool, err error) {
+		s, err = c.Port(ctx, dev, p.VF)
 		switch {
 		case errors.Is(err, errNoPort): // the driver has nothing to say yet
+			return false, nil
 		case err != nil:
-			return 0, err
+			return false, err
 		case s.Instance != p.Instance || !s.Answered: // still about the port's last guest
+			return false, nil
 		case s.Response == PortSuccess || s.Response == PortVDPSuccess:
-			return s.Response, nil
+			return true, nil
 		case s.Response != PortInProgress:
-			return s.Response, fmt.Errorf("%w: %s (%#x)", ErrPortRefused, s.Response, uint16(s.Response))
+			return false, fmt.Errorf("%w: %s (%#x)", ErrPortRefused, s.Response, uint16(s.Response))
 		}
-		if sleep(ctx, wait) != nil {
-			return s.Response, fmt.Errorf("%w: %w", ErrPortSilent, context.DeadlineExceeded)
-		}
+		return false, nil
+	})
+	if errors.Is(err, poll.ErrGaveUp) {
+		err = fmt.Errorf("%w: %w", ErrPortSilent, context.DeadlineExceeded)
 	}
+	return s.Response, err
 }
 
 // errNoPort: the driver reports nothing of a port.

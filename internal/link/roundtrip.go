@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"libvirt-direct/internal/poll"
+
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
@@ -44,19 +46,18 @@ func (c *Conn) exchange(ctx context.Context, req *nl.NetlinkRequest) ([]byte, er
 // retryBusy sends a request, again while the driver says EBUSY or EAGAIN, until ctx ends.
 func (c *Conn) retryBusy(ctx context.Context, req *nl.NetlinkRequest) error {
 	var busy error
-	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
+	err := poll.Backoff(ctx, time.Millisecond, 100*time.Millisecond, func() (bool, error) {
 		_, err := c.exchange(ctx, req)
-		switch {
-		case errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EAGAIN):
+		if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EAGAIN) {
 			busy = err
-		case busy != nil && errors.Is(err, context.DeadlineExceeded):
-			return fmt.Errorf("%w until the deadline", busy)
-		default:
-			return err
+			return false, nil
 		}
-		// When it ends, the next exchange says so.
-		_ = sleep(ctx, wait)
+		return true, err
+	})
+	if errors.Is(err, poll.ErrGaveUp) || busy != nil && errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%w until the deadline", busy)
 	}
+	return err
 }
 
 // receive returns one datagram from the kernel, whole.

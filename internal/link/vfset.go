@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"libvirt-direct/internal/poll"
+
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
@@ -202,20 +204,21 @@ func (s *vfSetter) write(ctx context.Context, attr string, want VFSettings) erro
 	}
 	settle, cancel := context.WithTimeout(ctx, settleTime)
 	defer cancel()
-	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
+	var have string
+	err = poll.Backoff(settle, time.Millisecond, 100*time.Millisecond, func() (bool, error) {
 		vf, err := s.c.VF(ctx, s.pf, s.number)
 		if err != nil {
-			return err
+			return false, err
 		}
+		var said bool
 		s.now = vf.VFSettings
-		have, said := s.now.Value(attr)
-		if !said || have == value {
-			return nil
-		}
-		if sleep(settle, wait) != nil {
-			return fail(fmt.Errorf("%w: it shows %s", ErrVFIgnored, have))
-		}
+		have, said = s.now.Value(attr)
+		return !said || have == value, nil
+	})
+	if errors.Is(err, poll.ErrGaveUp) {
+		return fail(fmt.Errorf("%w: it shows %s", ErrVFIgnored, have))
 	}
+	return err
 }
 
 // carrier waits for the PF's link, whose speed is what drivers measure a rate against:
@@ -223,18 +226,18 @@ func (s *vfSetter) write(ctx context.Context, attr string, want VFSettings) erro
 func (s *vfSetter) carrier(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, carrierTime)
 	defer cancel()
-	for waited := false; ; waited = true {
+	looks, came := 0, false
+	// No carrier in time is an answer, too.
+	_ = poll.Until(ctx, 50*time.Millisecond, func() (bool, error) {
+		looks++
 		pf, err := s.c.ByIndex(ctx, s.pf.Index)
 		if err != nil || !pf.Up {
-			return false
+			return true, nil // it will have none
 		}
-		if pf.Carrier {
-			return waited
-		}
-		if sleep(ctx, 50*time.Millisecond) != nil {
-			return false
-		}
-	}
+		came = pf.Carrier && looks > 1
+		return pf.Carrier, nil
+	})
+	return came
 }
 
 // rollBack puts back what was written, last first, and the attribute that failed if
@@ -255,15 +258,6 @@ func (s *vfSetter) rollBack(ctx context.Context, failed string, before VFSetting
 		}
 	}
 	return errors.Join(errs...)
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
 }
 
 // vfList wraps one VF's attribute as IFLA_VFINFO_LIST { IFLA_VF_INFO { … } }.

@@ -13,6 +13,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"libvirt-direct/internal/poll"
 )
 
 // Socket is where ovsdb-server listens.
@@ -100,25 +102,29 @@ const absence = 3 * time.Second
 // do runs f, again as long as the database goes away under it: what f does must bear
 // having been done already.
 func (db *DB) do(ctx context.Context, f func(*session) error) error {
-	var since time.Time
-	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
+	var (
+		since time.Time
+		away  error
+	)
+	err := poll.Backoff(ctx, 5*time.Millisecond, 200*time.Millisecond, func() (bool, error) {
 		err := db.once(ctx, f)
 		if !errors.Is(err, ErrUnreachable) {
-			return err
+			return true, err
 		}
 		db.Close()
+		away = err
 		if since.IsZero() {
 			since = time.Now()
 		}
 		if time.Since(since) > absence || db.none() {
-			return err
+			return false, err
 		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(wait):
-		}
+		return false, nil
+	})
+	if errors.Is(err, poll.ErrGaveUp) {
+		return away
 	}
+	return err
 }
 
 // none reports whether there is not even a directory for the socket, which a database

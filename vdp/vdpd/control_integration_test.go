@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"libvirt-direct/integration/host/hosttest"
 	"libvirt-direct/vdp"
 	"libvirt-direct/vdp/control"
 	"libvirt-direct/vdp/vdptest"
@@ -131,7 +132,7 @@ func TestControlSocket(t *testing.T) {
 	require.Equal(t, 0, h.libvirt(p.cmd.Process.Pid).status(v), "libvirt sees it, too")
 
 	// It outlives a crash, in a socket's place that the dead one left.
-	h.eventually(20*time.Second, "state", func() bool {
+	hosttest.Eventually(h, 20*time.Second, "state", func() bool {
 		b, _ := os.ReadFile(filepath.Join(h.dir, "state.json"))
 		return strings.Contains(string(b), `"mode"`)
 	})

@@ -4,6 +4,7 @@ package main_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"fmt"
 	"net"
@@ -23,6 +24,8 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"libvirt-direct/integration/host/hosttest"
+	"libvirt-direct/internal/poll"
 	"libvirt-direct/vdp"
 	"libvirt-direct/vdp/vdptest"
 )
@@ -170,12 +173,12 @@ func (h *host) vdpd(args ...string) *process {
 	p := h.start(h.a, append([]string{vdpdPath, "-config", "/nonexistent", "-uplink", stationIf, "-debug",
 		"-state", filepath.Join(h.dir, "state.json"), "-pid-file", filepath.Join(h.dir, "lldpad.pid"),
 		"-control", h.controlPath()}, args...)...)
-	h.eventually(20*time.Second, "vdpd's pid file", func() bool {
+	hosttest.Eventually(h, 20*time.Second, "vdpd's pid file", func() bool {
 		b, _ := os.ReadFile(filepath.Join(h.dir, "lldpad.pid"))
 		return string(b) == fmt.Sprintf("%d\n", p.cmd.Process.Pid)
 	})
 	// It looks for its uplinks after that, and until it has found one refuses what is asked of it.
-	h.eventually(20*time.Second, "vdpd's uplink", func() bool { return h.uplink().Ifindex != 0 })
+	hosttest.Eventually(h, 20*time.Second, "vdpd's uplink", func() bool { return h.uplink().Ifindex != 0 })
 	return p
 }
 
@@ -192,7 +195,7 @@ func (h *host) lldpad(ns string) *process {
 	}
 	p := h.start(ns, "unshare", "-m", "sh", "-c", `mount -t tmpfs t /run && mount -t tmpfs t /dev/shm &&
 		mount -t tmpfs t /var/lib/lldpad && exec lldpad -V 7 -t`)
-	h.eventually(10*time.Second, "lldpad", func() bool {
+	hosttest.Eventually(h, 10*time.Second, "lldpad", func() bool {
 		return exec.Command("ip", "netns", "exec", ns, "lldptool", "ping").Run() == nil
 	})
 	return p
@@ -239,15 +242,6 @@ func (h *host) responder(c vdptest.Config) *vdptest.Server {
 		}
 	})
 	return s
-}
-
-func (h *host) eventually(d time.Duration, what string, f func() bool) {
-	h.Helper()
-	for end := time.Now().Add(d); !f(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			h.Fatalf("no %s within %v", what, d)
-		}
-	}
 }
 
 // A libvirt asks the daemon with a process id as libvirt does: each request
@@ -386,12 +380,15 @@ func (l *libvirt) status(v vdp.VSI) int {
 // result polls as libvirt does.
 func (l *libvirt) result(v vdp.VSI) int {
 	l.Helper()
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
-		if s := l.status(v); s != -1 {
-			return s
-		}
-	}
-	return -1
+	ctx, cancel := context.WithTimeout(l.Context(), 10*time.Second)
+	defer cancel()
+	s := -1
+	// None in time is what -1 says.
+	_ = poll.Until(ctx, time.Millisecond, func() (bool, error) {
+		s = l.status(v)
+		return s != -1, nil
+	})
+	return s
 }
 
 func testVSI(n int) vdp.VSI {

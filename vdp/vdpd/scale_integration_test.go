@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"libvirt-direct/integration/host/hosttest"
 	"libvirt-direct/vdp"
 	"libvirt-direct/vdp/control"
 	"libvirt-direct/vdp/vdptest"
@@ -39,19 +40,19 @@ func TestThousand(t *testing.T) {
 				require.Zero(t, l.set(vdp.Associate, testVSI(i)))
 			}
 			asked := time.Since(start)
-			h.eventually(60*time.Second, "1000 associations", func() bool { return h.uplink().Established == n })
+			hosttest.Eventually(h, 60*time.Second, "1000 associations", func() bool { return h.uplink().Established == n })
 			t.Logf("%d VSIs: accepted after %v, associated after %v; %.2f ECP frames sent for each, %.2f received; %d KiB resident", n, asked, time.Since(start),
 				float64(h.uplink().Sent.ECP-before.Sent.ECP)/n, float64(h.uplink().Received.ECP-before.Received.ECP)/n, rss(t, p.cmd.Process.Pid))
 			require.Zero(t, l.status(testVSI(n-1)))
 
-			h.eventually(20*time.Second, "state", func() bool {
+			hosttest.Eventually(h, 20*time.Second, "state", func() bool {
 				b, _ := os.ReadFile(filepath.Join(h.dir, "state.json"))
 				return strings.Count(string(b), `"mode"`) == n
 			})
 			p.signal(unix.SIGKILL)
 			start = time.Now()
 			h.vdpd()
-			h.eventually(60*time.Second, "1000 restored", func() bool { return h.uplink().Established == n })
+			hosttest.Eventually(h, 60*time.Second, "1000 restored", func() bool { return h.uplink().Established == n })
 			t.Logf("%d VSIs restored %v after the start", n, time.Since(start))
 		})
 	}
@@ -101,7 +102,7 @@ func TestAgainstLldpadStation(t *testing.T) {
 		for i := range batch - one {
 			require.Zero(t, l.set(vdp.Associate, testVSI(one+i)))
 		}
-		h.eventually(60*time.Second, "all VSIs at the switch", func() bool { n, _ := held(); return n == batch })
+		hosttest.Eventually(h, 60*time.Second, "all VSIs at the switch", func() bool { n, _ := held(); return n == batch })
 		all = time.Since(start)
 		_, pdus := held()
 		t.Logf("%s: SETLINK to SUCCESS %v (median of %d, %v to %v); %d at once %v, in %d ECPDUs", name, times[one/2], one, times[0], times[one-1],
@@ -109,13 +110,13 @@ func TestAgainstLldpadStation(t *testing.T) {
 		for i := range batch {
 			require.Zero(t, l.set(vdp.DeAssociate, testVSI(i)))
 		}
-		h.eventually(60*time.Second, "no VSI at the switch", func() bool { n, _ := held(); return n == 0 })
+		hosttest.Eventually(h, 60*time.Second, "no VSI at the switch", func() bool { n, _ := held(); return n == 0 })
 		return times[one/2], all
 	}
 
 	p := h.vdpd()
 	switchReady(h, p)
-	h.eventually(20*time.Second, "EVB both ways", func() bool { return h.uplink().Error == nil })
+	hosttest.Eventually(h, 20*time.Second, "EVB both ways", func() bool { return h.uplink().Error == nil })
 	ours, oursAll := measure("vdpd", h.libvirt(p.cmd.Process.Pid))
 	require.NoError(t, p.signal(unix.SIGTERM))
 
@@ -140,7 +141,7 @@ func (h *host) lldpadStation() (*process, *libvirt) {
 	require.NoError(h, unix.Kill(pid, unix.SIGHUP)) // or it stays in the 2012 edition
 	l := h.libvirt(pid)
 	v := testVSI(1)
-	h.eventually(20*time.Second, "lldpad's readiness", func() bool { return l.set(vdp.Associate, v) == 0 })
+	hosttest.Eventually(h, 20*time.Second, "lldpad's readiness", func() bool { return l.set(vdp.Associate, v) == 0 })
 	require.Zero(h, l.result(v))
 	return p, l
 }

@@ -22,7 +22,7 @@ import (
 // switchReady waits until vdpd has seen the switch's EVB TLV.
 func switchReady(h *host, p *process) {
 	h.Helper()
-	h.eventually(35*time.Second, "EVB TLV", func() bool { return strings.Contains(p.output(), "EVB TLV from the switch") })
+	hosttest.Eventually(h, 35*time.Second, "EVB TLV", func() bool { return strings.Contains(p.output(), "EVB TLV from the switch") })
 }
 
 func TestAgainstLldpadBridge(t *testing.T) {
@@ -48,7 +48,7 @@ func TestAgainstLldpadBridge(t *testing.T) {
 	t.Log("the bridge restarts")
 	br.signal(unix.SIGKILL)
 	br = h.lldpadBridge2012()
-	h.eventually(40*time.Second, "association after the bridge's restart", func() bool {
+	hosttest.Eventually(h, 40*time.Second, "association after the bridge's restart", func() bool {
 		return strings.Contains(br.output(), "vdp22br_reply") && l.status(v) == 0
 	})
 
@@ -57,7 +57,7 @@ func TestAgainstLldpadBridge(t *testing.T) {
 	p = h.vdpd()
 	l.pid = p.cmd.Process.Pid
 	require.NotEqual(t, -2, l.status(v), "known at once")
-	h.eventually(40*time.Second, "association after the station's restart", func() bool { return l.status(v) == 0 })
+	hosttest.Eventually(h, 40*time.Second, "association after the station's restart", func() bool { return l.status(v) == 0 })
 
 	require.Zero(t, l.set(vdp.DeAssociate, v))
 	require.Zero(t, l.result(v))
@@ -95,15 +95,15 @@ func TestAgainstResponder(t *testing.T) {
 			require.Equal(t, uint16(unix.RTM_SETLINK), binary.NativeEndian.Uint16(buf[4:]))
 			require.Equal(t, uint32(l.pid), binary.NativeEndian.Uint32(buf[12:]), "libvirt compares it with the pid file")
 			require.Equal(t, byte(3), buf[n-4], "PORT_REQUEST_DISASSOCIATE")
-			h.eventually(20*time.Second, "re-association", func() bool { return mode() == vdp.Associate })
+			hosttest.Eventually(h, 20*time.Second, "re-association", func() bool { return mode() == vdp.Associate })
 
 			// So it does after the link was down.
 			h.sh("ip", "-n", h.b, "link", "set", bridgeIf, "down")
 			require.NoError(t, br.Do(func(b *vdptest.Bridge) [][]byte { b.Restart(); return nil }))
-			h.eventually(20*time.Second, "loss", func() bool { return l.status(v) == -1 })
+			hosttest.Eventually(h, 20*time.Second, "loss", func() bool { return l.status(v) == -1 })
 			require.Equal(t, unix.ENETDOWN, l.set(vdp.Associate, testVSI(2)))
 			h.sh("ip", "-n", h.b, "link", "set", bridgeIf, "up")
-			h.eventually(15*time.Second, "association after link up", func() bool { return mode() == vdp.Associate && l.status(v) == 0 })
+			hosttest.Eventually(h, 15*time.Second, "association after link up", func() bool { return mode() == vdp.Associate && l.status(v) == 0 })
 
 			require.Zero(t, l.set(vdp.DeAssociate, v))
 			require.Zero(t, l.result(v))
@@ -179,7 +179,7 @@ func TestDeassociateOnStop(t *testing.T) {
 		require.NoError(t, br.Do(func(b *vdptest.Bridge) [][]byte { n = b.Len(); return nil }))
 		return n
 	}
-	h.eventually(20*time.Second, "50 VSIs", func() bool { return held() == 50 })
+	hosttest.Eventually(h, 20*time.Second, "50 VSIs", func() bool { return held() == 50 })
 	require.NoError(t, p.signal(unix.SIGTERM))
 	require.Zero(t, held())
 }
@@ -197,7 +197,7 @@ func TestLldpadStationAgainstResponder(t *testing.T) {
 	}
 	require.Equal(t, vdp.Associate, mode())
 	require.Zero(t, l.set(vdp.DeAssociate, v))
-	h.eventually(20*time.Second, "de-association", func() bool { return mode() == 0 })
+	hosttest.Eventually(h, 20*time.Second, "de-association", func() bool { return mode() == 0 })
 	require.NoError(t, br.Do(func(b *vdptest.Bridge) [][]byte {
 		b.Answer = func(vdp.Message) vdptest.Reply { return vdptest.Reply{Status: vdp.ReasonNoResources} }
 		return nil

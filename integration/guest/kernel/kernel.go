@@ -17,6 +17,8 @@ import (
 	"strings"
 	"time"
 
+	"libvirt-direct/internal/poll"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -110,22 +112,23 @@ func Lock(ctx context.Context, cacheDir string) (unlock func(), err error) {
 		return nil, fmt.Errorf("lock the cache: %w", err)
 	}
 	// Only a blocking flock(2) is woken by the holder, and only polling ends with ctx.
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { f.Close() }, nil
+	err = poll.Until(ctx, 50*time.Millisecond, func() (bool, error) {
+		switch err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
+		case errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, unix.EINTR):
+			return false, nil
+		case err != nil:
+			return false, &os.PathError{Op: "flock", Path: name, Err: err}
 		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			f.Close()
-			return nil, &os.PathError{Op: "flock", Path: name, Err: err}
-		}
-		select {
-		case <-ctx.Done():
-			f.Close()
-			return nil, fmt.Errorf("wait for the lock of %s, which another process holds: %w", cacheDir, ctx.Err())
-		case <-time.After(50 * time.Millisecond):
-		}
+		return true, nil
+	})
+	if err == nil {
+		return func() { f.Close() }, nil
 	}
+	f.Close()
+	if errors.Is(err, poll.ErrGaveUp) {
+		err = fmt.Errorf("wait for the lock of %s, which another process holds: %w", cacheDir, ctx.Err())
+	}
+	return nil, err
 }
 
 const prefix = "linux-"

@@ -94,8 +94,8 @@ learning = false
 </devices></domain>`
 )
 
-// world is the worker's host.
-type world struct {
+// A testbed is the worker's host.
+type testbed struct {
 	hook, direct *program
 	index        int // of the devices that libvirt would make
 	xml, live    string
@@ -106,7 +106,7 @@ type world struct {
 // work answers requests until there are no more.
 func work(r io.Reader, w io.Writer) error {
 	runtime.LockOSThread() // ptrace(2) knows a tracer by its thread
-	host, err := newWorld(os.Getenv(workerVariable))
+	host, err := newTestbed(os.Getenv(workerVariable))
 	if err != nil {
 		return err
 	}
@@ -128,13 +128,13 @@ func work(r io.Reader, w io.Writer) error {
 	}
 }
 
-func newWorld(bin string) (*world, error) {
-	w := &world{}
+func newTestbed(bin string) (*testbed, error) {
+	b := &testbed{}
 	var err error
-	if w.hook, err = openProgram(filepath.Join(bin, "qemu")); err != nil {
+	if b.hook, err = openProgram(filepath.Join(bin, "qemu")); err != nil {
 		return nil, err
 	}
-	if w.direct, err = openProgram(filepath.Join(bin, "libvirt-direct")); err != nil {
+	if b.direct, err = openProgram(filepath.Join(bin, "libvirt-direct")); err != nil {
 		return nil, err
 	}
 	if err := os.WriteFile("/etc/libvirt-direct/config.toml", []byte(conf), 0o600); err != nil {
@@ -162,32 +162,32 @@ func newWorld(bin string) (*world, error) {
 	if err != nil {
 		return nil, err
 	}
-	w.index = v0.Attrs().Index + 50 // of those that are this host's
-	rewrite := exec.Command(w.direct.path, "rewrite")
+	b.index = v0.Attrs().Index + 50 // of those that are this host's
+	rewrite := exec.Command(b.direct.path, "rewrite")
 	rewrite.Stdin = strings.NewReader(domain)
 	xml, err := rewrite.Output()
 	if err != nil {
 		return nil, fmt.Errorf("rewrite: %w", err)
 	}
-	w.xml = string(xml)
+	b.xml = string(xml)
 	for _, edit := range [][2]string{ // by a name that the device gets from the hook
 		{"<source dev='w0' mode='bridge'/></interface>", "<source dev='storage' mode='bridge'/></interface>"},
 	} {
-		if w.xml, err = replaceOnce(w.xml, edit[0], edit[1]); err != nil {
+		if b.xml, err = replaceOnce(b.xml, edit[0], edit[1]); err != nil {
 			return nil, err
 		}
 	}
-	w.live = w.xml
+	b.live = b.xml
 	for _, edit := range [][2]string{
 		{"<source dev='storage' mode='bridge'/></interface>", "<source dev='storage' mode='bridge'/><target dev='macvtap0'/></interface>"},
 		{"<source bridge='br0'/></interface>", "<source bridge='br0'/><target dev='vnet0'/></interface>"},
 	} {
-		if w.live, err = replaceOnce(w.live, edit[0], edit[1]); err != nil {
+		if b.live, err = replaceOnce(b.live, edit[0], edit[1]); err != nil {
 			return nil, err
 		}
 	}
-	w.base, err = snapshot()
-	return w, err
+	b.base, err = snapshot()
+	return b, err
 }
 
 func replaceOnce(s, old, new string) (string, error) {
@@ -273,21 +273,21 @@ func snapshot() (map[string]device, error) {
 }
 
 // different says how the host differs from how it was at the beginning.
-func (w *world) different() ([]string, error) {
+func (b *testbed) different() ([]string, error) {
 	now, err := snapshot()
 	if err != nil {
 		return nil, err
 	}
 	var diff []string
 	for name, d := range now {
-		was, had := w.base[name]
+		was, had := b.base[name]
 		if !had {
 			diff = append(diff, fmt.Sprintf("left: %s %+v", name, d))
 		} else if !reflect.DeepEqual(was, d) {
 			diff = append(diff, fmt.Sprintf("changed: %s from %+v to %+v", name, was, d))
 		}
 	}
-	for name := range w.base {
+	for name := range b.base {
 		if _, has := now[name]; !has {
 			diff = append(diff, "gone: "+name)
 		}
@@ -314,7 +314,7 @@ func (w *world) different() ([]string, error) {
 }
 
 // clean forces the host back to how it was.
-func (w *world) clean() error {
+func (b *testbed) clean() error {
 	if err := os.RemoveAll("/run/libvirt-direct"); err != nil {
 		return err
 	}
@@ -324,7 +324,7 @@ func (w *world) clean() error {
 	}
 	for _, l := range links {
 		a := l.Attrs()
-		if _, had := w.base[a.Name]; !had {
+		if _, had := b.base[a.Name]; !had {
 			if err := netlink.LinkDel(l); err != nil {
 				return err
 			}
@@ -336,7 +336,7 @@ func (w *world) clean() error {
 			}
 		}
 	}
-	diff, err := w.different()
+	diff, err := b.different()
 	if err == nil && diff != nil {
 		err = fmt.Errorf("this host cannot be put back: %v", diff)
 	}
@@ -354,12 +354,12 @@ func mute(f *fault) bool {
 	return f != nil && f.Call.Name == "write" && (f.Stays || strings.HasPrefix(f.Call.Site, "main."))
 }
 
-func (w *world) problem(format string, args ...any) {
-	w.problems = append(w.problems, fmt.Sprintf(format, args...))
+func (b *testbed) problem(format string, args ...any) {
+	b.problems = append(b.problems, fmt.Sprintf(format, args...))
 }
 
 // libvirt makes what it makes between prepare and start, or removes it after stopped.
-func (w *world) libvirt(there bool) error {
+func (b *testbed) libvirt(there bool) error {
 	if !there {
 		for _, name := range []string{"macvtap0", "vnet0"} {
 			l, err := netlink.LinkByName(name)
@@ -384,7 +384,7 @@ func (w *world) libvirt(there bool) error {
 		return err
 	}
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.Index, attrs.ParentIndex = "macvtap0", w.index, w0.Attrs().Index
+	attrs.Name, attrs.Index, attrs.ParentIndex = "macvtap0", b.index, w0.Attrs().Index
 	attrs.HardwareAddr = net.HardwareAddr{0x52, 0x54, 0, 0x77, 0, 2}
 	if err := up(&netlink.Macvtap{Macvlan: netlink.Macvlan{LinkAttrs: attrs, Mode: netlink.MACVLAN_MODE_BRIDGE}}); err != nil {
 		return err
@@ -395,64 +395,64 @@ func (w *world) libvirt(there bool) error {
 }
 
 // input is what libvirt gives an operation to read. Before start it has made its devices.
-func (w *world) input(op string) (string, error) {
+func (b *testbed) input(op string) (string, error) {
 	switch op {
 	case "start":
-		return w.live, w.libvirt(true)
+		return b.live, b.libvirt(true)
 	case "stopped":
-		return w.live, nil
+		return b.live, nil
 	}
-	return w.xml, nil
+	return b.xml, nil
 }
 
 // run runs the hook without a fault. It must succeed.
-func (w *world) run(op string) error {
-	text, err := w.input(op)
+func (b *testbed) run(op string) error {
+	text, err := b.input(op)
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command(w.hook.path, "g", op, "begin", "-")
+	cmd := exec.Command(b.hook.path, "g", op, "begin", "-")
 	cmd.Stdin = strings.NewReader(text)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	begin := time.Now()
 	if err := cmd.Run(); err != nil || out.Len() > 0 {
-		w.problem("then %s: %v: %s", op, err, out.String())
+		b.problem("then %s: %v: %s", op, err, out.String())
 	}
 	if took := time.Since(begin); took > patience {
-		w.problem("then %s: took %v", op, took)
+		b.problem("then %s: took %v", op, took)
 	}
 	if op == "stopped" {
-		return w.libvirt(false)
+		return b.libvirt(false)
 	}
 	return nil
 }
 
-func (w *world) runAll(ops ...string) error {
+func (b *testbed) runAll(ops ...string) error {
 	for _, op := range ops {
-		if err := w.run(op); err != nil {
+		if err := b.run(op); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (w *world) answer(r request) (a answer, err error) {
-	w.problems = nil
+func (b *testbed) answer(r request) (a answer, err error) {
+	b.problems = nil
 	o := operationOf(r.Op)
-	if err := w.runAll(o.before...); err != nil {
+	if err := b.runAll(o.before...); err != nil {
 		return a, err
 	}
-	if len(w.problems) > 0 { // nothing is wrong yet
-		return a, fmt.Errorf("before %s: %v", r, w.problems)
+	if len(b.problems) > 0 { // nothing is wrong yet
+		return a, fmt.Errorf("before %s: %v", r, b.problems)
 	}
-	text, err := w.input(o.op)
+	text, err := b.input(o.op)
 	if err != nil {
 		return a, err
 	}
-	prog, args := w.hook, []string{"qemu", "g", o.op, "begin", "-"}
+	prog, args := b.hook, []string{"qemu", "g", o.op, "begin", "-"}
 	if o.op == "" {
-		prog, args = w.direct, []string{"libvirt-direct", "gc"}
+		prog, args = b.direct, []string{"libvirt-direct", "gc"}
 	}
 	hit := false
 	end, err := prog.trace(args, text, patience, func(c call) verdict {
@@ -474,7 +474,7 @@ func (w *world) answer(r request) (a answer, err error) {
 	a.Stderr = strings.TrimSuffix(end.stderr, "\n")
 	switch {
 	case end.hung:
-		w.problem("did not end in %v", patience)
+		b.problem("did not end in %v", patience)
 	case r.Fault != nil && !hit:
 		a.Result = "not reached"
 	case end.signal == unix.SIGKILL && r.Fault != nil && r.Fault.Errno == 0:
@@ -482,64 +482,64 @@ func (w *world) answer(r request) (a answer, err error) {
 	default:
 		a.Result = fmt.Sprint("exit ", end.exit)
 		if end.exit != 0 && end.exit != 1 {
-			w.problem("exit status %d, signal %v: %s", end.exit, end.signal, end.stderr)
+			b.problem("exit status %d, signal %v: %s", end.exit, end.signal, end.stderr)
 		}
 	}
 	if strings.Contains(a.Stderr, "\n") {
-		w.problem("more than one line: %q", end.stderr)
+		b.problem("more than one line: %q", end.stderr)
 	}
 	if end.exit == 1 && a.Stderr == "" && !mute(r.Fault) {
-		w.problem("exit status 1 without a word")
+		b.problem("exit status 1 without a word")
 	}
-	if err := w.then(r, &a, end.exit == 0); err != nil {
+	if err := b.then(r, &a, end.exit == 0); err != nil {
 		return a, err
 	}
-	a.Problems = w.problems
-	if len(w.problems) == 0 {
+	a.Problems = b.problems
+	if len(b.problems) == 0 {
 		return a, os.RemoveAll("/run/libvirt-direct")
 	}
-	return a, w.clean()
+	return a, b.clean()
 }
 
 // then plays what comes after an operation, and looks at what is left in the end.
-func (w *world) then(r request, a *answer, succeeded bool) error {
+func (b *testbed) then(r request, a *answer, succeeded bool) error {
 	var err error
 	switch op := operationOf(r.Op).op; {
 	case op == "":
 	case op == "prepare" && succeeded:
-		err = w.runAll("start", "stopped", "release")
+		err = b.runAll("start", "stopped", "release")
 	case op == "prepare", op == "start":
-		err = w.runAll("stopped", "release")
+		err = b.runAll("stopped", "release")
 	case op == "stopped":
-		if err = w.libvirt(false); err == nil && succeeded {
-			err = w.run("release")
+		if err = b.libvirt(false); err == nil && succeeded {
+			err = b.run("release")
 		}
 	}
 	if err != nil {
 		return err
 	}
-	diff, err := w.different()
+	diff, err := b.different()
 	if err != nil {
 		return err
 	}
 	if diff == nil || r.Fault == nil {
 		for _, d := range diff {
-			w.problem("%s", d)
+			b.problem("%s", d)
 		}
 		return nil
 	}
 	a.Again = true
 	if r.Then == "gc" {
-		cmd := exec.Command(w.direct.path, "gc")
+		cmd := exec.Command(b.direct.path, "gc")
 		if out, err := cmd.CombinedOutput(); err != nil {
-			w.problem("gc: %v: %s", err, out)
+			b.problem("gc: %v: %s", err, out)
 		}
-	} else if err := w.runAll("prepare", "stopped", "release"); err != nil {
+	} else if err := b.runAll("prepare", "stopped", "release"); err != nil {
 		return err
 	}
-	after, err := w.different()
+	after, err := b.different()
 	for _, d := range after {
-		w.problem("after %s %s", r.Then, d)
+		b.problem("after %s %s", r.Then, d)
 	}
 	return err
 }

@@ -65,7 +65,7 @@ func requireMachine(t *testing.T) {
 }
 
 // program returns one of the programs under test, which make has built.
-func program(t *testing.T, name string) string {
+func program(t testing.TB, name string) string {
 	t.Helper()
 	path, err := filepath.Abs("../../bin/" + name)
 	require.NoError(t, err)
@@ -75,44 +75,23 @@ func program(t *testing.T, name string) string {
 	return path
 }
 
-// A site is a libvirt host with a physical NIC and a VLAN on it.
-type site struct {
-	*host.Host
-	t   *testing.T
-	ctx context.Context
-}
+// A fixture is a libvirt host with a physical NIC and a VLAN on it.
+type fixture struct{ *hosttest.Fixture }
 
-func newSite(ctx context.Context, t *testing.T, name string) *site {
+func newFixture(ctx context.Context, t *testing.T, name string) *fixture {
 	t.Helper()
-	return &site{hosttest.New(ctx, t, host.Options{Name: name, ListenTCP: true}), t, ctx}
+	return &fixture{hosttest.NewFixture(ctx, t, host.Options{Name: name, ListenTCP: true})}
 }
 
-// in is the same site for a subtest.
-func (s *site) in(t *testing.T) *site { return &site{s.Host, t, s.ctx} }
-
-func (s *site) run(name string, args ...string) string {
-	s.t.Helper()
-	out, err := s.Run(s.ctx, name, args...)
-	require.NoError(s.t, err)
-	return out
-}
-
-func (s *site) virsh(args ...string) string {
-	s.t.Helper()
-	out, err := s.Virsh(s.ctx, args...)
-	require.NoError(s.t, err)
-	return out
-}
+// in is the same host for a subtest.
+func (h *fixture) in(t *testing.T) *fixture { return &fixture{h.In(t)} }
 
 // take moves a NIC of the machine into the host, and makes the VLAN device.
-func (s *site) take(card string) {
-	s.t.Helper()
-	pid := strings.Split(s.Path("/"), "/")[2]
-	out, err := exec.CommandContext(s.ctx, "ip", "link", "set", card, "netns", pid).CombinedOutput()
-	require.NoError(s.t, err, "%s", out)
-	s.run("ip", "link", "set", card, "name", nic, "up")
-	s.run("ip", "link", "add", "link", nic, "name", nic+".100", "type", "vlan", "id", "100")
-	s.run("ip", "link", "set", nic+".100", "up")
+func (h *fixture) take(card string) {
+	h.T.Helper()
+	h.MustTakeCard(card, nic)
+	h.MustRun("ip", "link", "add", "link", nic, "name", nic+".100", "type", "vlan", "id", "100")
+	h.MustRun("ip", "link", "set", nic+".100", "up")
 }
 
 // startLibvirtd starts libvirtd at a time of day when it can use 802.1Qbg. libvirt
@@ -120,101 +99,76 @@ func (s *site) take(card string) {
 // by the time, in steps of 32 s, and from 1<<31 on it looks like an error: every
 // association fails before anything is sent
 // (virnetdevvportprofile.c:virNetDevVPortProfileOpSetLink).
-func (s *site) startLibvirtd() {
-	s.t.Helper()
+func (h *fixture) startLibvirtd() {
+	h.T.Helper()
 	for range 12 {
 		begin := time.Now()
-		require.NoError(s.t, s.StartLibvirtd(s.ctx))
-		port := s.eventPort()
-		s.t.Logf("libvirtd serves after %v, with event port %d", time.Since(begin), port)
-		out := s.checkAsWithStation()
+		h.MustStartLibvirtd()
+		port := h.eventPort()
+		h.T.Logf("libvirtd serves after %v, with event port %d", time.Since(begin), port)
+		out := h.checkAsWithStation()
 		if int32(port) > 0 {
-			require.Regexp(s.t, "ok +libvirtd +its event socket has a port", out)
+			require.Regexp(h.T, "ok +libvirtd +its event socket has a port", out)
 			return
 		}
-		require.Regexp(s.t, fmt.Sprintf("FAULT +libvirtd +its event socket has the netlink port %d,", port), out)
-		require.NoError(s.t, s.KillLibvirtd(s.ctx, unix.SIGKILL))
+		require.Regexp(h.T, fmt.Sprintf("FAULT +libvirtd +its event socket has the netlink port %d,", port), out)
+		require.NoError(h.T, h.KillLibvirtd(h.Ctx, unix.SIGKILL))
 		now := unix.NsecToTimespec(time.Now().Add(512 * time.Second).UnixNano())
-		require.NoError(s.t, unix.ClockSettime(unix.CLOCK_REALTIME, &now)) // the machine's own clock, half a round of libnl's
+		require.NoError(h.T, unix.ClockSettime(unix.CLOCK_REALTIME, &now)) // the machine's own clock, half a round of libnl's
 	}
-	s.t.Fatal("libvirtd has had a negative port twelve times")
+	h.T.Fatal("libvirtd has had a negative port twelve times")
 }
 
 // checkAsWithStation is what check prints. Where no station runs yet the file of one is
 // put there, for else it does not look at libvirtd's port.
-func (s *site) checkAsWithStation() string {
-	s.t.Helper()
+func (h *fixture) checkAsWithStation() string {
+	h.T.Helper()
 	const file = "/run/lldpad.pid"
-	if _, err := os.Stat(s.Path(file)); errors.Is(err, fs.ErrNotExist) {
-		require.NoError(s.t, s.WriteFile(s.ctx, file, 0o644, []byte("1\n")))
-		defer s.run("rm", file)
+	if _, err := os.Stat(h.Path(file)); errors.Is(err, fs.ErrNotExist) {
+		h.MustWrite(file, 0o644, "1\n")
+		defer h.MustRun("rm", file)
 	}
-	out, _ := s.Run(s.ctx, program(s.t, "libvirt-direct"), "check") // this host may have other faults
+	out, _ := h.Run(h.Ctx, program(h.T, "libvirt-direct"), "check") // this host may have other faults
 	return out
 }
 
 // eventPort is the rtnetlink port of libvirtd's event socket: libnl puts ten bits
 // above the process id.
-func (s *site) eventPort() uint32 {
-	s.t.Helper()
-	pid, err := strconv.Atoi(strings.TrimSpace(s.run("cat", "/run/libvirtd.pid")))
-	require.NoError(s.t, err)
-	for line := range strings.Lines(s.run("cat", "/proc/net/netlink")) {
+func (h *fixture) eventPort() uint32 {
+	h.T.Helper()
+	pid, err := strconv.Atoi(strings.TrimSpace(h.MustRun("cat", "/run/libvirtd.pid")))
+	require.NoError(h.T, err)
+	for line := range strings.Lines(h.MustRun("cat", "/proc/net/netlink")) {
 		f := strings.Fields(line)
 		port, err := strconv.ParseUint(f[2], 10, 32)
 		if err == nil && f[1] == strconv.Itoa(unix.NETLINK_ROUTE) && port&(1<<22-1) == uint64(pid) {
 			return uint32(port)
 		}
 	}
-	s.t.Fatal("libvirtd has no rtnetlink socket")
+	h.T.Fatal("libvirtd has no rtnetlink socket")
 	return 0
 }
 
-func (s *site) vdpd() *control.Client { return control.NewClient(s.Path(control.DefaultPath)) }
+func (h *fixture) vdpd() *control.Client { return control.NewClient(h.Path(control.DefaultPath)) }
 
 // startVDPD runs vdpd until stop or the test's end.
-func (s *site) startVDPD() (stop func()) {
-	s.t.Helper()
-	stop = s.daemon(program(s.t, "vdpd"), "-debug", "-uplink", nic)
-	s.eventually(10*time.Second, "vdpd", func() bool {
-		_, err := s.vdpd().Status(s.ctx)
+func (h *fixture) startVDPD() (stop func()) {
+	h.T.Helper()
+	stop = h.MustStart(program(h.T, "vdpd"), "-debug", "-uplink", nic)
+	hosttest.Eventually(h.T, 10*time.Second, "vdpd", func() bool {
+		_, err := h.vdpd().Status(h.Ctx)
 		return err == nil
 	})
 	return stop
 }
 
 // ready waits until the station has agreed on an edition with the switch.
-func (s *site) ready(ed vdp.Edition) {
-	s.t.Helper()
-	s.eventually(35*time.Second, "EVB of the edition "+ed.String(), func() bool {
-		u, err := s.vdpd().Status(s.ctx)
+func (h *fixture) ready(ed vdp.Edition) {
+	h.T.Helper()
+	hosttest.Eventually(h.T, 35*time.Second, "EVB of the edition "+ed.String(), func() bool {
+		u, err := h.vdpd().Status(h.Ctx)
 		return err == nil && u[0].Error == nil && u[0].Edition == ed.String()
 	})
-}
-
-func (s *site) daemon(name string, args ...string) (stop func()) {
-	s.t.Helper()
-	cmd := s.Command(context.WithoutCancel(s.ctx), name, args...)
-	cmd.Stdout, cmd.Stderr = s.t.Output(), s.t.Output()
-	require.NoError(s.t, cmd.Start())
-	ended := make(chan struct{})
-	go func() { defer close(ended); _ = cmd.Wait() }()
-	stop = func() {
-		_ = cmd.Process.Signal(unix.SIGTERM) // it may have ended
-		select {
-		case <-ended:
-		case <-time.After(10 * time.Second):
-			_ = cmd.Process.Kill()
-			<-ended
-		}
-	}
-	s.t.Cleanup(stop)
-	return stop
-}
-
-func (s *site) eventually(d time.Duration, what string, f func() bool) {
-	s.t.Helper()
-	require.Eventually(s.t, f, d, 20*time.Millisecond, what)
 }
 
 // A bridge is the switch's end of a wire.
@@ -298,8 +252,8 @@ func modes(l []vdptest.Received) (m []vdp.Mode) {
 }
 
 // lldpadPid is the number that libvirt reads.
-func (s *site) lldpadPid() (int, error) {
-	b, err := os.ReadFile(s.Path("/run/lldpad.pid"))
+func (h *fixture) lldpadPid() (int, error) {
+	b, err := os.ReadFile(h.Path("/run/lldpad.pid"))
 	if err != nil {
 		return 0, err
 	}
