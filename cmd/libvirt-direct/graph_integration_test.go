@@ -4,6 +4,9 @@ package main
 
 import (
 	"context"
+	"encoding/xml"
+	"errors"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -144,4 +147,14 @@ func TestGraphOfRunningGuests(t *testing.T) {
 	require.Contains(t, stderr, "libvirt-direct: the picture lacks something: libvirt is not reachable at qemu:///system")
 	require.Contains(t, out, "o#lt;#amp;#gt;", "from the journal")
 	require.NoError(t, s.StartLibvirtd(s.ctx))
+}
+
+func wellFormed(doc string) error {
+	for d := xml.NewDecoder(strings.NewReader(doc)); ; {
+		if _, err := d.Token(); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
 }
