@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"libvirt-direct/hooks"
+	"libvirt-direct/internal/checks"
 	"libvirt-direct/internal/journal"
 )
 
@@ -210,13 +211,13 @@ func TestCheckJSON(t *testing.T) {
 	out, stderr, code := cli(t, nil, "check", "--json", "--config", "testdata/broken.toml", "--journal", sampleJournal(t))
 	require.Equal(t, exitFault, code)
 	require.Empty(t, stderr, "all is said on standard output")
-	var found []finding
+	var found []checks.Finding
 	require.NoError(t, json.Unmarshal([]byte(out), &found))
-	at := slices.IndexFunc(found, func(f finding) bool { return f.About == "config" })
+	at := slices.IndexFunc(found, func(f checks.Finding) bool { return f.About == "config" })
 	require.GreaterOrEqual(t, at, 0)
-	require.Equal(t, finding{levelFault, "config", `testdata/broken.toml:2: unknown key "uplink.storage.devcie"; did you mean "device"?`}, found[at])
+	require.Equal(t, checks.Finding{Level: checks.Fault, About: "config", Text: `testdata/broken.toml:2: unknown key "uplink.storage.devcie"; did you mean "device"?`}, found[at])
 	for _, f := range found {
-		require.Contains(t, []string{levelOK, levelNote, levelFault}, f.Level)
+		require.Contains(t, []checks.Level{checks.OK, checks.Note, checks.Fault}, f.Level)
 		require.NotEmpty(t, f.Text)
 		require.NotContains(t, f.Text, "\n")
 	}
