@@ -9,10 +9,14 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"libvirt-direct/internal/checks"
 	"libvirt-direct/internal/config"
 )
 
-const leftUUID = "aaaaaaaa-0000-4000-8000-000000000001"
+const (
+	leftUUID   = "aaaaaaaa-0000-4000-8000-000000000001"
+	helperPath = "/usr/libexec/qemu-direct-helper"
+)
 
 // journal writes a domain's journal by hand.
 func (h *fixture) journal(uuid, text string) {
@@ -95,7 +99,7 @@ func TestCheck(t *testing.T) {
 			out, stderr, code := h.cli("check")
 			require.Equal(t, c.code, code, out)
 			require.Empty(t, stderr)
-			require.Equal(t, c.code != 0, strings.Contains(out, levelFault), out)
+			require.Equal(t, c.code != 0, strings.Contains(out, string(checks.Fault)), out)
 			var lines []string
 			for line := range strings.Lines(out) {
 				lines = append(lines, strings.Join(strings.Fields(line), " "))

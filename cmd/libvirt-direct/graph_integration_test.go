@@ -3,6 +3,9 @@
 package main
 
 import (
+	"encoding/xml"
+	"errors"
+	"io"
 	"net"
 	"path/filepath"
 	"regexp"
@@ -130,4 +133,14 @@ func TestGraphOfRunningGuests(t *testing.T) {
 	require.Contains(t, stderr, "libvirt-direct: the picture lacks something: libvirt is not reachable at qemu:///system")
 	require.Contains(t, out, "o#lt;#amp;#gt;", "from the journal")
 	h.MustStartLibvirtd()
+}
+
+func wellFormed(doc string) error {
+	for d := xml.NewDecoder(strings.NewReader(doc)); ; {
+		if _, err := d.Token(); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
 }

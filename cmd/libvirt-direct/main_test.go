@@ -18,8 +18,10 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"libvirt-direct/hooks/step"
+	"libvirt-direct/internal/checks"
 	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
+	"libvirt-direct/internal/topology"
 )
 
 var update = flag.Bool("update", false, "rewrite the transcripts' output")
@@ -160,7 +162,7 @@ type shownStatus struct {
 		Name, UUID, Error string
 		Held              []shownStep
 	}
-	PFs []pfStatus
+	PFs []topology.PF `json:"physical_functions"`
 }
 
 type shownStep struct {
@@ -227,13 +229,13 @@ func TestCheckJSON(t *testing.T) {
 	out, stderr, code := cli(t, nil, "check", "--json", "--config", "testdata/broken.toml", "--journal", sampleJournal(t))
 	require.Equal(t, exitFault, code)
 	require.Empty(t, stderr, "all is said on standard output")
-	var found []finding
+	var found []checks.Finding
 	require.NoError(t, json.Unmarshal([]byte(out), &found))
-	at := slices.IndexFunc(found, func(f finding) bool { return f.About == "config" })
+	at := slices.IndexFunc(found, func(f checks.Finding) bool { return f.About == "config" })
 	require.GreaterOrEqual(t, at, 0)
-	require.Equal(t, finding{levelFault, "config", `testdata/broken.toml:2: unknown key "uplink.storage.devcie"; did you mean "device"?`}, found[at])
+	require.Equal(t, checks.Finding{Level: checks.Fault, About: "config", Text: `testdata/broken.toml:2: unknown key "uplink.storage.devcie"; did you mean "device"?`}, found[at])
 	for _, f := range found {
-		require.Contains(t, []string{levelOK, levelNote, levelFault}, f.Level)
+		require.Contains(t, []checks.Level{checks.OK, checks.Note, checks.Fault}, f.Level)
 		require.NotEmpty(t, f.Text)
 		require.NotContains(t, f.Text, "\n")
 	}

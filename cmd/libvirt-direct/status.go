@@ -18,12 +18,13 @@ import (
 	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/libvirtd"
 	"libvirt-direct/internal/link"
+	"libvirt-direct/internal/topology"
 )
 
 // hostStatus is what status prints as JSON.
 type hostStatus struct {
 	Domains []hooks.DomainStatus `json:"domains"`
-	PFs     []pfStatus           `json:"physical_functions"`
+	PFs     []topology.PF        `json:"physical_functions"`
 }
 
 func statusCommand(o *options) *cobra.Command {
@@ -55,7 +56,7 @@ what generation, how far that has come, and what the kernel shows of its use.`,
 			if err != nil {
 				return err
 			}
-			pfs, err := o.physicalFunctions(ctx, k, "")
+			pfs, err := topology.PhysicalFunctions(ctx, k, o.records(), "")
 			if err != nil {
 				return err
 			}

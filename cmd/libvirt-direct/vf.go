@@ -1,12 +1,10 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -16,6 +14,7 @@ import (
 	"libvirt-direct/hooks/plan"
 	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/link"
+	"libvirt-direct/internal/topology"
 )
 
 func vfCommand(o *options) *cobra.Command {
@@ -34,63 +33,7 @@ func vfCommand(o *options) *cobra.Command {
 	return c
 }
 
-// pfStatus is a physical function with its VFs.
-type pfStatus struct {
-	Name   string     `json:"name"`
-	Driver string     `json:"driver,omitempty"`
-	VFs    []vfStatus `json:"vfs"`
-}
-
-type vfStatus struct {
-	Number int             `json:"number"`
-	Device string          `json:"device"`
-	Driver string          `json:"driver,omitempty"`
-	Netdev string          `json:"netdev,omitempty"`
-	Owner  string          `json:"owner,omitempty"` // a domain's name
-	Used   string          `json:"used,omitempty"`  // what the kernel shows of a use
-	Wanted link.VFSettings `json:"wanted"`
-	Read   link.VFSettings `json:"read"`
-}
-
-// physicalFunctions reads the PFs of this host, or the named one, beside what the
-// journals say of their VFs.
-func (o *options) physicalFunctions(ctx context.Context, k *link.Conn, only string) ([]pfStatus, error) {
-	names := []string{only}
-	if only == "" {
-		var err error
-		if names, err = k.PFs(ctx); err != nil {
-			return nil, err
-		}
-	}
-	pfs := []pfStatus{}
-	for _, name := range names {
-		l, err := k.ByName(ctx, name)
-		if err != nil {
-			return nil, err
-		}
-		owned, err := hooks.VFs(ctx, k, o.records(), l)
-		if err != nil {
-			return nil, err
-		}
-		_, vfs, err := k.VFs(ctx, l)
-		if err != nil {
-			return nil, err
-		}
-		pf := pfStatus{Name: l.Name, Driver: k.Driver(l.Name), VFs: []vfStatus{}}
-		for _, u := range owned {
-			v := vfStatus{Number: u.Number, Device: u.Device, Driver: u.Driver, Netdev: u.Netdev, Used: u.Used}
-			if i := slices.IndexFunc(vfs, func(f link.VF) bool { return f.Number == u.Number }); i >= 0 {
-				v.Read = vfs[i].VFSettings
-			}
-			v.Owner, v.Wanted = u.Holder()
-			pf.VFs = append(pf.VFs, v)
-		}
-		pfs = append(pfs, pf)
-	}
-	return pfs, nil
-}
-
-func printPFs(w io.Writer, pfs []pfStatus) {
+func printPFs(w io.Writer, pfs []topology.PF) {
 	for _, pf := range pfs {
 		fmt.Fprintf(w, "%s", pf.Name)
 		if pf.Driver != "" {
@@ -147,7 +90,7 @@ func vfShowCommand(o *options) *cobra.Command {
 			if len(args) > 0 {
 				only = args[0]
 			}
-			pfs, err := o.physicalFunctions(ctx, k, only)
+			pfs, err := topology.PhysicalFunctions(ctx, k, o.records(), only)
 			if err != nil {
 				return err
 			}

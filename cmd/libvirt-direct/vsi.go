@@ -133,7 +133,7 @@ func (o *vsiOptions) list() *cobra.Command {
 				fmt.Fprintln(t, "UPLINK\tVSI\tSTATE\tMODE\tFILTERS")
 				for i := range all {
 					v := &all[i]
-					fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", v.Uplink, v.VSI.ID, stateText(v), v.Mode, filters(&v.VSI))
+					fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", v.Uplink, v.VSI.ID, v.StateText(), v.Mode, v.VSI.FilterText())
 				}
 				t.Flush()
 			})
@@ -141,37 +141,6 @@ func (o *vsiOptions) list() *cobra.Command {
 	})
 	c.Flags().StringVar(&uplink, "uplink", "", "only this uplink, an interface's `NAME`")
 	return c
-}
-
-// stateText is a VSI's, with the reason if there is one.
-func stateText(v *control.VSIStatus) string {
-	if v.Error == nil {
-		return v.State
-	}
-	return v.State + " (" + v.Error.Error() + ")"
-}
-
-func filters(v *control.VSI) string {
-	var all []string
-	for _, f := range v.Filters {
-		var words []string
-		if f.MAC != "" {
-			words = append(words, f.MAC)
-		}
-		if f.Group != nil {
-			words = append(words, fmt.Sprint("group ", *f.Group))
-		}
-		if f.VID == 0 {
-			words = append(words, "VLAN of the switch's choice")
-		} else {
-			words = append(words, fmt.Sprint("VLAN ", f.VID))
-		}
-		if f.PCP != nil {
-			words = append(words, fmt.Sprint("priority ", *f.PCP))
-		}
-		all = append(all, strings.Join(words, " "))
-	}
-	return strings.Join(all, ", ")
 }
 
 // oneVSI reads the operand of a command about one VSI.
@@ -205,7 +174,7 @@ func (o *vsiOptions) show() *cobra.Command {
 				for i := range found {
 					v := &found[i]
 					fmt.Fprintf(w, "VSI %s on %s\n  state    %s\n  mode     asked for %s, reached %s\n  manager  %s\n  type     %d, version %d\n  filters  %s\n",
-						v.VSI.ID, v.Uplink, stateText(v), v.Mode, cmp.Or(v.Have, "nothing"), v.VSI.Manager, v.VSI.TypeID, v.VSI.TypeVersion, filters(&v.VSI))
+						v.VSI.ID, v.Uplink, v.StateText(), v.Mode, cmp.Or(v.Have, "nothing"), v.VSI.Manager, v.VSI.TypeID, v.VSI.TypeVersion, v.VSI.FilterText())
 				}
 			})
 		},
@@ -260,7 +229,7 @@ func (o *vsiOptions) associate() *cobra.Command {
 			}
 			w := control.FromVDP(&got)
 			return o.print(c.OutOrStdout(), w, func(out io.Writer) {
-				fmt.Fprintf(out, "%s: %v granted, %s\n", w.ID, m, filters(&w))
+				fmt.Fprintf(out, "%s: %v granted, %s\n", w.ID, m, w.FilterText())
 			})
 		},
 	})
@@ -344,7 +313,7 @@ func (o *vsiOptions) events() *cobra.Command {
 func eventLine(e *control.Event) string {
 	words := []string{e.Time.Local().Format(time.TimeOnly), e.Uplink, e.Type}
 	if e.VSI != nil {
-		words = append(words, e.VSI.ID, e.Mode, filters(e.VSI))
+		words = append(words, e.VSI.ID, e.Mode, e.VSI.FilterText())
 	}
 	if e.Error != nil {
 		words = append(words, "("+e.Error.Error()+")")

@@ -276,77 +276,103 @@ func (d *Daemon) change(ctx context.Context, r *control.Request, m vdp.Mode) (vd
 	if err != nil {
 		return v, err
 	}
-	type end struct {
-		vsi vdp.VSI
-		err error
+	a, err := d.ask(ctx, r.Uplink, m, v)
+	if err != nil {
+		return v, err
 	}
-	result := make(chan end, 1)
-	var (
-		on *port
-		w  watcher = func(p *port, e *vdp.Event) bool {
-			if p != on || e.VSI.ID != v.ID {
-				return true
-			}
-			switch e.Type {
-			case vdp.EventEstablished:
-				if m == vdp.DeAssociate {
-					return true
-				}
-				result <- end{e.VSI, nil}
-			case vdp.EventFailed:
-				if m == vdp.DeAssociate {
-					return true
-				}
-				result <- end{v, e.Err}
-			case vdp.EventRemoved:
-				if _, again := p.st.VSI(v.ID); again {
-					return true // made way for what was asked for now
-				}
-				if m == vdp.DeAssociate {
-					result <- end{v, nil}
-				} else {
-					result <- end{v, vdp.ErrUnknownVSI}
-				}
-			default:
-				return true
-			}
-			return false
-		}
-	)
-	var accepted error
+	return d.await(ctx, a)
+}
+
+// An outcome is what came of a request: the VSI as the switch has granted it, or why not.
+// A VSI that was to go, and is gone, is neither.
+type outcome struct {
+	vsi vdp.VSI
+	err error
+}
+
+// asked is a request that a station has taken.
+type asked struct {
+	outcome chan outcome // has room for the only one that is sent
+	key     *watcher     // who sends it, among Daemon.watchers
+}
+
+// ask passes a request to the station of the port that it is for. An error is the station's,
+// which has not taken it then, or ctx's.
+func (d *Daemon) ask(ctx context.Context, uplink string, m vdp.Mode, v vdp.VSI) (asked, error) {
+	a := asked{outcome: make(chan outcome, 1), key: new(watcher)}
+	var refused error
 	d.do(ctx, func(now time.Time) {
-		if on = d.holder(r.Uplink, v.ID, m); on == nil {
-			accepted = vdp.ErrUnknownVSI
+		on := d.holder(uplink, v.ID, m)
+		if on == nil {
+			refused = vdp.ErrUnknownVSI
 			return
 		}
-		d.watchers[&w] = w // before the request: its answer may be immediate
+		d.watchers[a.key] = watchFor(v.ID, on, m, a.outcome) // before the request: its answer may be immediate
 		out, done, err := on.ask(now, m, v)
-		if accepted = err; err != nil || done {
-			delete(d.watchers, &w)
+		if refused = err; err != nil || done {
+			delete(d.watchers, a.key)
 		}
 		if done {
 			d.dirty = true
-			result <- end{v, nil}
+			a.outcome <- outcome{}
 		}
 		on.log.Info("control request", "vsi", v.ID, "mode", m, "err", err)
 		d.apply(now, on, out)
 	})
-	if ctx.Err() != nil {
-		return v, ctx.Err()
+	if ctx.Err() != nil { // the closure may run yet: refused must not be read
+		return a, ctx.Err()
 	}
-	if accepted != nil {
-		return v, accepted
+	return a, refused
+}
+
+// watchFor returns a watcher that waits for the end of a request for a mode of a VSI on a
+// port. It sends one outcome, which to must have room for, and watches no longer.
+func watchFor(id vdp.ID, on *port, m vdp.Mode, to chan<- outcome) watcher {
+	return func(p *port, e *vdp.Event) bool {
+		if p != on || e.VSI.ID != id {
+			return true
+		}
+		end, ended := outcomeOf(p, e, m)
+		if ended {
+			to <- end
+		}
+		return !ended
 	}
+}
+
+// outcomeOf says whether an event ends the request for a mode of its VSI, and how.
+func outcomeOf(p *port, e *vdp.Event, m vdp.Mode) (end outcome, ended bool) {
+	leaves := m == vdp.DeAssociate
+	switch e.Type {
+	case vdp.EventEstablished:
+		return outcome{vsi: e.VSI}, !leaves
+	case vdp.EventFailed:
+		return outcome{err: e.Err}, !leaves
+	case vdp.EventRemoved:
+		if _, again := p.st.VSI(e.VSI.ID); again {
+			return outcome{}, false // made way for what was asked for now
+		}
+		if leaves {
+			return outcome{}, true
+		}
+		return outcome{err: vdp.ErrUnknownVSI}, true
+	}
+	return outcome{}, false
+}
+
+// await waits for what comes of a request, for at most resultTimeout. The station goes on
+// with one that nobody awaits any more.
+func (d *Daemon) await(ctx context.Context, a asked) (vdp.VSI, error) {
 	timer := time.NewTimer(resultTimeout)
 	defer timer.Stop()
 	select {
-	case e := <-result:
-		return e.vsi, e.err
+	case end := <-a.outcome:
+		return end.vsi, end.err
 	case <-timer.C:
-		d.do(ctx, func(time.Time) { delete(d.watchers, &w) })
-		return v, control.ErrTimeout
+		d.do(ctx, func(time.Time) { delete(d.watchers, a.key) })
+		return vdp.VSI{}, control.ErrTimeout
 	case <-ctx.Done():
-		return v, ctx.Err()
+		return vdp.VSI{}, ctx.Err()
 	}
 }
 

@@ -270,3 +270,41 @@ func TestControlSocketOfAnother(t *testing.T) {
 	_, err = control.NewClient(stale).Status(t.Context())
 	require.ErrorIs(t, err, control.ErrNoDaemon)
 }
+
+// What ends a request, and what is another's event or one on the way.
+func TestWatchFor(t *testing.T) {
+	b := newBench(t, vdp.Edition2012)
+	b.d.apply(b.now, b.p, b.p.link(b.now, true))
+	other := newPort(Uplink{Name: "eth1"}, uplinkState{}, b.d.log)
+	v, held := testVSI(1), testVSI(2)
+	_, _, err := b.p.ask(b.now, vdp.Associate, held)
+	require.NoError(t, err)
+	for _, c := range []struct {
+		name  string
+		p     *port
+		e     vdp.Event
+		m     vdp.Mode
+		wants *outcome // nil: it goes on watching
+	}{
+		{"granted", b.p, vdp.Event{Type: vdp.EventEstablished, VSI: v}, vdp.Associate, &outcome{vsi: v}},
+		{"refused", b.p, vdp.Event{Type: vdp.EventFailed, VSI: v, Err: vdp.ErrNoLink}, vdp.PreAssociate, &outcome{err: vdp.ErrNoLink}},
+		{"removed instead", b.p, vdp.Event{Type: vdp.EventRemoved, VSI: v}, vdp.Associate, &outcome{err: vdp.ErrUnknownVSI}},
+		{"gone as wanted", b.p, vdp.Event{Type: vdp.EventRemoved, VSI: v}, vdp.DeAssociate, &outcome{}},
+		{"made way for the request", b.p, vdp.Event{Type: vdp.EventRemoved, VSI: held}, vdp.Associate, nil},
+		{"granted to the request before", b.p, vdp.Event{Type: vdp.EventEstablished, VSI: v}, vdp.DeAssociate, nil},
+		{"refused to the request before", b.p, vdp.Event{Type: vdp.EventFailed, VSI: v, Err: vdp.ErrNoLink}, vdp.DeAssociate, nil},
+		{"lost", b.p, vdp.Event{Type: vdp.EventLost, VSI: v}, vdp.Associate, nil},
+		{"another port", other, vdp.Event{Type: vdp.EventEstablished, VSI: v}, vdp.Associate, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ended := make(chan outcome, 1)
+			require.Equal(t, c.wants == nil, watchFor(c.e.VSI.ID, b.p, c.m, ended)(c.p, &c.e))
+			if c.wants == nil {
+				require.Empty(t, ended)
+				require.True(t, watchFor(vdp.ID{}, b.p, c.m, ended)(c.p, &c.e), "another VSI's event")
+				return
+			}
+			require.Equal(t, *c.wants, <-ended)
+		})
+	}
+}

@@ -1,4 +1,4 @@
-package main
+package checks
 
 import (
 	"bufio"
@@ -38,25 +38,26 @@ const stationPid = "/run/lldpad.pid"
 // eventPort checks the rtnetlink port of libvirt's event socket, which goes into each of
 // its 802.1Qbg requests. libvirt takes one from 1<<31 on for an error
 // (src/util/virnetdevvportprofile.c, virNetDevVPortProfileOpSetLink), and sends nothing.
-func (c *checker) eventPort(name string, pid int) {
+func eventPort(d daemon) []Finding {
 	if _, err := os.Stat(stationPid); err != nil {
-		return // nobody is there to be asked
+		return nil // nobody is there to be asked
 	}
-	f, err := os.Open(fmt.Sprintf("/proc/%d/net/netlink", pid)) // of its network namespace
+	f, err := os.Open(fmt.Sprintf("/proc/%d/net/netlink", d.pid)) // of its network namespace
 	if err != nil {
-		return // it has just ended, or this is not root
+		return nil // it has just ended, or this is not root
 	}
 	defer f.Close()
-	ports, err := routePorts(f, pid)
+	ports, err := routePorts(f, d.pid)
 	if err != nil {
-		c.say(levelNote, name, "its netlink sockets: %v", err)
-		return
+		return []Finding{finding(Note, d.name, "its netlink sockets: %v", err)}
 	}
 	if port, bad := badPort(ports); bad {
-		c.say(levelFault, name, "its event socket has the netlink port %d, which it takes for an error: no domain with 802.1Qbg starts, but hook-owned; systemctl restart %s, and if need be again some minutes later", port, name)
-	} else if len(ports) > 0 {
-		c.say(levelOK, name, "its event socket has a port with which it can ask for 802.1Qbg")
+		return []Finding{finding(Fault, d.name, "its event socket has the netlink port %d, which it takes for an error: no domain with 802.1Qbg starts, but hook-owned; systemctl restart %s, and if need be again some minutes later", port, d.name)}
 	}
+	if len(ports) > 0 {
+		return []Finding{finding(OK, d.name, "its event socket has a port with which it can ask for 802.1Qbg")}
+	}
+	return nil
 }
 
 // badPort returns the first port that is negative as libvirt's int.

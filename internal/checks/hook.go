@@ -1,0 +1,73 @@
+package checks
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"libvirt-direct/hooks"
+)
+
+// hookProgram checks that the hook is installed, once, and that libvirt runs it.
+func hookProgram(context.Context, *Env) []Finding { return hookIn(hooksDir, isHook) }
+
+// hookIn is hookProgram for libvirt's hooks in any folder, where hook tells which programs
+// are libvirt-direct's.
+func hookIn(dir string, hook func(path string) bool) (found []Finding) {
+	main := filepath.Join(dir, "qemu")
+	var installed []string
+	if hook(main) {
+		installed = append(installed, main)
+	}
+	entries, err := os.ReadDir(main + ".d")
+	if errors.Is(err, fs.ErrPermission) {
+		return []Finding{finding(Note, "hook", "not looked at: %s needs root", dir)}
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		found = append(found, finding(Fault, "hook", "%v; libvirt cannot start its hooks then", err))
+	}
+	for _, e := range entries {
+		path := filepath.Join(main+".d", e.Name())
+		switch {
+		case !hook(path):
+		case hooks.LeftOver(path):
+			found = append(found, finding(Note, "hook", "%s is a package manager's or an editor's copy; it does nothing, remove it", path))
+		default:
+			installed = append(installed, path)
+		}
+	}
+	_, err = os.Stat(main)
+	taken := err == nil && !hook(main)
+	switch {
+	case len(installed) == 0 && taken:
+		return append(found, finding(Fault, "hook", "%s is another program's, and ours is not in %s.d: install it as %s.d/50-libvirt-direct", main, main, main))
+	case len(installed) == 0:
+		return append(found, finding(Fault, "hook", "it is not installed: copy it to %s, mode 755", main))
+	case len(installed) > 1:
+		found = append(found, finding(Fault, "hook", "it is there more than once, libvirt would run each (%s): remove all but one", strings.Join(installed, ", ")))
+	}
+	for _, path := range installed {
+		found = append(found, hookFile(path))
+	}
+	if taken && executable(main) {
+		found = append(found, finding(Note, "hook", "%s is another program's: libvirt runs it before ours, and no guest starts when it fails", main))
+	}
+	return found
+}
+
+// hookFile checks the modes of the hook where it is installed.
+func hookFile(path string) Finding {
+	fi, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return finding(Fault, "hook", "%v", err)
+	case !executable(path):
+		return finding(Fault, "hook", "%s is not executable, so libvirt does not run it: chmod 755 %s", path, path)
+	case !rootOwned(fi):
+		return finding(Fault, "hook", "%s can be written by others than root (mode %04o): chown root:root, chmod 755", path, fi.Mode().Perm())
+	}
+	return finding(OK, "hook", "%s", path)
+}

@@ -1,0 +1,139 @@
+package checks
+
+import (
+	"context"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"libvirt-direct/hooks/step"
+	"libvirt-direct/internal/config"
+	"libvirt-direct/internal/link"
+	"libvirt-direct/lldpad"
+	"libvirt-direct/vdp"
+)
+
+// fakeKernel has what the checks of an uplink ask for.
+type fakeKernel struct {
+	step.Kernel // what is not asked
+	links       []link.Link
+	vlans       map[int][]link.PortVLAN
+	obstacles   []link.Obstacle
+}
+
+func (f *fakeKernel) ByIndex(_ context.Context, index int) (link.Link, error) {
+	for _, l := range f.links {
+		if l.Index == index {
+			return l, nil
+		}
+	}
+	return link.Link{}, link.ErrNotFound
+}
+
+func (f *fakeKernel) All(context.Context) ([]link.Link, error)             { return f.links, nil }
+func (f *fakeKernel) Elsewhere(context.Context) *link.Elsewhere            { return nil }
+func (f *fakeKernel) VFUses(context.Context, string) ([]link.VFUse, error) { return nil, nil }
+
+func (f *fakeKernel) PortVLANs(_ context.Context, index int) ([]link.PortVLAN, error) {
+	return f.vlans[index], nil
+}
+
+func (f *fakeKernel) Lower(context.Context, string, string, *link.Elsewhere) ([]link.Obstacle, error) {
+	return f.obstacles, nil
+}
+
+func TestMacvtap(t *testing.T) {
+	busy := link.Obstacle{Use: link.Use{Evidence: "ipvlan0 stands on it"}, Errno: unix.EBUSY, Advice: "use another"}
+	taken := link.Obstacle{Use: link.Use{Evidence: "it has an address"}}
+	k := &fakeKernel{links: []link.Link{{Index: 7, Kind: "openvswitch"}, {Index: 8, Kind: "bond"}}, obstacles: []link.Obstacle{busy, taken}}
+	text := "no macvtap can be made on eth0: ipvlan0 stands on it: use another"
+	for _, c := range []struct {
+		name   string
+		device link.Link
+		want   []Finding
+	}{
+		{"refused by the kernel", link.Link{Name: "eth0"}, []Finding{{Fault, "uplink u", text}}},
+		{"in a bond", link.Link{Name: "eth0", Master: 8}, []Finding{{Fault, "uplink u", text}}},
+		{"a port of Open vSwitch", link.Link{Name: "eth0", Master: 7}, []Finding{{Note, "uplink u", text}}},
+		{"a bridge's port, of which another check tells", link.Link{Name: "eth0", Port: &link.BridgePort{}}, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			require.Equal(t, c.want, macvtap(t.Context(), &Env{}, k, uplink{&config.Uplink{Name: "u"}, c.device}))
+		})
+	}
+	k.obstacles = nil
+	require.Empty(t, macvtap(t.Context(), &Env{}, k, uplink{&config.Uplink{Name: "u"}, link.Link{Name: "eth0"}}))
+}
+
+func TestBridgeVLANs(t *testing.T) {
+	vlans := &[]config.VLANRange{{First: 10, Last: 12}}
+	filtering := link.Link{Index: 3, Name: "br0", Bridge: &link.Bridge{VLANFiltering: true}}
+	links := []link.Link{filtering, {Index: 4, Name: "eth0", Master: 3}, {Index: 5, Name: "vnet0", Kind: "tun", Master: 3}, {Index: 6, Name: "eth1"}}
+	every := []link.PortVLAN{{ID: 10}, {ID: 11}, {ID: 12}}
+	for _, c := range []struct {
+		name   string
+		device link.Link
+		allows *[]config.VLANRange
+		vlans  map[int][]link.PortVLAN
+		want   []Finding
+	}{
+		{"no bridge", link.Link{Name: "eth0"}, vlans, nil, nil},
+		{"any VLAN is allowed", filtering, nil, nil, nil},
+		{"no filter", link.Link{Name: "br0", Bridge: &link.Bridge{}}, vlans, nil, []Finding{{Note, "bridge u", "br0 does not filter VLANs, so that no guest can have one of its vlans: ip link set br0 type bridge vlan_filtering 1"}}},
+		{"carried by its port", filtering, vlans, map[int][]link.PortVLAN{4: every}, []Finding{{OK, "bridge u", "br0 carries its VLANs beyond the guests' taps"}}},
+		{"by a guest's tap alone", filtering, vlans, map[int][]link.PortVLAN{4: every[1:2], 5: every, 6: every},
+			[]Finding{{Note, "bridge u", "no port of br0 but guests' taps carries VLANs 10,12: bridge vlan add dev UPLINK vid 10, and so on"}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			k := &fakeKernel{links: links, vlans: c.vlans}
+			require.Equal(t, c.want, bridgeVLANs(t.Context(), nil, k, uplink{&config.Uplink{Name: "u", VLANs: c.allows}, c.device}))
+		})
+	}
+}
+
+func TestBridgePort(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		port   *link.BridgePort
+		bridge link.Link
+		want   []Finding
+	}{
+		{"no port", nil, link.Link{}, nil},
+		{"of what is gone", &link.BridgePort{}, link.Link{}, []Finding{{Note, "bridge u", "eth0 is a port of a bridge that cannot be looked up"}}},
+		{"with a spanning tree, blocked", &link.BridgePort{State: 1}, link.Link{Index: 3, Name: "br0", Bridge: &link.Bridge{STP: true}}, []Finding{
+			{Note, "bridge u", "eth0 is a port of br0: the kernel makes no macvtap on it; give guests <interface type='bridge'>, or take it out: ip link set eth0 nomaster"},
+			{Note, "bridge u", "br0 runs a spanning tree: it sends BPDUs out of eth0"},
+			{Note, "bridge u", "the spanning tree of br0 lets nothing through eth0 now (state 1)"},
+			{OK, "bridge u", "LLDP (01:80:C2:00:00:0E) of guests in br0 ends there"},
+		}},
+		{"with one that forwards", &link.BridgePort{State: forwarding}, link.Link{Index: 3, Name: "br0", Bridge: &link.Bridge{STP: true, GroupFwdMask: lldpBit}}, []Finding{
+			{Note, "bridge u", "eth0 is a port of br0"},
+			{Note, "bridge u", "br0 runs a spanning tree"},
+			{Note, "bridge u", "group_fwd_mask of br0 passes LLDP (01:80:C2:00:00:0E) on to guests: lldpad does not hear it on eth0"},
+		}},
+		{"without", &link.BridgePort{State: forwarding}, link.Link{Index: 3, Name: "br0", Bridge: &link.Bridge{}}, []Finding{
+			{Note, "bridge u", "eth0 is a port of br0"},
+			{Note, "bridge u", "br0 runs no spanning tree and so passes frames to 01:80:C2:00:00:00 on: lldpad hears neither EVB nor VDP on eth0, guests' BPDUs reach the switch; use vdpd, or: ip link set br0 type bridge stp_state 1"},
+			{OK, "bridge u", "LLDP (01:80:C2:00:00:0E) of guests in br0 ends there, as IEEE 802.1Q wants it; where a guest is to speak with the switch: ip link set br0 type bridge group_fwd_mask 0x4000"},
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			k := &fakeKernel{links: []link.Link{c.bridge}}
+			device := link.Link{Name: "eth0", Master: 3, Port: c.port}
+			requireFindings(t, c.want, bridgePort(t.Context(), nil, k, uplink{&config.Uplink{Name: "u"}, device}))
+		})
+	}
+}
+
+func TestLLDPAD(t *testing.T) {
+	require.Empty(t, ofLLDPAD("a", "eth0", lldpad.Report{Err: lldpad.ErrNoDaemon}))
+	require.Equal(t, []Finding{{OK, "a", "lldpad and the switch have agreed on eth0, edition 2012"}}, ofLLDPAD("a", "eth0", lldpad.Report{Edition: vdp.Edition2012}))
+	require.Equal(t, []Finding{{Note, "a", lldpad.ErrNoLink.Error()}}, ofLLDPAD("a", "eth0", lldpad.Report{Err: lldpad.ErrNoLink}))
+	require.Equal(t, []Finding{
+		{Note, "a", lldpad.ErrNeedsReload.Error()},
+		{Note, "a", "what follows mends it; reloading lldpad drops all VSIs that it holds"},
+		{Note, "a", "to mend it: one"},
+		{Note, "a", "to mend it: two"},
+	}, ofLLDPAD("a", "eth0", lldpad.Report{Err: lldpad.ErrNeedsReload, Fix: []string{"one", "two"}}))
+}

@@ -1,0 +1,43 @@
+package control
+
+import (
+	"fmt"
+	"strings"
+)
+
+// String says what a filter lets pass, for a person: "52:54:00:01:02:03 VLAN 100".
+func (f Filter) String() string {
+	var parts []string
+	if f.MAC != "" {
+		parts = append(parts, f.MAC)
+	}
+	if f.Group != nil {
+		parts = append(parts, fmt.Sprint("group ", *f.Group))
+	}
+	if f.VID == 0 {
+		parts = append(parts, "VLAN of the switch's choice")
+	} else {
+		parts = append(parts, fmt.Sprint("VLAN ", f.VID))
+	}
+	if f.PCP != nil {
+		parts = append(parts, fmt.Sprint("priority ", *f.PCP))
+	}
+	return strings.Join(parts, " ")
+}
+
+// FilterText lists the VSI's filters, for a person.
+func (v *VSI) FilterText() string {
+	var all []string
+	for _, f := range v.Filters {
+		all = append(all, f.String())
+	}
+	return strings.Join(all, ", ")
+}
+
+// StateText is the VSI's state, for a person, with the reason if there is one.
+func (v *VSIStatus) StateText() string {
+	if v.Error == nil {
+		return v.State
+	}
+	return v.State + " (" + v.Error.Error() + ")"
+}
