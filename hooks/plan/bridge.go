@@ -35,8 +35,11 @@ func portWordsFit(n *xmlfilter.NIC, s Settings) error {
 	return nil
 }
 
-// prepareBridge checks a NIC in a bridge; handled is false for others.
-func (p *planner) prepareBridge(n *xmlfilter.NIC, s Settings) (handled bool, err error) {
+// bridgePort is a NIC whose tap is, or can turn out to be, a port of a Linux bridge.
+type bridgePort struct{ *planner }
+
+// prepare checks a NIC in a bridge; handled is false for others.
+func (p bridgePort) prepare(n *xmlfilter.NIC, s Settings) (handled bool, err error) {
 	if !onBridge(n) {
 		return false, nil
 	}
@@ -49,12 +52,12 @@ func (p *planner) prepareBridge(n *xmlfilter.NIC, s Settings) (handled bool, err
 	if s.VF.Set() {
 		return true, step.Hint(step.ErrUnsuitable, "qos, proto, trust and the like are for virtual functions, and this is a port of %s", n.Source.Bridge)
 	}
-	_, err = p.bridgePort(n, s)
+	_, err = p.port(n, s)
 	return true, err
 }
 
-// bridgePort returns what is to be set on a NIC's tap; nil for nothing.
-func (p *planner) bridgePort(n *xmlfilter.NIC, s Settings) (*step.BridgePort, error) {
+// port returns what is to be set on a NIC's tap; nil for nothing.
+func (p bridgePort) port(n *xmlfilter.NIC, s Settings) (*step.BridgePort, error) {
 	vlans, err := portVLANs(s)
 	if err != nil || !s.Port.Set() && s.VLAN == 0 && s.Uplink == nil {
 		return nil, err
@@ -124,14 +127,14 @@ func portVLANs(s Settings) ([]link.PortVLAN, error) {
 	return vlans, nil
 }
 
-// startBridge plans what is set on a tap that libvirt has put into a bridge by now;
+// start plans what is set on a tap that libvirt has put into a bridge by now;
 // handled is false for NICs that are none.
-func (p *planner) startBridge(n *xmlfilter.NIC, s Settings) (handled bool, err error) {
+func (p bridgePort) start(n *xmlfilter.NIC, s Settings) (handled bool, err error) {
 	if onBridge(n) {
 		if s.VF.Set() {
 			return true, step.Hint(step.ErrUnsuitable, "qos, proto, trust and the like are for virtual functions, and libvirt has put it into bridge %s", n.Source.Bridge)
 		}
-		b, err := p.bridgePort(n, s)
+		b, err := p.port(n, s)
 		if err != nil || b == nil {
 			return true, err
 		}
@@ -145,9 +148,9 @@ func (p *planner) startBridge(n *xmlfilter.NIC, s Settings) (handled bool, err e
 	return false, nil
 }
 
-// bridge returns what is to be changed in a NIC that is a tap in a Linux bridge; handled
+// convert returns what is to be changed in a NIC that is a tap in a Linux bridge; handled
 // is false for others. libvirt 9.0 refuses <vlan> there: the words have it then.
-func (r *rewriter) bridge(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, handled bool, err error) {
+func (p bridgePort) convert(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, handled bool, err error) {
 	if !onBridge(n) {
 		return c, false, nil
 	}
@@ -162,7 +165,7 @@ func (r *rewriter) bridge(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, han
 	}
 	here := *n
 	if n.Type == "bridge" && s.Uplink != nil {
-		dev, err := r.uplink(s.Uplink)
+		dev, err := p.uplink(s.Uplink)
 		if err != nil {
 			return c, true, err
 		}
@@ -170,7 +173,7 @@ func (r *rewriter) bridge(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, han
 			c.SourceBridge, here.Source.Bridge = dev.Name, dev.Name
 		}
 	}
-	_, err = r.prepareBridge(&here, s)
+	_, err = p.prepare(&here, s)
 	return c, true, err
 }
 

@@ -33,8 +33,11 @@ func WasOnOVS(n *xmlfilter.NIC) *xmlfilter.NIC {
 	return n.Words.Was
 }
 
-// prepareOVS plans what is done before libvirt makes the port, or in its place.
-func (p *planner) prepareOVS(n *xmlfilter.NIC, s Settings) (handled bool, err error) {
+// ovsPort is a NIC on Open vSwitch.
+type ovsPort struct{ *planner }
+
+// prepare plans what is done before libvirt makes the port, or in its place.
+func (p ovsPort) prepare(n *xmlfilter.NIC, s Settings) (handled bool, err error) {
 	was := WasOnOVS(n)
 	switch {
 	case n.Type == "network" && s.OVS != nil && s.Own:
@@ -42,10 +45,10 @@ func (p *planner) prepareOVS(n *xmlfilter.NIC, s Settings) (handled bool, err er
 	case onOVS(n) && s.Own:
 		return true, p.notRewritten("it asks to be hook-owned")
 	case onOVS(n):
-		_, err := p.ovsPort(n, s)
+		_, err := p.port(n, s)
 		return true, err
 	case n.Type == "ethernet" && s.Own && was != nil:
-		return true, p.hookOwnedOVS(n, was, s)
+		return true, p.hookOwned(n, was, s)
 	case s.saysOVS() && n.Type != "network":
 		return true, notOVS(n)
 	}
@@ -59,8 +62,8 @@ func notOVS(n *xmlfilter.NIC) error {
 	return step.Hint(step.ErrUnsuitable, "ifaceid and [profile.NAME.ovs] are for ports of Open vSwitch, and type='%s' is here without <virtualport type='openvswitch'>", n.Type)
 }
 
-// startOVS plans what is set on the port that libvirt has made.
-func (p *planner) startOVS(n *xmlfilter.NIC, s Settings) (handled bool, err error) {
+// start plans what is set on the port that libvirt has made.
+func (p ovsPort) start(n *xmlfilter.NIC, s Settings) (handled bool, err error) {
 	if n.Type == "ethernet" {
 		return WasOnOVS(n) != nil, nil
 	}
@@ -73,7 +76,7 @@ func (p *planner) startOVS(n *xmlfilter.NIC, s Settings) (handled bool, err erro
 	if !config.ValidIfname(n.Target) {
 		return true, step.Hint(step.ErrWrongDevice, "libvirt has named no device for it: %q", n.Target)
 	}
-	port, err := p.ovsPort(n, s)
+	port, err := p.port(n, s)
 	if err != nil || n.Words == nil { // a plain guest's is libvirt's alone
 		return true, err
 	}
@@ -88,9 +91,9 @@ func (p *planner) startOVS(n *xmlfilter.NIC, s Settings) (handled bool, err erro
 	return true, nil
 }
 
-// hookOwnedOVS plans the tap and the port of a NIC that is <interface type='ethernet'>
+// hookOwned plans the tap and the port of a NIC that is <interface type='ethernet'>
 // for libvirt. was is the NIC before that.
-func (p *planner) hookOwnedOVS(n, was *xmlfilter.NIC, s Settings) error {
+func (p ovsPort) hookOwned(n, was *xmlfilter.NIC, s Settings) error {
 	switch {
 	case n.MAC == "":
 		return step.Hint(step.ErrUnsuitable, "it has no <mac address=>")
@@ -105,7 +108,7 @@ func (p *planner) hookOwnedOVS(n, was *xmlfilter.NIC, s Settings) error {
 		}
 		in.Source.Bridge = dev.Name
 	}
-	port, err := p.ovsPort(&in, s)
+	port, err := p.port(&in, s)
 	if err != nil {
 		return err
 	}
@@ -126,13 +129,13 @@ func (p *planner) hookOwnedOVS(n, was *xmlfilter.NIC, s Settings) error {
 	return nil
 }
 
-// ovsPort is the port of a NIC, but for its name. in is the <interface> with the
+// port is the port of a NIC, but for its name. in is the <interface> with the
 // bridge, the VLANs and the virtualport. It refuses VLANs that the host forbids.
-func (p *planner) ovsPort(in *xmlfilter.NIC, s Settings) (ovs.Port, error) {
+func (p ovsPort) port(in *xmlfilter.NIC, s Settings) (ovs.Port, error) {
 	if o := s.OVS; o != nil && in.Bandwidth && (o.IngressRate > 0 || o.MinRate > 0 || o.MaxRate > 0) {
 		return ovs.Port{}, step.Hint(step.ErrUnsuitable, "it has <bandwidth>, which is libvirt's, and its profile says rates; leave one out")
 	}
-	u, err := p.ovsUplink(in.Source.Bridge, s.Uplink)
+	u, err := p.bridgeUplink(in.Source.Bridge, s.Uplink)
 	if err != nil {
 		return ovs.Port{}, err
 	}
@@ -202,9 +205,9 @@ func ovsVLAN(x *xmlfilter.VLAN, tag int, w xmlfilter.PortWords, tunnel bool) (*o
 	return v, nil
 }
 
-// ovsUplink returns the uplink whose device a bridge is, nil if there is none. said is
+// bridgeUplink returns the uplink whose device a bridge is, nil if there is none. said is
 // the one that the NIC's words name.
-func (p *planner) ovsUplink(bridge string, said *config.Uplink) (*config.Uplink, error) {
+func (p ovsPort) bridgeUplink(bridge string, said *config.Uplink) (*config.Uplink, error) {
 	if said == nil {
 		return p.host.uplinkOf(p.cfg, bridge), nil
 	}
@@ -242,9 +245,9 @@ func allowOVS(u *config.Uplink, v *ovs.VLAN) error {
 	return nil
 }
 
-// ovs says how a NIC's XML is to become one that the hook can own, and maps its bridge
+// convert says how a NIC's XML is to become one that the hook can own, and maps its bridge
 // by uplink.
-func (r *rewriter) ovs(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, handled bool, err error) {
+func (p ovsPort) convert(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, handled bool, err error) {
 	if n.Type == "ethernet" && s.Own && WasOnOVS(n) != nil {
 		return c, true, nil // its words name the uplink, or its bridge has one name everywhere
 	}
@@ -253,11 +256,11 @@ func (r *rewriter) ovs(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, handle
 	}
 	u := s.Uplink
 	if u == nil {
-		u = r.cfg.UplinkCalled(n.Source.Bridge)
+		u = p.cfg.UplinkCalled(n.Source.Bridge)
 	}
 	words := map[string]string{}
 	if u != nil {
-		dev, err := r.uplink(u)
+		dev, err := p.uplink(u)
 		if err != nil {
 			return c, true, err
 		}
@@ -273,7 +276,7 @@ func (r *rewriter) ovs(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, handle
 			return c, true, step.Hint(step.ErrUnsuitable, "it has no <mac address=>; define the domain first, libvirt gives it one")
 		}
 		words[xmlfilter.WordOwn] = xmlfilter.OwnHook
-		c.SourceBridge, c.Ethernet = "", targetName(r.domain, n)
+		c.SourceBridge, c.Ethernet = "", targetName(p.domain, n)
 		c.Keep = true // the bridge, VLANs and interface ID are read from what is kept
 	}
 	c.Words = newWords(n, words)

@@ -31,20 +31,55 @@ func For(op step.Op, d *xmlfilter.Domain, cfg *config.Config, host Snapshot) ([]
 		if !InScope(n) {
 			continue
 		}
-		var err error
-		switch op {
-		case step.Prepare, step.Reconnect:
-			if err = n.Err(); err == nil {
-				err = p.prepare(n)
-			}
-		case step.Start:
-			err = p.start(n)
-		}
-		if err != nil {
+		if err := p.nic(n); err != nil {
 			return nil, &NICError{Domain: d.Name, NIC: n.String(), Err: err}
 		}
 	}
 	return append(p.steps, p.last...), nil
+}
+
+func (p *planner) nic(n *xmlfilter.NIC) error {
+	plan := p.prepare
+	switch p.op {
+	case step.Prepare, step.Reconnect:
+		if err := n.Err(); err != nil {
+			return err
+		}
+	case step.Start:
+		plan = p.start
+	default:
+		return nil
+	}
+	s, err := p.settings(n)
+	if err != nil {
+		return err
+	}
+	return plan(n, s)
+}
+
+// settings are a NIC's, if they fit it.
+func (p *planner) settings(n *xmlfilter.NIC) (Settings, error) {
+	s, err := SettingsOf(p.cfg, p.host, n)
+	if err != nil {
+		return s, err
+	}
+	return s, portWordsFit(n, s)
+}
+
+// An attachment is one way in which a NIC is attached to the host's network. handled is
+// false for a NIC that is attached otherwise.
+type attachment interface {
+	// prepare plans what is done before libvirt makes the NIC's device, or in its place.
+	prepare(n *xmlfilter.NIC, s Settings) (handled bool, err error)
+	// start plans what is set on the device that libvirt has made.
+	start(n *xmlfilter.NIC, s Settings) (handled bool, err error)
+	// convert says how the NIC's XML is to become one that libvirt takes on this host.
+	convert(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, handled bool, err error)
+}
+
+// attachments are asked in order.
+func (p *planner) attachments() []attachment {
+	return []attachment{ovsPort{p}, bridgePort{p}, function{p}, macvtap{p}}
 }
 
 type planner struct {
@@ -55,6 +90,7 @@ type planner struct {
 	steps  []step.Step
 	last   []step.Step           // behind those of all NICs
 	taken  map[link.VFPlace]bool // VFs that another NIC of the domain gets
+	keep   bool                  // what is converted is kept in the metadata
 }
 
 // add appends a step once: two NICs of a domain can stand on one VLAN.
@@ -84,113 +120,8 @@ func NICID(d *xmlfilter.Domain, n *xmlfilter.NIC) string {
 	return fmt.Sprintf("%s #%d", n.MAC, n.Index)
 }
 
-func (p *planner) prepare(n *xmlfilter.NIC) error {
-	s, err := SettingsOf(p.cfg, p.host, n)
-	if err != nil {
-		return err
-	}
-	if err := portWordsFit(n, s); err != nil {
-		return err
-	}
-	if handled, err := p.prepareOVS(n, s); handled || err != nil {
-		return err
-	}
-	if handled, err := p.prepareBridge(n, s); handled || err != nil {
-		return err
-	}
-	if handled, err := p.prepareVF(n, s); handled || err != nil {
-		return err
-	}
-	switch {
-	case n.Type == "direct" && n.Source.Network != "":
-		return nil // libvirt's own network chose the device
-	case n.Type == "direct" && s.Own:
-		return p.notRewritten("it asks to be hook-owned")
-	case n.Type == "direct":
-		err := p.assisted(n, s)
-		if err == nil {
-			err = p.obstacle(n)
-		}
-		if err != nil || !isQbg(n.VirtualPort) {
-			return err
-		}
-		return p.assistedQbg(n)
-	case n.Type == "ethernet" && s.Own:
-		if err := p.obstacle(n); err != nil {
-			return err
-		}
-		_, err := p.hookOwned(n, s)
-		return err
-	}
-	return step.Hint(step.ErrUnsuitable, "our words in <metadata> are for type='direct', this is type='%s'; remove its <nic>", n.Type)
-}
-
-// obstacle refuses a macvtap that the kernel would refuse, with a bare EBUSY. That of a
-// plain guest is libvirt's to try.
-func (p *planner) obstacle(n *xmlfilter.NIC) error {
-	if p.op == step.Reconnect || n.Words == nil {
-		return nil
-	}
-	for _, o := range p.host.Obstacles[p.id(n)] {
-		if o.Errno != 0 {
-			return step.Hint(step.ErrNotFree, "no macvtap can be made there: %s", o)
-		}
-	}
-	return nil
-}
-
 func (p *planner) notRewritten(why string) error {
 	return step.Hint(ErrNotRewritten, "%s; run: libvirt-direct rewrite --domain %s", why, shellWord(p.domain.Name))
-}
-
-// assisted plans what libvirt needs before it can make the macvtap itself.
-func (p *planner) assisted(n *xmlfilter.NIC, s Settings) error {
-	source, there := p.host.Devices[n.Source.Dev]
-	if !there && n.VLAN != nil && n.Source.Mode == "passthrough" && p.cfg.UplinkCalled(n.Source.Dev) == nil {
-		return noDevice(n.Source.Dev)
-	}
-	if u := p.cfg.UplinkCalled(n.Source.Dev); u != nil && n.Source.Mode == "passthrough" && p.host.Free[u.Name] != nil &&
-		!(there && source.Name == n.Source.Dev && u.Name != n.Source.Dev) {
-		// As an altname it would give the guest the whole card, the host's own address with it.
-		return p.notRewritten(fmt.Sprintf("%q is to be a virtual function of uplink %q", n.Source.Dev, u.Name))
-	}
-	if n.VLAN != nil && !(there && source.VF && n.Source.Mode == "passthrough") {
-		return p.notRewritten("libvirt refuses <vlan> in this mode")
-	}
-	if s.Mode != "" && s.Mode != cmp.Or(n.Source.Mode, "vepa") {
-		return p.notRewritten(fmt.Sprintf("it asks for mode %s and its <source> says %s", s.Mode, cmp.Or(n.Source.Mode, "vepa")))
-	}
-	if !config.ValidIfname(n.Source.Dev) {
-		return step.Hint(ErrNoDevice, "%q is no device name", n.Source.Dev)
-	}
-	parent, vid, isVLAN := SplitVLAN(n.Source.Dev)
-	if s.VLAN != 0 {
-		return p.assistedVLAN(n, s, parent)
-	}
-	if there {
-		if err := p.onUplink(n.Source.Dev, source, s.Uplink); err != nil {
-			return err
-		}
-		// Possibly ours: held, so that no other guest's end removes it.
-		if dev, ok := p.find(parent); ok && source.Kind == "vlan" && dev.Index == source.Parent {
-			if err := p.vlan(n, source.Name, dev, source.VLANID); err != nil {
-				return err
-			}
-		}
-		if source.Name != n.Source.Dev {
-			p.add(step.Step{NIC: p.id(n), Kind: &step.AltName{Device: source.Name, Name: n.Source.Dev}})
-		}
-		return nil
-	}
-	if u := p.cfg.UplinkCalled(n.Source.Dev); u != nil {
-		return p.altName(n, u)
-	}
-	if isVLAN {
-		if u := p.cfg.UplinkCalled(parent); u != nil || p.host.Devices[parent].Index != 0 {
-			return p.namedVLAN(n, parent, vid, u)
-		}
-	}
-	return noDevice(n.Source.Dev)
 }
 
 // find returns a device by its name, or by what an uplink is called.
@@ -209,20 +140,6 @@ func noDevice(name string) error {
 	return step.Hint(ErrNoDevice, "%q; say what it is here: [uplink.NAME] device = \"…\", also = [%q] in %s", name, name, config.Path)
 }
 
-// altName lets libvirt find an uplink's device by the name that the domain uses.
-func (p *planner) altName(n *xmlfilter.NIC, u *config.Uplink) error {
-	dev, err := p.uplink(u)
-	if err != nil {
-		return err
-	}
-	if dev.VF {
-		// libvirt tells a VF by its name in sysfs, where altnames do not exist.
-		return p.notRewritten(fmt.Sprintf("%q is the VF %s here", n.Source.Dev, dev.Name))
-	}
-	p.add(step.Step{NIC: p.id(n), Kind: &step.AltName{Device: dev.Name, Name: n.Source.Dev}})
-	return nil
-}
-
 // uplink returns an uplink's device.
 func (p *planner) uplink(u *config.Uplink) (Device, error) {
 	dev, ok := p.host.Uplinks[u.Name]
@@ -230,43 +147,6 @@ func (p *planner) uplink(u *config.Uplink) (Device, error) {
 		return Device{}, fmt.Errorf("%w: uplink %q: %w; mend [uplink.%s] in %s", ErrNoDevice, u.Name, p.host.Missing[u.Name], u.Name, config.Path)
 	}
 	return dev, nil
-}
-
-// namedVLAN plans the sub-interface that <source dev='PARENT.VID'> names without its
-// being there. An uplink's name as parent makes it the device's own sub-interface,
-// called so as well: the kernel takes a parent's VLAN only once.
-func (p *planner) namedVLAN(n *xmlfilter.NIC, parent string, vid int, u *config.Uplink) error {
-	if dev, ok := p.host.Devices[parent]; ok && dev.Name == parent {
-		return p.vlan(n, n.Source.Dev, dev, vid)
-	}
-	dev := p.host.Devices[parent]
-	if u != nil {
-		var err error
-		if dev, err = p.uplink(u); err != nil {
-			return err
-		}
-	}
-	name := vlanName(dev.Name, vid)
-	if err := p.vlan(n, name, dev, vid); err != nil {
-		return err
-	}
-	p.add(step.Step{NIC: p.id(n), Kind: &step.AltName{Device: name, Name: n.Source.Dev}})
-	return nil
-}
-
-// assistedVLAN plans for a NIC whose words name the VLAN; <source dev=> then is just
-// what its sub-interface is called.
-func (p *planner) assistedVLAN(n *xmlfilter.NIC, s Settings, parentByName string) error {
-	dev, err := p.parent(s, cmp.Or(parentByName, n.Source.Dev))
-	if err != nil {
-		return err
-	}
-	if source, there := p.host.Devices[n.Source.Dev]; there && source.Index == dev.Index {
-		return p.notRewritten(fmt.Sprintf("it asks for VLAN %d and its <source> is %s itself", s.VLAN, dev.Name))
-	} else if there && (source.Kind != "vlan" || source.VLANID != s.VLAN || source.Parent != dev.Index) {
-		return step.Hint(step.ErrWrongDevice, "%s is not VLAN %d of %s", n.Source.Dev, s.VLAN, dev.Name)
-	}
-	return p.vlan(n, n.Source.Dev, dev, s.VLAN)
 }
 
 // parent returns the device that a NIC's uplink or device word means.
@@ -318,61 +198,28 @@ func (p *planner) onUplink(name string, dev Device, u *config.Uplink) error {
 	return nil
 }
 
-// hookOwned plans the macvtap of a NIC that is <interface type='ethernet'> for
-// libvirt, on a lower device that it returns.
-func (p *planner) hookOwned(n *xmlfilter.NIC, s Settings) (lower string, err error) {
-	switch {
-	case n.MAC == "":
-		return "", step.Hint(step.ErrUnsuitable, "it has no <mac address=>")
-	case !config.ValidIfname(n.Target) || n.Managed != "no":
-		return "", p.notRewritten("it has no <target dev= managed='no'>")
-	}
-	dev, err := p.parent(s, "")
-	if err != nil {
-		return "", err
-	}
-	lower = dev.Name
-	if s.VLAN != 0 {
-		lower = vlanName(dev.Name, s.VLAN)
-		if err := p.vlan(n, lower, dev, s.VLAN); err != nil {
-			return "", err
-		}
-	}
-	p.add(step.Step{NIC: p.id(n), Kind: &step.Macvtap{
-		Name: n.Target, Lower: lower, Mode: cmp.Or(s.Mode, "vepa"), MAC: n.MAC,
-		MTU: n.MTU, Queues: n.Queues, AllMulti: s.AllMulti,
-	}})
-	if n.Words == nil || n.Words.Was == nil || !isQbg(n.Words.Was.VirtualPort) {
-		return lower, nil
-	}
-	v, err := vsiOf(n.Words.Was.VirtualPort, n.MAC, dev.Name, s.VLAN)
-	if err != nil {
-		return "", err
-	}
-	p.add(step.Step{NIC: p.id(n), Kind: v})
-	return lower, nil
-}
-
 // start plans what is to be set on the devices that libvirt has made by then.
-func (p *planner) start(n *xmlfilter.NIC) error {
-	s, err := SettingsOf(p.cfg, p.host, n)
-	if err != nil {
-		return err
-	}
-	if err := portWordsFit(n, s); err != nil {
-		return err
-	}
+func (p *planner) start(n *xmlfilter.NIC, s Settings) error {
 	if n.Type == "ethernet" && s.Own && config.ValidIfname(n.Target) {
 		p.last = append(p.last, step.Step{NIC: p.id(n), Kind: &step.LinkUp{Device: n.Target}})
 	}
-	if handled, err := p.startOVS(n, s); handled || err != nil {
-		return err
+	for _, a := range p.attachments() {
+		if handled, err := a.start(n, s); handled || err != nil {
+			return err
+		}
 	}
-	if n.Type == "direct" && s.AllMulti && config.ValidIfname(n.Target) {
-		p.add(step.Step{NIC: p.id(n), Kind: &step.AllMulti{Device: n.Target}})
+	return nil
+}
+
+func (p *planner) prepare(n *xmlfilter.NIC, s Settings) error {
+	for _, a := range p.attachments() {
+		if handled, err := a.prepare(n, s); handled || err != nil {
+			return err
+		}
 	}
-	if handled, err := p.startBridge(n, s); handled || err != nil {
-		return err
-	}
-	return p.startVF(n, s)
+	return unsuited(n)
+}
+
+func unsuited(n *xmlfilter.NIC) error {
+	return step.Hint(step.ErrUnsuitable, "our words in <metadata> are for type='direct', this is type='%s'; remove its <nic>", n.Type)
 }

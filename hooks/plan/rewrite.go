@@ -1,8 +1,6 @@
 package plan
 
 import (
-	"cmp"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -24,14 +22,15 @@ func Rewrite(d *xmlfilter.Domain, cfg *config.Config, host Snapshot, keep bool) 
 
 // Remap is Rewrite with what is to be reserved for the start that follows.
 func Remap(d *xmlfilter.Domain, cfg *config.Config, host Snapshot, keep bool) ([]xmlfilter.Change, []step.Step, error) {
-	r := rewriter{planner: newPlanner(step.Migrate, d, cfg, host), keep: keep}
+	p := newPlanner(step.Migrate, d, cfg, host)
+	p.keep = keep
 	var changes []xmlfilter.Change
 	for i := range d.NICs {
 		n := &d.NICs[i]
 		if !InScope(n) {
 			continue
 		}
-		c, err := r.nic(n)
+		c, err := p.convert(n)
 		if err != nil {
 			return nil, nil, &NICError{Domain: d.Name, NIC: n.String(), Err: err}
 		}
@@ -40,214 +39,23 @@ func Remap(d *xmlfilter.Domain, cfg *config.Config, host Snapshot, keep bool) ([
 			changes = append(changes, c)
 		}
 	}
-	return changes, r.steps, nil
+	return changes, p.steps, nil
 }
 
-type rewriter struct {
-	planner
-	keep bool
-}
-
-func (r *rewriter) nic(n *xmlfilter.NIC) (xmlfilter.Change, error) {
-	none := xmlfilter.Change{}
+func (p *planner) convert(n *xmlfilter.NIC) (xmlfilter.Change, error) {
 	if err := n.Err(); err != nil {
-		return none, err
+		return xmlfilter.Change{}, err
 	}
-	s, err := SettingsOf(r.cfg, r.host, n)
+	s, err := p.settings(n)
 	if err != nil {
-		return none, err
+		return xmlfilter.Change{}, err
 	}
-	if err := portWordsFit(n, s); err != nil {
-		return none, err
-	}
-	if c, handled, err := r.ovs(n, s); handled {
-		return c, err
-	}
-	if c, handled, err := r.bridge(n, s); handled {
-		return c, err
-	}
-	if c, handled, err := r.vf(n, s); handled {
-		return c, err
-	}
-	switch {
-	case n.Type == "direct" && n.Source.Network != "":
-		return none, nil
-	case n.Type == "direct" && s.Own:
-		return r.toHookOwned(n, s)
-	case n.Type == "direct":
-		return r.assisted(n, s)
-	case n.Type == "ethernet" && s.Own:
-		return r.hookOwned(n, s)
-	}
-	return none, step.Hint(step.ErrUnsuitable, "our words in <metadata> are for type='direct', this is type='%s'; remove its <nic>", n.Type)
-}
-
-// place is where a NIC stands: on a device of this host, or on a VLAN of it.
-type place struct {
-	dev    Device
-	uplink *config.Uplink // nil where none is concerned
-	vid    int            // 0: on the device itself
-}
-
-// locate finds out where a NIC stands from its words and its <source dev=>, which
-// may be this host's name, an uplink's, or another host's.
-func (r *rewriter) locate(n *xmlfilter.NIC, s Settings) (place, error) {
-	pl := place{vid: s.VLAN, uplink: s.Uplink}
-	source := n.Source.Dev
-	if n.VLAN != nil {
-		switch {
-		case len(n.VLAN.Tags) != 1 || n.VLAN.Trunk:
-			return pl, step.Hint(step.ErrUnsuitable, "<vlan> has %d tags; a macvtap stands on one VLAN", len(n.VLAN.Tags))
-		case n.VLAN.Tags[0] == 0 || n.VLAN.Tags[0] > 4094:
-			return pl, step.Hint(step.ErrUnsuitable, "<vlan> tag %d; VLANs are 1 to 4094", n.VLAN.Tags[0])
-		case pl.vid != 0 && pl.vid != n.VLAN.Tags[0]:
-			return pl, step.Hint(step.ErrUnsuitable, "<vlan> says %d and its words say %d", n.VLAN.Tags[0], pl.vid)
-		}
-		pl.vid = n.VLAN.Tags[0]
-	}
-	name := cmp.Or(s.Dev, source)
-	if parent, vid, ok := SplitVLAN(name); ok && r.cfg.UplinkCalled(name) == nil {
-		whole, there := r.host.Devices[name]
-		isVLAN := !there || whole.Kind == "vlan"
-		if isVLAN && (pl.vid == 0 || pl.vid == vid) {
-			name, pl.vid = parent, vid
-		}
-	}
-	if pl.uplink == nil {
-		pl.uplink = r.cfg.UplinkCalled(name)
-	}
-	var err error
-	if pl.uplink != nil {
-		pl.dev, err = r.uplink(pl.uplink)
-		return pl, err
-	}
-	dev, ok := r.host.Devices[name]
-	if !ok {
-		return pl, noDevice(name)
-	}
-	pl.dev = dev
-	return pl, nil
-}
-
-// words are the words that say a place.
-func (pl place) words() map[string]string {
-	w := map[string]string{}
-	if pl.uplink != nil {
-		w[xmlfilter.WordUplink] = pl.uplink.Name
-	} else {
-		w[xmlfilter.WordDev] = pl.dev.Name
-	}
-	if pl.vid != 0 {
-		w[xmlfilter.WordVLAN] = strconv.Itoa(pl.vid)
-	}
-	return w
-}
-
-// assisted maps the source device, and turns <vlan> and the words' VLAN into the
-// sub-interface that libvirt understands.
-func (r *rewriter) assisted(n *xmlfilter.NIC, s Settings) (xmlfilter.Change, error) {
-	var c xmlfilter.Change
-	if s.Mode != "" && s.Mode != cmp.Or(n.Source.Mode, "vepa") {
-		c.SourceMode = s.Mode
-	}
-	source, there := r.host.Devices[n.Source.Dev]
-	if there && source.Name == n.Source.Dev && s.Uplink == nil && s.VLAN == 0 && n.VLAN == nil && r.foreign(n.Source.Dev) == nil {
-		return c, nil // it is what it says: the host's own device, whatever its name looks like
-	}
-	pl, err := r.locate(n, s)
-	if err != nil {
-		return c, err
-	}
-	if n.VLAN != nil && pl.dev.VF && cmp.Or(s.Mode, n.Source.Mode) == "passthrough" {
-		pl.vid = 0 // libvirt sets a VF's VLAN itself
-	}
-	dev := pl.dev.Name
-	if pl.vid != 0 {
-		dev = vlanName(dev, pl.vid)
-		c.DropVLAN = n.VLAN != nil
-	}
-	if dev != n.Source.Dev {
-		c.SourceDev = dev
-	}
-	if c.SourceDev == "" && !c.DropVLAN {
-		return c, nil
-	}
-	// Words only where the new name does not say it all: so that the next host can
-	// map it back.
-	if pl.uplink != nil || pl.vid != 0 {
-		c.Words = newWords(n, pl.words())
-	}
-	return c, nil
-}
-
-// foreign returns the uplink that a name means when another device of this host has
-// it by accident: other hosts' names go before, when the configuration lists them.
-func (r *rewriter) foreign(name string) *config.Uplink {
-	if parent, _, ok := SplitVLAN(name); ok {
-		if u := r.cfg.UplinkCalled(parent); u != nil && slices.Contains(u.Also, parent) {
-			return u
-		}
-	}
-	if u := r.cfg.UplinkCalled(name); u != nil && slices.Contains(u.Also, name) {
-		return u
-	}
-	return nil
-}
-
-// toHookOwned turns <interface type='direct'> into type='ethernet' with a device that
-// the hook will make, and notes in the words what the XML no longer says.
-func (r *rewriter) toHookOwned(n *xmlfilter.NIC, s Settings) (xmlfilter.Change, error) {
-	c := xmlfilter.Change{}
-	if n.VirtualPort != nil && !isQbg(n.VirtualPort) {
-		return c, step.Hint(step.ErrUnsuitable, "it has <virtualport type='%s'>, which is libvirt's to associate; leave own='hook' out", n.VirtualPort.Type)
-	}
-	if n.MAC == "" {
-		return c, step.Hint(step.ErrUnsuitable, "it has no <mac address=>; define the domain first, libvirt gives it one")
-	}
-	pl, err := r.locate(n, s)
-	if err != nil {
-		return c, err
-	}
-	if isQbg(n.VirtualPort) {
-		if _, err := vsiOf(n.VirtualPort, n.MAC, pl.dev.Name, pl.vid); err != nil {
+	for _, a := range p.attachments() {
+		if c, handled, err := a.convert(n, s); handled || err != nil {
 			return c, err
 		}
 	}
-	words := pl.words()
-	words[xmlfilter.WordOwn] = xmlfilter.OwnHook
-	words[xmlfilter.WordMode] = cmp.Or(s.Mode, n.Source.Mode, "vepa")
-	c.Words = newWords(n, words)
-	c.Ethernet = targetName(r.domain, n)
-	return c, nil
-}
-
-// hookOwned maps the lower device of a NIC that is hook-owned already.
-func (r *rewriter) hookOwned(n *xmlfilter.NIC, s Settings) (xmlfilter.Change, error) {
-	var c xmlfilter.Change
-	if s.Uplink == nil {
-		pl, err := r.locate(n, s)
-		if err != nil {
-			return c, err
-		}
-		if pl.uplink != nil || pl.dev.Name != s.Dev {
-			c.Words = newWords(n, map[string]string{xmlfilter.WordDev: pl.dev.Name})
-		}
-	}
-	if !r.keep && n.Words != nil && n.Words.Was != nil && n.Words.Was.Source.Dev != "" {
-		was := *n
-		was.Source, was.VLAN = n.Words.Was.Source, nil
-		// What was kept serves only undo: a name that means nothing here stays.
-		if pl, err := r.locate(&was, Settings{Uplink: s.Uplink}); err == nil {
-			dev := pl.dev.Name
-			if pl.vid != 0 {
-				dev = vlanName(dev, pl.vid)
-			}
-			if dev != was.Source.Dev {
-				c.WasDev = dev
-			}
-		}
-	}
-	return c, nil
+	return xmlfilter.Change{}, unsuited(n)
 }
 
 // newWords leaves out what the NIC's words say already.

@@ -13,8 +13,8 @@ import (
 )
 
 // newPlanner starts a plan in which the VFs that the domain names are not free.
-func newPlanner(op step.Op, d *xmlfilter.Domain, cfg *config.Config, host Snapshot) planner {
-	p := planner{op: op, domain: d, cfg: cfg, host: host, taken: map[link.VFPlace]bool{}}
+func newPlanner(op step.Op, d *xmlfilter.Domain, cfg *config.Config, host Snapshot) *planner {
+	p := &planner{op: op, domain: d, cfg: cfg, host: host, taken: map[link.VFPlace]bool{}}
 	for _, vf := range host.VFs {
 		p.taken[vf.VFPlace] = true
 	}
@@ -34,10 +34,14 @@ func (p *planner) onVF(n *xmlfilter.NIC) (VFDevice, bool) {
 	return vf, ok
 }
 
-// prepareVF plans for a NIC that is a VF; handled is false for one that is not.
-func (p *planner) prepareVF(n *xmlfilter.NIC, s Settings) (handled bool, err error) {
+// function is a NIC that is a virtual function, or stands on one or on a whole device in
+// passthrough mode.
+type function struct{ *planner }
+
+// prepare plans for a NIC that is a VF; handled is false for one that is not.
+func (p function) prepare(n *xmlfilter.NIC, s Settings) (handled bool, err error) {
 	if n.Type == "ethernet" && s.Own {
-		return p.ownedVF(n, s)
+		return p.owned(n, s)
 	}
 	vf, ok := p.onVF(n)
 	switch {
@@ -50,7 +54,7 @@ func (p *planner) prepareVF(n *xmlfilter.NIC, s Settings) (handled bool, err err
 	case n.Type == "hostdev" && isQbg(n.VirtualPort):
 		return true, p.notRewritten("libvirt refuses 802.1Qbg on a hostdev NIC")
 	case !ok && s.VF.Set():
-		return true, p.noVF(n, s)
+		return true, p.none(n, s)
 	case !ok || s.Own:
 		return false, nil
 	case s.Mode != "" && n.Type == "direct" && s.Mode != "passthrough":
@@ -65,16 +69,16 @@ func (p *planner) prepareVF(n *xmlfilter.NIC, s Settings) (handled bool, err err
 			return true, p.notRewritten(fmt.Sprintf("uplink %q is %s here, and its VF is one of %s", s.Uplink.Name, dev.Name, vf.PFName))
 		}
 	}
-	if _, err := p.wantVF(n, s, vf); err != nil {
+	if _, err := p.want(n, s, vf); err != nil {
 		return true, err
 	}
-	return true, p.claimVF(n, s, vf)
+	return true, p.claim(n, s, vf)
 }
 
-// claimVF plans that the guest has the VF that its NIC names. A plain guest is refused it
+// claim plans that the guest has the VF that its NIC names. A plain guest is refused it
 // only if the kernel shows that another one has it: then libvirt would fail as well, after
 // it has changed the VF under that guest.
-func (p *planner) claimVF(n *xmlfilter.NIC, s Settings, vf VFDevice) error {
+func (p function) claim(n *xmlfilter.NIC, s Settings, vf VFDevice) error {
 	err := p.host.Available(vf, true)
 	switch {
 	case p.op == step.Reconnect: // it has it
@@ -90,11 +94,11 @@ func (p *planner) claimVF(n *xmlfilter.NIC, s Settings, vf VFDevice) error {
 			return step.Hint(step.ErrUnsuitable, "VF %d of %s is its NIC %s's already; name another one", vf.Number, vf.PFName, o.NIC)
 		}
 	}
-	p.addVF(n, s, vf, link.VFSettings{}, false)
+	p.addFunction(n, s, vf, link.VFSettings{}, false)
 	return nil
 }
 
-func (p *planner) noVF(n *xmlfilter.NIC, s Settings) error {
+func (p function) none(n *xmlfilter.NIC, s Settings) error {
 	if s.Uplink != nil && cmp.Or(s.Mode, n.Source.Mode) == "passthrough" {
 		return p.notRewritten("it is to have a virtual function of uplink " + s.Uplink.Name)
 	}
@@ -104,7 +108,7 @@ func (p *planner) noVF(n *xmlfilter.NIC, s Settings) error {
 	return step.Hint(step.ErrUnsuitable, "qos, proto, trust and the like are for virtual functions, and <source> is none")
 }
 
-func (p *planner) addVF(n *xmlfilter.NIC, s Settings, vf VFDevice, want link.VFSettings, program bool) *step.VF {
+func (p function) addFunction(n *xmlfilter.NIC, s Settings, vf VFDevice, want link.VFSettings, program bool) *step.VF {
 	v := &step.VF{
 		VFPlace: vf.VFPlace, PFName: vf.PFName, MAC: n.MAC, Want: want, Program: program,
 		Managed: n.Words != nil, Hostdev: n.Type == "hostdev", Seen: vf.Netdev, Chosen: vf.chosen,
@@ -119,8 +123,8 @@ func (p *planner) addVF(n *xmlfilter.NIC, s Settings, vf VFDevice, want link.VFS
 	return v
 }
 
-// wantVF returns what a NIC's words want of its VF.
-func (p *planner) wantVF(n *xmlfilter.NIC, s Settings, vf VFDevice) (link.VFSettings, error) {
+// want returns what a NIC's words want of its VF.
+func (p function) want(n *xmlfilter.NIC, s Settings, vf VFDevice) (link.VFSettings, error) {
 	w := s.VF
 	want := link.VFSettings{
 		Trust: w.Trust, SpoofChk: w.SpoofChk, MinRate: w.MinRate, MaxRate: w.MaxRate, QueryRSS: w.QueryRSS,
@@ -153,63 +157,66 @@ func (p *planner) wantVF(n *xmlfilter.NIC, s Settings, vf VFDevice) (link.VFSett
 	return want, nil
 }
 
-// startVF plans what is set on a VF once libvirt has done its part.
-func (p *planner) startVF(n *xmlfilter.NIC, s Settings) error {
+// start plans what is set on a VF once libvirt has done its part.
+func (p function) start(n *xmlfilter.NIC, s Settings) (handled bool, err error) {
 	if n.Type == "ethernet" {
-		return nil // done at prepare
+		return true, nil // done at prepare
 	}
 	vf, ok := p.onVF(n)
 	if !ok {
 		if s.VF.Set() {
-			return step.Hint(step.ErrUnsuitable, "qos, proto, trust and the like are for virtual functions, and libvirt has given it none")
+			return true, step.Hint(step.ErrUnsuitable, "qos, proto, trust and the like are for virtual functions, and libvirt has given it none")
 		}
-		return nil
+		return false, nil
 	}
-	want, err := p.wantVF(n, s, vf)
+	want, err := p.want(n, s, vf)
 	if err != nil {
-		return err
+		return true, err
 	}
 	if want != (link.VFSettings{}) {
-		p.addVF(n, s, vf, want, true)
+		p.addFunction(n, s, vf, want, true)
 	}
 	if s.VF.PortProfile != "" {
 		p.add(step.Step{NIC: p.id(n), Kind: &step.Port{VFPlace: vf.VFPlace, Device: vf.PFName, Profile: s.VF.PortProfile, MAC: n.MAC}})
 	}
-	return p.hostdevQbg(n, s, vf)
+	if n.Type == "direct" {
+		return false, nil // it is a macvtap as well
+	}
+	return true, p.hostdevQbg(n, s, vf)
 }
 
-// ownedVF plans the device of a hook-owned NIC in passthrough mode: on a VF that is
+// owned plans the device of a hook-owned NIC in passthrough mode: on a VF that is
 // named, on one that is free, or on a whole device.
-func (p *planner) ownedVF(n *xmlfilter.NIC, s Settings) (handled bool, err error) {
+func (p function) owned(n *xmlfilter.NIC, s Settings) (handled bool, err error) {
 	if cmp.Or(s.Mode, "vepa") != "passthrough" {
 		if s.VF.Set() {
 			return true, step.Hint(step.ErrUnsuitable, "qos, proto, trust, portprofile and the like need mode='passthrough'")
 		}
 		return false, nil
 	}
-	vf, ok, err := p.takeVF(n, s)
+	vf, ok, err := p.take(n, s)
 	if err != nil {
 		return true, err
 	}
 	if !ok {
 		return p.ownedPort(n, s)
 	}
-	want, err := p.wantVF(n, s, vf)
+	want, err := p.want(n, s, vf)
 	if err != nil {
 		return true, err
 	}
 	// Remembered first, so that it is put back last, when the macvtap has given
 	// the VF its own MAC back.
-	p.addVF(n, s, vf, link.VFSettings{}, false).GuestMAC = true
+	p.addFunction(n, s, vf, link.VFSettings{}, false).GuestMAC = true
 	bare := s
 	bare.Uplink, bare.Dev, bare.VLAN = nil, vf.Netdev, 0
 	p.host.Devices = maps.Clone(p.host.Devices)
 	p.host.Devices[vf.Netdev] = Device{Name: vf.Netdev, VF: true}
-	if _, err := p.hookOwned(n, bare); err != nil {
+	if _, err := p.macvtap().hookOwned(n, bare); err != nil {
 		return true, err
 	}
 	if want != (link.VFSettings{}) {
-		p.addVF(n, s, vf, want, true)
+		p.addFunction(n, s, vf, want, true)
 	}
 	if s.VF.PortProfile != "" {
 		p.add(step.Step{NIC: p.id(n), Kind: &step.Port{VFPlace: vf.VFPlace, Device: vf.PFName, Profile: s.VF.PortProfile, MAC: n.MAC}})
@@ -217,9 +224,9 @@ func (p *planner) ownedVF(n *xmlfilter.NIC, s Settings) (handled bool, err error
 	return true, nil
 }
 
-// takeVF returns the VF of a hook-owned NIC: the one that it has, the one that it
+// take returns the VF of a hook-owned NIC: the one that it has, the one that it
 // names, or a free one of its uplink.
-func (p *planner) takeVF(n *xmlfilter.NIC, s Settings) (VFDevice, bool, error) {
+func (p function) take(n *xmlfilter.NIC, s Settings) (VFDevice, bool, error) {
 	if vf, ok := p.host.VFs[s.Dev]; ok && s.Uplink == nil {
 		if p.op == step.Reconnect {
 			return vf, true, nil
@@ -236,12 +243,12 @@ func (p *planner) takeVF(n *xmlfilter.NIC, s Settings) (VFDevice, bool, error) {
 	if u == nil {
 		return VFDevice{}, false, nil
 	}
-	return p.pick(u)
+	return p.choose(u)
 }
 
-// pick takes a free VF of an uplink, in the order in which they were looked at. ok is
+// choose takes a free VF of an uplink, in the order in which they were looked at. ok is
 // false where the uplink has no VFs.
-func (p *planner) pick(u *config.Uplink) (vf VFDevice, ok bool, err error) {
+func (p function) choose(u *config.Uplink) (vf VFDevice, ok bool, err error) {
 	free, has := slices.Clone(p.host.Free[u.Name]), p.host.Free[u.Name] != nil
 	if !has {
 		return VFDevice{}, false, nil
@@ -263,7 +270,7 @@ func (p *planner) pick(u *config.Uplink) (vf VFDevice, ok bool, err error) {
 }
 
 // ownedPort plans a port profile for a whole device in passthrough mode.
-func (p *planner) ownedPort(n *xmlfilter.NIC, s Settings) (handled bool, err error) {
+func (p function) ownedPort(n *xmlfilter.NIC, s Settings) (handled bool, err error) {
 	profile := s.VF.PortProfile
 	if s.VF != (xmlfilter.VFWords{PortProfile: profile}) {
 		return true, step.Hint(step.ErrUnsuitable, "qos, proto, trust and the like are for virtual functions, and its device is none")
@@ -271,7 +278,7 @@ func (p *planner) ownedPort(n *xmlfilter.NIC, s Settings) (handled bool, err err
 	if profile == "" {
 		return false, nil
 	}
-	lower, err := p.hookOwned(n, s)
+	lower, err := p.macvtap().hookOwned(n, s)
 	if err != nil {
 		return true, err
 	}
@@ -281,20 +288,20 @@ func (p *planner) ownedPort(n *xmlfilter.NIC, s Settings) (handled bool, err err
 
 const qbh = "802.1Qbh"
 
-// vf returns what is to be changed in a NIC that is, or is to get, a VF; handled is
+// convert returns what is to be changed in a NIC that is, or is to get, a VF; handled is
 // false for others.
-func (r *rewriter) vf(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, handled bool, err error) {
+func (p function) convert(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, handled bool, err error) {
 	mode := cmp.Or(s.Mode, n.Source.Mode)
 	switch {
 	case n.Type == "hostdev":
-		vf, ok := r.onVF(n)
+		vf, ok := p.onVF(n)
 		if ok && isQbg(n.VirtualPort) {
 			// What is kept of it is what start associates, so that it must be kept.
 			_, err := vsiOf(n.VirtualPort, n.MAC, vf.PFName, vlanOf(n, s))
-			c.DropVirtualPort = r.keep
+			c.DropVirtualPort = p.keep
 			return c, true, err
 		}
-		if ok && r.takesPort(n, vf.PFIndex, s.Uplink) {
+		if ok && p.takesPort(n, vf.PFIndex, s.Uplink) {
 			c.DropVirtualPort = true
 			c.Words = map[string]string{xmlfilter.WordPortProfile: n.VirtualPort.Parameters["profileid"]}
 		}
@@ -302,18 +309,18 @@ func (r *rewriter) vf(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, handled
 	case n.Type != "direct" || mode != "passthrough" || s.Own && n.VirtualPort == nil:
 		return c, false, nil
 	}
-	vf, ok := r.host.VFs[n.Source.Dev]
+	vf, ok := p.host.VFs[n.Source.Dev]
 	u := s.Uplink
 	if u == nil {
-		u = r.cfg.UplinkCalled(n.Source.Dev)
-		if dev, there := r.host.Devices[n.Source.Dev]; u != nil && there && dev.Name == n.Source.Dev && r.foreign(n.Source.Dev) == nil && n.Source.Dev != u.Name {
+		u = p.cfg.UplinkCalled(n.Source.Dev)
+		if dev, there := p.host.Devices[n.Source.Dev]; u != nil && there && dev.Name == n.Source.Dev && p.macvtap().foreign(n.Source.Dev) == nil && n.Source.Dev != u.Name {
 			u = nil // it names the device itself, not the network
 		}
 	}
-	busy := ok && !r.keep && r.host.Available(vf, true) != nil
-	if u != nil && (!ok || busy || vf.PFIndex != r.host.Uplinks[u.Name].Index) {
+	busy := ok && !p.keep && p.host.Available(vf, true) != nil
+	if u != nil && (!ok || busy || vf.PFIndex != p.host.Uplinks[u.Name].Index) {
 		var picked bool
-		vf, picked, err = r.pick(u)
+		vf, picked, err = p.choose(u)
 		if err != nil || !picked && !ok {
 			return c, err != nil, err
 		}
@@ -322,8 +329,8 @@ func (r *rewriter) vf(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, handled
 		c.Words = newWords(n, map[string]string{xmlfilter.WordUplink: u.Name})
 	}
 	if !ok {
-		if r.takesPort(n, r.host.Devices[n.Source.Dev].Index, u) {
-			c, err = r.toOwnedPort(n, s, "")
+		if p.takesPort(n, p.host.Devices[n.Source.Dev].Index, u) {
+			c, err = p.toOwnedPort(n, s, "")
 			return c, true, err
 		}
 		return c, false, nil
@@ -331,40 +338,40 @@ func (r *rewriter) vf(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, handled
 	if s.Mode != "" && s.Mode != n.Source.Mode {
 		c.SourceMode = s.Mode
 	}
-	if r.takesPort(n, vf.PFIndex, u) {
+	if p.takesPort(n, vf.PFIndex, u) {
 		// libvirt alone cannot keep such a VF: it fails to save what enic does
 		// not report.
-		c, err = r.toOwnedPort(n, s, vf.Netdev)
+		c, err = p.toOwnedPort(n, s, vf.Netdev)
 	}
 	if err == nil && (n.Words != nil || len(c.Words) > 0) {
-		r.reserve(n, vf)
+		p.reserve(n, vf)
 	}
 	return c, true, err
 }
 
 // reserve notes the VF of a NIC for the start that follows.
-func (r *rewriter) reserve(n *xmlfilter.NIC, vf VFDevice) {
-	r.steps = append(r.steps, step.Step{NIC: r.id(n), Kind: &step.VF{VFPlace: vf.VFPlace, PFName: vf.PFName, MAC: n.MAC, Managed: true}})
+func (p function) reserve(n *xmlfilter.NIC, vf VFDevice) {
+	p.steps = append(p.steps, step.Step{NIC: p.id(n), Kind: &step.VF{VFPlace: vf.VFPlace, PFName: vf.PFName, MAC: n.MAC, Managed: true}})
 }
 
 // takesPort reports whether the hook is to associate a NIC's port in libvirt's place.
-func (r *rewriter) takesPort(n *xmlfilter.NIC, index int, u *config.Uplink) bool {
+func (p function) takesPort(n *xmlfilter.NIC, index int, u *config.Uplink) bool {
 	if n.VirtualPort == nil || n.VirtualPort.Type != qbh || n.VirtualPort.Parameters["profileid"] == "" {
 		return false
 	}
 	if u != nil {
 		return u.Associate == xmlfilter.OwnHook
 	}
-	for _, name := range r.cfg.UplinkNames() {
-		if dev, ok := r.host.Uplinks[name]; ok && dev.Index == index && index != 0 {
-			return r.cfg.Uplinks[name].Associate == xmlfilter.OwnHook
+	for _, name := range p.cfg.UplinkNames() {
+		if dev, ok := p.host.Uplinks[name]; ok && dev.Index == index && index != 0 {
+			return p.cfg.Uplinks[name].Associate == xmlfilter.OwnHook
 		}
 	}
 	return false
 }
 
 // toOwnedPort makes a NIC hook-owned, its port profile a word.
-func (r *rewriter) toOwnedPort(n *xmlfilter.NIC, s Settings, vf string) (xmlfilter.Change, error) {
+func (p function) toOwnedPort(n *xmlfilter.NIC, s Settings, vf string) (xmlfilter.Change, error) {
 	if n.MAC == "" {
 		return xmlfilter.Change{}, step.Hint(step.ErrUnsuitable, "it has no <mac address=>; define the domain first, libvirt gives it one")
 	}
@@ -378,7 +385,7 @@ func (r *rewriter) toOwnedPort(n *xmlfilter.NIC, s Settings, vf string) (xmlfilt
 	case vf != "":
 		words[xmlfilter.WordDev] = vf
 	default:
-		pl, err := r.locate(n, s)
+		pl, err := p.macvtap().locate(n, s)
 		if err != nil {
 			return xmlfilter.Change{}, err
 		}
@@ -386,5 +393,8 @@ func (r *rewriter) toOwnedPort(n *xmlfilter.NIC, s Settings, vf string) (xmlfilt
 			words[k] = v
 		}
 	}
-	return xmlfilter.Change{Words: newWords(n, words), Ethernet: targetName(r.domain, n)}, nil
+	return xmlfilter.Change{Words: newWords(n, words), Ethernet: targetName(p.domain, n)}, nil
 }
+
+// macvtap is the NIC as the macvtap that it is as well.
+func (p function) macvtap() macvtap { return macvtap{p.planner} }

@@ -55,7 +55,7 @@ func vsiOf(v *xmlfilter.VirtualPort, mac, port string, vlan int) (*step.VSI, err
 
 // assistedQbg checks what libvirt would only find out on the way, and plans to wait
 // for the switch.
-func (p *planner) assistedQbg(n *xmlfilter.NIC) error {
+func (p macvtap) assistedQbg(n *xmlfilter.NIC) error {
 	source := p.host.Devices[n.Source.Dev]
 	port, vid := cmp.Or(source.Name, n.Source.Dev), 0
 	if source.Kind == "vlan" {
@@ -76,7 +76,7 @@ func (p *planner) assistedQbg(n *xmlfilter.NIC) error {
 
 // hostdevQbg plans the association of a VF that is a guest's by VFIO, for which libvirt
 // knows no 802.1Qbg: at start, when the VF has its MAC and VLAN.
-func (p *planner) hostdevQbg(n *xmlfilter.NIC, s Settings, vf VFDevice) error {
+func (p function) hostdevQbg(n *xmlfilter.NIC, s Settings, vf VFDevice) error {
 	if n.Type != "hostdev" || n.Words == nil || n.Words.Was == nil || !isQbg(n.Words.Was.VirtualPort) {
 		return nil
 	}

@@ -1,0 +1,381 @@
+package plan
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"libvirt-direct/hooks/step"
+	"libvirt-direct/internal/config"
+	"libvirt-direct/xmlfilter"
+)
+
+// macvtap is a NIC on a macvtap that libvirt makes, or in its place the hook. It is what a
+// NIC is that nothing else is.
+type macvtap struct{ *planner }
+
+func (p macvtap) prepare(n *xmlfilter.NIC, s Settings) (handled bool, err error) {
+	switch {
+	case n.Type == "direct" && n.Source.Network != "":
+		return true, nil // libvirt's own network chose the device
+	case n.Type == "direct" && s.Own:
+		return true, p.notRewritten("it asks to be hook-owned")
+	case n.Type == "direct":
+		err := p.assisted(n, s)
+		if err == nil {
+			err = p.obstacle(n)
+		}
+		if err != nil || !isQbg(n.VirtualPort) {
+			return true, err
+		}
+		return true, p.assistedQbg(n)
+	case n.Type == "ethernet" && s.Own:
+		err := p.obstacle(n)
+		if err == nil {
+			_, err = p.hookOwned(n, s)
+		}
+		return true, err
+	}
+	return false, nil
+}
+
+func (p macvtap) start(n *xmlfilter.NIC, s Settings) (handled bool, err error) {
+	if n.Type == "direct" && s.AllMulti && config.ValidIfname(n.Target) {
+		p.add(step.Step{NIC: p.id(n), Kind: &step.AllMulti{Device: n.Target}})
+	}
+	return true, nil
+}
+
+func (p macvtap) convert(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, handled bool, err error) {
+	switch {
+	case n.Type == "direct" && n.Source.Network != "":
+	case n.Type == "direct" && s.Own:
+		c, err = p.toHookOwned(n, s)
+	case n.Type == "direct":
+		c, err = p.convertAssisted(n, s)
+	case n.Type == "ethernet" && s.Own:
+		c, err = p.convertOwned(n, s)
+	default:
+		return c, false, nil
+	}
+	return c, true, err
+}
+
+// assisted plans what libvirt needs before it can make the macvtap itself.
+func (p macvtap) assisted(n *xmlfilter.NIC, s Settings) error {
+	source, there := p.host.Devices[n.Source.Dev]
+	if !there && n.VLAN != nil && n.Source.Mode == "passthrough" && p.cfg.UplinkCalled(n.Source.Dev) == nil {
+		return noDevice(n.Source.Dev)
+	}
+	if u := p.cfg.UplinkCalled(n.Source.Dev); u != nil && n.Source.Mode == "passthrough" && p.host.Free[u.Name] != nil &&
+		!(there && source.Name == n.Source.Dev && u.Name != n.Source.Dev) {
+		// As an altname it would give the guest the whole card, the host's own address with it.
+		return p.notRewritten(fmt.Sprintf("%q is to be a virtual function of uplink %q", n.Source.Dev, u.Name))
+	}
+	if n.VLAN != nil && !(there && source.VF && n.Source.Mode == "passthrough") {
+		return p.notRewritten("libvirt refuses <vlan> in this mode")
+	}
+	if s.Mode != "" && s.Mode != cmp.Or(n.Source.Mode, "vepa") {
+		return p.notRewritten(fmt.Sprintf("it asks for mode %s and its <source> says %s", s.Mode, cmp.Or(n.Source.Mode, "vepa")))
+	}
+	if !config.ValidIfname(n.Source.Dev) {
+		return step.Hint(ErrNoDevice, "%q is no device name", n.Source.Dev)
+	}
+	parent, vid, isVLAN := SplitVLAN(n.Source.Dev)
+	if s.VLAN != 0 {
+		return p.assistedVLAN(n, s, parent)
+	}
+	if there {
+		if err := p.onUplink(n.Source.Dev, source, s.Uplink); err != nil {
+			return err
+		}
+		// Possibly ours: held, so that no other guest's end removes it.
+		if dev, ok := p.find(parent); ok && source.Kind == "vlan" && dev.Index == source.Parent {
+			if err := p.vlan(n, source.Name, dev, source.VLANID); err != nil {
+				return err
+			}
+		}
+		if source.Name != n.Source.Dev {
+			p.add(step.Step{NIC: p.id(n), Kind: &step.AltName{Device: source.Name, Name: n.Source.Dev}})
+		}
+		return nil
+	}
+	if u := p.cfg.UplinkCalled(n.Source.Dev); u != nil {
+		return p.altName(n, u)
+	}
+	if isVLAN {
+		if u := p.cfg.UplinkCalled(parent); u != nil || p.host.Devices[parent].Index != 0 {
+			return p.namedVLAN(n, parent, vid, u)
+		}
+	}
+	return noDevice(n.Source.Dev)
+}
+
+// altName lets libvirt find an uplink's device by the name that the domain uses.
+func (p macvtap) altName(n *xmlfilter.NIC, u *config.Uplink) error {
+	dev, err := p.uplink(u)
+	if err != nil {
+		return err
+	}
+	if dev.VF {
+		// libvirt tells a VF by its name in sysfs, where altnames do not exist.
+		return p.notRewritten(fmt.Sprintf("%q is the VF %s here", n.Source.Dev, dev.Name))
+	}
+	p.add(step.Step{NIC: p.id(n), Kind: &step.AltName{Device: dev.Name, Name: n.Source.Dev}})
+	return nil
+}
+
+// namedVLAN plans the sub-interface that <source dev='PARENT.VID'> names without its
+// being there. An uplink's name as parent makes it the device's own sub-interface,
+// called so as well: the kernel takes a parent's VLAN only once.
+func (p macvtap) namedVLAN(n *xmlfilter.NIC, parent string, vid int, u *config.Uplink) error {
+	if dev, ok := p.host.Devices[parent]; ok && dev.Name == parent {
+		return p.vlan(n, n.Source.Dev, dev, vid)
+	}
+	dev := p.host.Devices[parent]
+	if u != nil {
+		var err error
+		if dev, err = p.uplink(u); err != nil {
+			return err
+		}
+	}
+	name := vlanName(dev.Name, vid)
+	if err := p.vlan(n, name, dev, vid); err != nil {
+		return err
+	}
+	p.add(step.Step{NIC: p.id(n), Kind: &step.AltName{Device: name, Name: n.Source.Dev}})
+	return nil
+}
+
+// assistedVLAN plans for a NIC whose words name the VLAN; <source dev=> then is just
+// what its sub-interface is called.
+func (p macvtap) assistedVLAN(n *xmlfilter.NIC, s Settings, parentByName string) error {
+	dev, err := p.parent(s, cmp.Or(parentByName, n.Source.Dev))
+	if err != nil {
+		return err
+	}
+	if source, there := p.host.Devices[n.Source.Dev]; there && source.Index == dev.Index {
+		return p.notRewritten(fmt.Sprintf("it asks for VLAN %d and its <source> is %s itself", s.VLAN, dev.Name))
+	} else if there && (source.Kind != "vlan" || source.VLANID != s.VLAN || source.Parent != dev.Index) {
+		return step.Hint(step.ErrWrongDevice, "%s is not VLAN %d of %s", n.Source.Dev, s.VLAN, dev.Name)
+	}
+	return p.vlan(n, n.Source.Dev, dev, s.VLAN)
+}
+
+// hookOwned plans the macvtap of a NIC that is <interface type='ethernet'> for
+// libvirt, on a lower device that it returns.
+func (p macvtap) hookOwned(n *xmlfilter.NIC, s Settings) (lower string, err error) {
+	switch {
+	case n.MAC == "":
+		return "", step.Hint(step.ErrUnsuitable, "it has no <mac address=>")
+	case !config.ValidIfname(n.Target) || n.Managed != "no":
+		return "", p.notRewritten("it has no <target dev= managed='no'>")
+	}
+	dev, err := p.parent(s, "")
+	if err != nil {
+		return "", err
+	}
+	lower = dev.Name
+	if s.VLAN != 0 {
+		lower = vlanName(dev.Name, s.VLAN)
+		if err := p.vlan(n, lower, dev, s.VLAN); err != nil {
+			return "", err
+		}
+	}
+	p.add(step.Step{NIC: p.id(n), Kind: &step.Macvtap{
+		Name: n.Target, Lower: lower, Mode: cmp.Or(s.Mode, "vepa"), MAC: n.MAC,
+		MTU: n.MTU, Queues: n.Queues, AllMulti: s.AllMulti,
+	}})
+	if n.Words == nil || n.Words.Was == nil || !isQbg(n.Words.Was.VirtualPort) {
+		return lower, nil
+	}
+	v, err := vsiOf(n.Words.Was.VirtualPort, n.MAC, dev.Name, s.VLAN)
+	if err != nil {
+		return "", err
+	}
+	p.add(step.Step{NIC: p.id(n), Kind: v})
+	return lower, nil
+}
+
+// obstacle refuses a macvtap that the kernel would refuse, with a bare EBUSY. That of a
+// plain guest is libvirt's to try.
+func (p macvtap) obstacle(n *xmlfilter.NIC) error {
+	if p.op == step.Reconnect || n.Words == nil {
+		return nil
+	}
+	for _, o := range p.host.Obstacles[p.id(n)] {
+		if o.Errno != 0 {
+			return step.Hint(step.ErrNotFree, "no macvtap can be made there: %s", o)
+		}
+	}
+	return nil
+}
+
+// place is where a NIC stands: on a device of this host, or on a VLAN of it.
+type place struct {
+	dev    Device
+	uplink *config.Uplink // nil where none is concerned
+	vid    int            // 0: on the device itself
+}
+
+// locate finds out where a NIC stands from its words and its <source dev=>, which
+// may be this host's name, an uplink's, or another host's.
+func (p macvtap) locate(n *xmlfilter.NIC, s Settings) (place, error) {
+	pl := place{vid: s.VLAN, uplink: s.Uplink}
+	source := n.Source.Dev
+	if n.VLAN != nil {
+		switch {
+		case len(n.VLAN.Tags) != 1 || n.VLAN.Trunk:
+			return pl, step.Hint(step.ErrUnsuitable, "<vlan> has %d tags; a macvtap stands on one VLAN", len(n.VLAN.Tags))
+		case n.VLAN.Tags[0] == 0 || n.VLAN.Tags[0] > 4094:
+			return pl, step.Hint(step.ErrUnsuitable, "<vlan> tag %d; VLANs are 1 to 4094", n.VLAN.Tags[0])
+		case pl.vid != 0 && pl.vid != n.VLAN.Tags[0]:
+			return pl, step.Hint(step.ErrUnsuitable, "<vlan> says %d and its words say %d", n.VLAN.Tags[0], pl.vid)
+		}
+		pl.vid = n.VLAN.Tags[0]
+	}
+	name := cmp.Or(s.Dev, source)
+	if parent, vid, ok := SplitVLAN(name); ok && p.cfg.UplinkCalled(name) == nil {
+		whole, there := p.host.Devices[name]
+		isVLAN := !there || whole.Kind == "vlan"
+		if isVLAN && (pl.vid == 0 || pl.vid == vid) {
+			name, pl.vid = parent, vid
+		}
+	}
+	if pl.uplink == nil {
+		pl.uplink = p.cfg.UplinkCalled(name)
+	}
+	var err error
+	if pl.uplink != nil {
+		pl.dev, err = p.uplink(pl.uplink)
+		return pl, err
+	}
+	dev, ok := p.host.Devices[name]
+	if !ok {
+		return pl, noDevice(name)
+	}
+	pl.dev = dev
+	return pl, nil
+}
+
+// words are the words that say a place.
+func (pl place) words() map[string]string {
+	w := map[string]string{}
+	if pl.uplink != nil {
+		w[xmlfilter.WordUplink] = pl.uplink.Name
+	} else {
+		w[xmlfilter.WordDev] = pl.dev.Name
+	}
+	if pl.vid != 0 {
+		w[xmlfilter.WordVLAN] = strconv.Itoa(pl.vid)
+	}
+	return w
+}
+
+// convertAssisted maps the source device, and turns <vlan> and the words' VLAN into the
+// sub-interface that libvirt understands.
+func (p macvtap) convertAssisted(n *xmlfilter.NIC, s Settings) (xmlfilter.Change, error) {
+	var c xmlfilter.Change
+	if s.Mode != "" && s.Mode != cmp.Or(n.Source.Mode, "vepa") {
+		c.SourceMode = s.Mode
+	}
+	source, there := p.host.Devices[n.Source.Dev]
+	if there && source.Name == n.Source.Dev && s.Uplink == nil && s.VLAN == 0 && n.VLAN == nil && p.foreign(n.Source.Dev) == nil {
+		return c, nil // it is what it says: the host's own device, whatever its name looks like
+	}
+	pl, err := p.locate(n, s)
+	if err != nil {
+		return c, err
+	}
+	if n.VLAN != nil && pl.dev.VF && cmp.Or(s.Mode, n.Source.Mode) == "passthrough" {
+		pl.vid = 0 // libvirt sets a VF's VLAN itself
+	}
+	dev := pl.dev.Name
+	if pl.vid != 0 {
+		dev = vlanName(dev, pl.vid)
+		c.DropVLAN = n.VLAN != nil
+	}
+	if dev != n.Source.Dev {
+		c.SourceDev = dev
+	}
+	if c.SourceDev == "" && !c.DropVLAN {
+		return c, nil
+	}
+	// Words only where the new name does not say it all: so that the next host can
+	// map it back.
+	if pl.uplink != nil || pl.vid != 0 {
+		c.Words = newWords(n, pl.words())
+	}
+	return c, nil
+}
+
+// foreign returns the uplink that a name means when another device of this host has
+// it by accident: other hosts' names go before, when the configuration lists them.
+func (p macvtap) foreign(name string) *config.Uplink {
+	if parent, _, ok := SplitVLAN(name); ok {
+		if u := p.cfg.UplinkCalled(parent); u != nil && slices.Contains(u.Also, parent) {
+			return u
+		}
+	}
+	if u := p.cfg.UplinkCalled(name); u != nil && slices.Contains(u.Also, name) {
+		return u
+	}
+	return nil
+}
+
+// toHookOwned turns <interface type='direct'> into type='ethernet' with a device that
+// the hook will make, and notes in the words what the XML no longer says.
+func (p macvtap) toHookOwned(n *xmlfilter.NIC, s Settings) (xmlfilter.Change, error) {
+	c := xmlfilter.Change{}
+	if n.VirtualPort != nil && !isQbg(n.VirtualPort) {
+		return c, step.Hint(step.ErrUnsuitable, "it has <virtualport type='%s'>, which is libvirt's to associate; leave own='hook' out", n.VirtualPort.Type)
+	}
+	if n.MAC == "" {
+		return c, step.Hint(step.ErrUnsuitable, "it has no <mac address=>; define the domain first, libvirt gives it one")
+	}
+	pl, err := p.locate(n, s)
+	if err != nil {
+		return c, err
+	}
+	if isQbg(n.VirtualPort) {
+		if _, err := vsiOf(n.VirtualPort, n.MAC, pl.dev.Name, pl.vid); err != nil {
+			return c, err
+		}
+	}
+	words := pl.words()
+	words[xmlfilter.WordOwn] = xmlfilter.OwnHook
+	words[xmlfilter.WordMode] = cmp.Or(s.Mode, n.Source.Mode, "vepa")
+	c.Words = newWords(n, words)
+	c.Ethernet = targetName(p.domain, n)
+	return c, nil
+}
+
+// convertOwned maps the lower device of a NIC that is hook-owned already.
+func (p macvtap) convertOwned(n *xmlfilter.NIC, s Settings) (xmlfilter.Change, error) {
+	var c xmlfilter.Change
+	if s.Uplink == nil {
+		pl, err := p.locate(n, s)
+		if err != nil {
+			return c, err
+		}
+		if pl.uplink != nil || pl.dev.Name != s.Dev {
+			c.Words = newWords(n, map[string]string{xmlfilter.WordDev: pl.dev.Name})
+		}
+	}
+	if !p.keep && n.Words != nil && n.Words.Was != nil && n.Words.Was.Source.Dev != "" {
+		was := *n
+		was.Source, was.VLAN = n.Words.Was.Source, nil
+		// What was kept serves only undo: a name that means nothing here stays.
+		if pl, err := p.locate(&was, Settings{Uplink: s.Uplink}); err == nil {
+			dev := pl.dev.Name
+			if pl.vid != 0 {
+				dev = vlanName(dev, pl.vid)
+			}
+			if dev != was.Source.Dev {
+				c.WasDev = dev
+			}
+		}
+	}
+	return c, nil
+}
