@@ -25,7 +25,7 @@ func Explain(w io.Writer, op step.Op, d *xmlfilter.Domain, cfg *config.Config, h
 		fmt.Fprintf(w, "  %s: %s\n", n, plan.Describe(d, cfg, host, n))
 	}
 	before := d
-	changes, rewriteErr := plan.Rewrite(d, cfg, host, true)
+	changes, rewriteErr := plan.Rewrite(d, cfg, host)
 	// What needs rewriting first is planned as it is afterwards.
 	planned, planErr := plan.For(step.Prepare, d, cfg, host)
 	then := ""
@@ -42,11 +42,15 @@ func Explain(w io.Writer, op step.Op, d *xmlfilter.Domain, cfg *config.Config, h
 		var lines []string
 		var err error
 		switch o {
-		case "rewrite", step.Migrate, step.Restore:
-			if op == "" && o != "rewrite" {
-				continue // the same as rewrite, for XML from elsewhere
-			}
+		case "rewrite":
 			lines, err = ExplainChanges(before, changes), rewriteErr
+		case step.Migrate, step.Restore:
+			if op == "" {
+				continue // XML from elsewhere
+			}
+			var renames []xmlfilter.Change
+			renames, _, err = plan.Remap(before, cfg, host, plan.OriginOf(o))
+			lines = ExplainChanges(before, renames)
 		case step.Prepare, step.Start, step.Reconnect:
 			if op == "" && o == step.Reconnect {
 				continue

@@ -2,6 +2,8 @@ package hooks
 
 import (
 	"os"
+	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -9,6 +11,7 @@ import (
 	"libvirt-direct/hooks/plan"
 	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/link"
+	"libvirt-direct/xmlfilter"
 )
 
 func TestFilters(t *testing.T) {
@@ -73,4 +76,92 @@ func TestMigrationThereAndBack(t *testing.T) {
 	b.must(step.Release, there)
 	a.must(step.Release, back)
 	require.False(t, b.has("enpb.100") || a.has("nica.100"))
+}
+
+// Where a domain comes from decides whose names stand in it. A device of this host goes
+// before what other hosts call an uplink, unless the domain comes from one of those; the
+// uplink that the settings name goes before both.
+func TestNamesByOrigin(t *testing.T) {
+	const lan = "[uplink.storage]\ndevice='enpb'\nalso=['nica']\n"
+	noted := "<ld:nic mac='" + mac1 + "' uplink='storage'/>"
+	for _, c := range []struct {
+		op      step.Op
+		here    bool // a device of this host is called nica
+		setting string
+		want    string // <source dev=>, "" for the same
+	}{
+		{step.Migrate, false, "", "enpb"},
+		{step.Migrate, true, "", "enpb"},
+		{step.Migrate, true, noted, "enpb"},
+		{step.Restore, false, "", "enpb"},
+		{step.Restore, true, "", ""},
+		{step.Restore, true, noted, "enpb"},
+	} {
+		for _, vlan := range []string{"", ".100"} {
+			w := newWorld(t, lan, "enpb")
+			if c.here {
+				w = newWorld(t, lan, "enpb", "nica")
+			}
+			out := w.must(c.op, domain(uuidA, c.setting, direct(mac1, "nica"+vlan, "vepa")))
+			if c.want == "" {
+				require.Empty(t, out, "%+v", c)
+				continue
+			}
+			require.Contains(t, out, "<source dev='"+c.want+vlan+"'", "%+v", c)
+		}
+	}
+	// At its start, and once it runs, it is the device that it says.
+	w := newWorld(t, lan+"vlans=['5']\n", "enpb", "nica")
+	w.must(step.Prepare, domain(uuidA, "", direct(mac1, "nica.100", "vepa")))
+	require.True(t, w.has("nica.100"), "whose VLANs no uplink bounds")
+	w.must(step.Reconnect, domain(uuidA, "", direct(mac1, "nica.100", "vepa")))
+	require.False(t, w.has("enpb.100"))
+}
+
+// A VLAN of a bridge's NIC is libvirt's, which knows it from 11 on or refuses it itself.
+func TestPlainVLANOfABridgeComesAlong(t *testing.T) {
+	for _, op := range []step.Op{step.Migrate, step.Restore} {
+		w := newWorld(t, "")
+		withBridges(w.kernel)
+		for _, vlan := range []string{"<vlan><tag id='10'/></vlan>", trunkVLAN, "<vlan trunk='yes'><tag id='10'/></vlan>"} {
+			require.Empty(t, w.must(op, domain(uuidA, "", bridged(mac1, "br0", "", vlan))))
+			require.Empty(t, w.must(op, domain(uuidA, "", bridged(mac1, "nosuch", "", vlan))), "and is none of ours to refuse")
+		}
+	}
+}
+
+// Whatever a domain that comes from elsewhere is like: but for the names of devices and what
+// is noted for the next host, its XML is what it was.
+func FuzzRemap(f *testing.F) {
+	for _, nic := range []string{
+		direct(mac1, "nica", "vepa"), direct(mac1, "nica.100", "bridge"), bridged(mac1, "br0", "", trunkVLAN), owned(mac1, "ldt1"),
+		"<interface type='hostdev'><source><address type='pci' domain='0' bus='3' slot='16' function='1'/></source><vlan><tag id='5'/></vlan></interface>",
+		onSwitch(mac1, ""), "<interface type='network'><source network='n'/></interface>",
+	} {
+		f.Add("", nic)
+		f.Add("uplink='storage' vlan='7'", nic)
+		f.Add("own='hook' dev='nica'", nic)
+	}
+	names := regexp.MustCompile(`(<source\b[^>]*?\b(?:dev|bridge)\s*=\s*)('[^']*'|"[^"]*")`)
+	f.Fuzz(func(t *testing.T, settings, nic string) {
+		doc := domain(uuidA, "<ld:nic mac='"+mac1+"' "+settings+"/>", nic)
+		d, err := xmlfilter.Parse([]byte(doc))
+		if err != nil || len(d.NICs) == 0 {
+			return
+		}
+		for _, op := range []step.Op{step.Migrate, step.Restore} {
+			w := newWorld(t, twoUplinks, "enpb", "br0")
+			out, err := w.run(op, doc)
+			if err != nil || out == "" {
+				continue
+			}
+			bare := func(doc string) string {
+				_, devices, _ := strings.Cut(doc, "</metadata>")
+				return names.ReplaceAllString(devices, "$1")
+			}
+			if bare(doc) != bare(out) {
+				t.Fatalf("%s\nbecame\n%s", doc, out)
+			}
+		}
+	})
 }

@@ -306,7 +306,7 @@ func (h *Hook) filter(ctx context.Context, c Call, d *xmlfilter.Domain, doc []by
 	if !concerns(d) {
 		return nil
 	}
-	changes, err := h.changes(ctx, d)
+	changes, err := h.changes(ctx, d, plan.OriginOf(c.Op))
 	var refused *plan.NICError
 	if err != nil && plain(d) && !errors.As(err, &refused) {
 		h.withoutUs(c, err)
@@ -327,7 +327,7 @@ func (h *Hook) filter(ctx context.Context, c Call, d *xmlfilter.Domain, doc []by
 }
 
 // changes are what a domain is to say otherwise on this host.
-func (h *Hook) changes(ctx context.Context, d *xmlfilter.Domain) ([]xmlfilter.Change, error) {
+func (h *Hook) changes(ctx context.Context, d *xmlfilter.Domain, from plan.Origin) ([]xmlfilter.Change, error) {
 	cfg, err := h.Config()
 	if err != nil {
 		return nil, err
@@ -339,17 +339,17 @@ func (h *Hook) changes(ctx context.Context, d *xmlfilter.Domain) ([]xmlfilter.Ch
 		return nil, err
 	}
 	defer closeKernel()
-	return h.remap(ctx, k, cfg, d)
+	return h.remap(ctx, k, cfg, d, from)
 }
 
 // remap finds out what a domain that comes from elsewhere is to say here, and keeps the
 // virtual functions that it chooses for the start that follows.
-func (h *Hook) remap(ctx context.Context, k step.Kernel, cfg *config.Config, d *xmlfilter.Domain) (changes []xmlfilter.Change, err error) {
+func (h *Hook) remap(ctx context.Context, k step.Kernel, cfg *config.Config, d *xmlfilter.Domain, from plan.Origin) (changes []xmlfilter.Change, err error) {
 	host, err := Survey(ctx, k, cfg, h.records(), d)
 	if err != nil {
 		return nil, err
 	}
-	changes, reserve, err := plan.Remap(d, cfg, host, false)
+	changes, reserve, err := plan.Remap(d, cfg, host, from)
 	if err != nil || len(reserve) == 0 || !h.Privileged || d.UUID == "" {
 		return changes, err
 	}
@@ -363,7 +363,7 @@ func (h *Hook) remap(ctx context.Context, k step.Kernel, cfg *config.Config, d *
 		if host, err = Survey(ctx, k, cfg, h.records(), d); err != nil {
 			return err
 		}
-		if changes, reserve, err = plan.Remap(d, cfg, host, false); err != nil {
+		if changes, reserve, err = plan.Remap(d, cfg, host, from); err != nil {
 			return err
 		}
 		a.journal.Started = false // an earlier life's word, where that has left a debt

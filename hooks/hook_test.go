@@ -131,6 +131,21 @@ func (w *world) run(op step.Op, doc string) (string, error) {
 	return out.String(), err
 }
 
+// rewritten is what rewrite makes of a domain on this host.
+func (w *world) rewritten(doc string) (string, error) {
+	w.t.Helper()
+	d, err := xmlfilter.Parse([]byte(doc))
+	require.NoError(w.t, err)
+	host, err := Survey(w.t.Context(), w.kernel, w.cfg, w.hook.records(), d)
+	require.NoError(w.t, err)
+	changes, err := plan.Rewrite(d, w.cfg, host)
+	if err != nil {
+		return "", err
+	}
+	out, err := d.Rewrite(changes)
+	return string(out), err
+}
+
 func (w *world) must(op step.Op, doc string) string {
 	w.t.Helper()
 	out, err := w.run(op, doc)
@@ -605,7 +620,7 @@ func TestRewriteDefinesWhatPrepareAccepts(t *testing.T) {
 	require.NoError(t, err)
 	host, err := Survey(context.Background(), w.kernel, w.cfg, w.hook.records(), d)
 	require.NoError(t, err)
-	changes, err := plan.Rewrite(d, w.cfg, host, true)
+	changes, err := plan.Rewrite(d, w.cfg, host)
 	require.NoError(t, err)
 	out, err := d.Rewrite(changes)
 	require.NoError(t, err)
@@ -617,7 +632,7 @@ func TestRewriteDefinesWhatPrepareAccepts(t *testing.T) {
 	require.NoError(t, err)
 	host, err = Survey(context.Background(), w.kernel, w.cfg, w.hook.records(), again)
 	require.NoError(t, err)
-	more, err := plan.Rewrite(again, w.cfg, host, true)
+	more, err := plan.Rewrite(again, w.cfg, host)
 	require.NoError(t, err)
 	require.Empty(t, more)
 	back, err := again.Undo()

@@ -1,6 +1,7 @@
 package hooks
 
 import (
+	"cmp"
 	"errors"
 	"strings"
 	"testing"
@@ -113,7 +114,7 @@ func TestHookOwnedOVSPort(t *testing.T) {
 	// The filter for migration keeps what the hook reads, as rewriting does.
 	host, err := Survey(t.Context(), w.kernel, w.cfg, w.hook.records(), d)
 	require.NoError(t, err)
-	changes, err := plan.Rewrite(d, w.cfg, host, false)
+	changes, err := plan.Rewrite(d, w.cfg, host)
 	require.NoError(t, err)
 	out, err := d.Rewrite(changes)
 	require.NoError(t, err)
@@ -160,8 +161,9 @@ func TestOVSBridgeIsMapped(t *testing.T) {
 	for _, own := range []string{"", "<ld:nic mac='" + mac1 + "' own='hook'/>"} {
 		a, b := newWorld(t, conf("ovsbr0", "br-b"), "ovsbr0"), newWorld(t, conf("br-b", "ovsbr0"), "br-b")
 		b.withSwitch("br-b")
-		doc := domain(uuidA, own, onSwitch(mac1, "<target dev='vnet0'/>"))
-		there := b.must(step.Migrate, doc)
+		doc, err := a.rewritten(domain(uuidA, own, onSwitch(mac1, "<target dev='vnet0'/>")))
+		require.NoError(t, err)
+		there := cmp.Or(b.must(step.Migrate, doc), doc) // hook-owned: its settings name the uplink
 		b.ovs.ByName["vnet0"] = ovs.Port{Name: "vnet0", Bridge: "br-b"}
 		b.must(step.Prepare, there)
 		b.must(step.Start, there)
@@ -171,10 +173,7 @@ func TestOVSBridgeIsMapped(t *testing.T) {
 		} else {
 			require.Len(t, b.ovs.ByName, 2)
 		}
-		back := a.must(step.Migrate, there)
-		if back == "" { // hook-owned: the words name the uplink
-			back = there
-		}
+		back := cmp.Or(a.must(step.Migrate, there), there)
 		a.ovs.ByName["vnet0"] = ovs.Port{Name: "vnet0", Bridge: "ovsbr0"}
 		a.must(step.Prepare, back)
 		a.must(step.Start, back)

@@ -302,7 +302,7 @@ func TestRewriteLeavesWhatOtherDefinitionsName(t *testing.T) {
 	rec.Named = []string{"vf0", "0000:03:10.1"}
 	host, err := Survey(t.Context(), w.kernel, w.cfg, rec, d)
 	require.NoError(t, err)
-	changes, err := plan.Rewrite(d, w.cfg, host, true)
+	changes, err := plan.Rewrite(d, w.cfg, host)
 	require.NoError(t, err)
 	require.Equal(t, "vf2", changes[0].SourceDev)
 }
@@ -676,7 +676,7 @@ func TestRewriteTakesVirtualPortOver(t *testing.T) {
 	require.NoError(t, err)
 	host, err := Survey(context.Background(), w.kernel, w.cfg, w.hook.records(), d)
 	require.NoError(t, err)
-	changes, err := plan.Rewrite(d, w.cfg, host, true)
+	changes, err := plan.Rewrite(d, w.cfg, host)
 	require.NoError(t, err)
 	require.Len(t, changes, 3)
 	for _, c := range changes {

@@ -96,7 +96,7 @@ func (o *options) rewritten(ctx context.Context, rec hooks.Records, d *xmlfilter
 	if err != nil {
 		return nil, nil, err
 	}
-	changes, err := plan.Rewrite(d, v.cfg, v.host, true)
+	changes, err := plan.Rewrite(d, v.cfg, v.host)
 	if err != nil {
 		return nil, nil, err
 	}

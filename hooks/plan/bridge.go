@@ -206,3 +206,14 @@ func vlanWords(v *xmlfilter.VLAN, s Settings) (map[string]string, error) {
 	}
 	return words, nil
 }
+
+func (p bridgePort) remap(n *xmlfilter.NIC, s Settings) (r Rename, handled bool, err error) {
+	if !onBridge(n) || n.Type == "network" || s.Uplink == nil {
+		return r, onBridge(n), nil
+	}
+	dev, err := p.uplink(s.Uplink)
+	if err == nil && dev.Name != n.Source.Bridge {
+		r.Bridge = dev.Name
+	}
+	return r, true, err
+}

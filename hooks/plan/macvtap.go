@@ -65,10 +65,10 @@ func (p macvtap) convert(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, hand
 // assisted plans what libvirt needs before it can make the macvtap itself.
 func (p macvtap) assisted(n *xmlfilter.NIC, s Settings) error {
 	source, there := p.host.Devices[n.Source.Dev]
-	if !there && n.VLAN != nil && n.Source.Mode == "passthrough" && p.cfg.UplinkCalled(n.Source.Dev) == nil {
+	if !there && n.VLAN != nil && n.Source.Mode == "passthrough" && p.host.Called(p.cfg, n.Source.Dev) == nil {
 		return noDevice(n.Source.Dev)
 	}
-	if u := p.cfg.UplinkCalled(n.Source.Dev); u != nil && n.Source.Mode == "passthrough" && p.host.Free[u.Name] != nil &&
+	if u := p.host.Called(p.cfg, n.Source.Dev); u != nil && n.Source.Mode == "passthrough" && p.host.Free[u.Name] != nil &&
 		!(there && source.Name == n.Source.Dev && u.Name != n.Source.Dev) {
 		// As an altname it would give the guest the whole card, the host's own address with it.
 		return p.notRewritten(fmt.Sprintf("%q is to be a virtual function of uplink %q", n.Source.Dev, u.Name))
@@ -101,11 +101,11 @@ func (p macvtap) assisted(n *xmlfilter.NIC, s Settings) error {
 		}
 		return nil
 	}
-	if u := p.cfg.UplinkCalled(n.Source.Dev); u != nil {
+	if u := p.host.Called(p.cfg, n.Source.Dev); u != nil {
 		return p.altName(n, u)
 	}
 	if isVLAN {
-		if u := p.cfg.UplinkCalled(parent); u != nil || p.host.Devices[parent].Index != 0 {
+		if u := p.host.Called(p.cfg, parent); u != nil || p.host.Devices[parent].Index != 0 {
 			return p.namedVLAN(n, parent, vid, u)
 		}
 	}
@@ -212,6 +212,22 @@ func (p macvtap) obstacle(n *xmlfilter.NIC) error {
 	return nil
 }
 
+func (p macvtap) remap(n *xmlfilter.NIC, s Settings) (r Rename, handled bool, err error) {
+	switch {
+	case n.Type == "direct" && n.Source.Network == "":
+		bare := *n
+		if bare.VLAN = nil; n.VLAN != nil {
+			s.VLAN = 0 // what libvirt cannot do with it, it says at the start
+		}
+		c, err := p.convertAssisted(&bare, s)
+		return Rename{Dev: c.SourceDev, Noted: c.Words}, true, err
+	case n.Type == "ethernet" && s.Own:
+		r, err = p.remapOwned(n, s)
+		return r, true, err
+	}
+	return r, n.Type == "direct", nil
+}
+
 // place is where a NIC stands: on a device of this host, or on a VLAN of it.
 type place struct {
 	dev    Device
@@ -236,7 +252,7 @@ func (p macvtap) locate(n *xmlfilter.NIC, s Settings) (place, error) {
 		pl.vid = n.VLAN.Tags[0]
 	}
 	name := cmp.Or(s.Dev, source)
-	if parent, vid, ok := SplitVLAN(name); ok && p.cfg.UplinkCalled(name) == nil {
+	if parent, vid, ok := SplitVLAN(name); ok && p.host.Called(p.cfg, name) == nil {
 		whole, there := p.host.Devices[name]
 		isVLAN := !there || whole.Kind == "vlan"
 		if isVLAN && (pl.vid == 0 || pl.vid == vid) {
@@ -244,7 +260,7 @@ func (p macvtap) locate(n *xmlfilter.NIC, s Settings) (place, error) {
 		}
 	}
 	if pl.uplink == nil {
-		pl.uplink = p.cfg.UplinkCalled(name)
+		pl.uplink = p.host.Called(p.cfg, name)
 	}
 	var err error
 	if pl.uplink != nil {
@@ -314,11 +330,11 @@ func (p macvtap) convertAssisted(n *xmlfilter.NIC, s Settings) (xmlfilter.Change
 // it by accident: other hosts' names go before, when the configuration lists them.
 func (p macvtap) foreign(name string) *config.Uplink {
 	if parent, _, ok := SplitVLAN(name); ok {
-		if u := p.cfg.UplinkCalled(parent); u != nil && slices.Contains(u.Also, parent) {
+		if u := p.host.Called(p.cfg, parent); u != nil && slices.Contains(u.Also, parent) {
 			return u
 		}
 	}
-	if u := p.cfg.UplinkCalled(name); u != nil && slices.Contains(u.Also, name) {
+	if u := p.host.Called(p.cfg, name); u != nil && slices.Contains(u.Also, name) {
 		return u
 	}
 	return nil
@@ -352,30 +368,49 @@ func (p macvtap) toHookOwned(n *xmlfilter.NIC, s Settings) (xmlfilter.Change, er
 }
 
 // convertOwned maps the lower device of a NIC that is hook-owned already.
-func (p macvtap) convertOwned(n *xmlfilter.NIC, s Settings) (xmlfilter.Change, error) {
-	var c xmlfilter.Change
-	if s.Uplink == nil {
-		pl, err := p.locate(n, s)
-		if err != nil {
-			return c, err
-		}
-		if pl.uplink != nil || pl.dev.Name != s.Dev {
-			c.Words = newWords(n, map[string]string{xmlfilter.WordDev: pl.dev.Name})
-		}
+func (p macvtap) convertOwned(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, err error) {
+	lower, err := p.lower(n, s)
+	if lower != "" {
+		c.Words = newWords(n, map[string]string{xmlfilter.WordDev: lower})
 	}
-	if !p.keep && n.Words != nil && n.Words.Was != nil && n.Words.Was.Source.Dev != "" {
-		was := *n
-		was.Source, was.VLAN = n.Words.Was.Source, nil
-		// What was kept serves only undo: a name that means nothing here stays.
-		if pl, err := p.locate(&was, Settings{Uplink: s.Uplink}); err == nil {
-			dev := pl.dev.Name
-			if pl.vid != 0 {
-				dev = vlanName(dev, pl.vid)
-			}
-			if dev != was.Source.Dev {
-				c.WasDev = dev
-			}
-		}
+	return c, err
+}
+
+// lower is what the lower device of a hook-owned NIC is called here, "" where no name has to
+// change.
+func (p macvtap) lower(n *xmlfilter.NIC, s Settings) (string, error) {
+	if s.Uplink != nil {
+		return "", nil
 	}
-	return c, nil
+	pl, err := p.locate(n, s)
+	if err != nil || pl.uplink == nil && pl.dev.Name == s.Dev {
+		return "", err
+	}
+	return pl.dev.Name, nil
+}
+
+func (p macvtap) remapOwned(n *xmlfilter.NIC, s Settings) (r Rename, err error) {
+	if r.Lower, err = p.lower(n, s); err != nil {
+		return r, err
+	}
+	if n.Words != nil && r.Lower == n.Words.Dev {
+		r.Lower = ""
+	}
+	if n.Words == nil || n.Words.Was == nil || n.Words.Was.Source.Dev == "" {
+		return r, nil
+	}
+	was := *n
+	was.Source, was.VLAN = n.Words.Was.Source, nil
+	pl, err := p.locate(&was, Settings{Uplink: s.Uplink})
+	if err != nil { // what was kept serves only undo: a name that means nothing here stays
+		return r, nil
+	}
+	dev := pl.dev.Name
+	if pl.vid != 0 {
+		dev = vlanName(dev, pl.vid)
+	}
+	if dev != was.Source.Dev {
+		r.Kept = dev
+	}
+	return r, nil
 }

@@ -256,7 +256,7 @@ func (p ovsPort) convert(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, hand
 	}
 	u := s.Uplink
 	if u == nil {
-		u = p.cfg.UplinkCalled(n.Source.Bridge)
+		u = p.host.Called(p.cfg, n.Source.Bridge)
 	}
 	words := map[string]string{}
 	if u != nil {
@@ -281,4 +281,22 @@ func (p ovsPort) convert(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, hand
 	}
 	c.Words = newWords(n, words)
 	return c, true, nil
+}
+
+func (p ovsPort) remap(n *xmlfilter.NIC, s Settings) (r Rename, handled bool, err error) {
+	if n.Type == "ethernet" && s.Own && WasOnOVS(n) != nil {
+		return r, true, nil // its settings name the uplink, or its bridge has one name everywhere
+	}
+	if !onOVS(n) {
+		return r, false, nil
+	}
+	u := cmp.Or(s.Uplink, p.host.Called(p.cfg, n.Source.Bridge))
+	if u == nil {
+		return r, true, nil
+	}
+	dev, err := p.uplink(u)
+	if err == nil && dev.Name != n.Source.Bridge {
+		r.Bridge, r.Noted = dev.Name, newWords(n, map[string]string{xmlfilter.WordUplink: u.Name})
+	}
+	return r, true, err
 }

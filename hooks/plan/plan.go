@@ -75,6 +75,8 @@ type attachment interface {
 	start(n *xmlfilter.NIC, s Settings) (handled bool, err error)
 	// convert says how the NIC's XML is to become one that libvirt takes on this host.
 	convert(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, handled bool, err error)
+	// remap says what the devices that the NIC's XML names are called on this host.
+	remap(n *xmlfilter.NIC, s Settings) (r Rename, handled bool, err error)
 }
 
 // attachments are asked in order.
@@ -90,7 +92,6 @@ type planner struct {
 	steps  []step.Step
 	last   []step.Step           // behind those of all NICs
 	taken  map[link.VFPlace]bool // VFs that another NIC of the domain gets
-	keep   bool                  // what is converted is kept in the metadata
 }
 
 // add appends a step once: two NICs of a domain can stand on one VLAN.
@@ -129,7 +130,7 @@ func (p *planner) find(name string) (Device, bool) {
 	if dev, ok := p.host.Devices[name]; ok {
 		return dev, true
 	}
-	if u := p.cfg.UplinkCalled(name); u != nil {
+	if u := p.host.Called(p.cfg, name); u != nil {
 		dev, ok := p.host.Uplinks[u.Name]
 		return dev, ok
 	}

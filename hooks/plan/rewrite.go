@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"maps"
 	"strconv"
 	"strings"
 
@@ -9,21 +10,12 @@ import (
 	"libvirt-direct/xmlfilter"
 )
 
-// Rewrite returns what is to be changed in a domain's XML, so that libvirt takes it
-// on this host. It is pure, like Plan, and allocates nothing.
-//
-// For migrate and restore the XML comes from a host where devices may have other
-// names: they are mapped by uplink. With keep, at define time, what is changed is
-// kept in the metadata for undoing.
-func Rewrite(d *xmlfilter.Domain, cfg *config.Config, host Snapshot, keep bool) ([]xmlfilter.Change, error) {
-	changes, _, err := Remap(d, cfg, host, keep)
-	return changes, err
-}
-
-// Remap is Rewrite with what is to be reserved for the start that follows.
-func Remap(d *xmlfilter.Domain, cfg *config.Config, host Snapshot, keep bool) ([]xmlfilter.Change, []step.Step, error) {
-	p := newPlanner(step.Migrate, d, cfg, host)
-	p.keep = keep
+// Rewrite returns what is to be changed in the XML of a domain that is defined on this
+// host, so that libvirt takes it; what is changed is kept in the metadata for undoing. It is
+// pure, like For, and allocates nothing.
+func Rewrite(d *xmlfilter.Domain, cfg *config.Config, host Snapshot) ([]xmlfilter.Change, error) {
+	host.Origin = Unknown
+	p := newPlanner("", d, cfg, host)
 	var changes []xmlfilter.Change
 	for i := range d.NICs {
 		n := &d.NICs[i]
@@ -32,14 +24,14 @@ func Remap(d *xmlfilter.Domain, cfg *config.Config, host Snapshot, keep bool) ([
 		}
 		c, err := p.convert(n)
 		if err != nil {
-			return nil, nil, &NICError{Domain: d.Name, NIC: n.String(), Err: err}
+			return nil, &NICError{Domain: d.Name, NIC: n.String(), Err: err}
 		}
-		if c.SourceDev != "" || c.SourceBridge != "" || c.SourceMode != "" || c.DropVLAN || c.DropVirtualPort || c.Ethernet != "" || c.WasDev != "" || len(c.Words) > 0 {
-			c.NIC, c.Keep = i, c.Keep || keep
+		if c.SourceDev != "" || c.SourceBridge != "" || c.SourceMode != "" || c.DropVLAN || c.DropVirtualPort || c.Ethernet != "" || len(c.Words) > 0 {
+			c.NIC, c.Keep = i, true
 			changes = append(changes, c)
 		}
 	}
-	return changes, p.steps, nil
+	return changes, nil
 }
 
 func (p *planner) convert(n *xmlfilter.NIC) (xmlfilter.Change, error) {
@@ -56,6 +48,65 @@ func (p *planner) convert(n *xmlfilter.NIC) (xmlfilter.Change, error) {
 		}
 	}
 	return xmlfilter.Change{}, unsuited(n)
+}
+
+// A Rename is what the devices of one NIC are called on this host, "" for what stays. Nothing
+// else of a domain's XML changes when it comes from elsewhere: what its host could do
+// with it this one can as well.
+type Rename struct {
+	Dev    string // of <source dev=>
+	Bridge string // of <source bridge=>
+	Lower  string // of the dev setting of a hook-owned NIC
+	Kept   string // of <source dev=> in what rewrite has kept
+	// Noted are settings by which the next host finds out what is meant: the uplink, the VLAN.
+	Noted map[string]string
+}
+
+func (r Rename) change(nic int) xmlfilter.Change {
+	c := xmlfilter.Change{NIC: nic, SourceDev: r.Dev, SourceBridge: r.Bridge, WasDev: r.Kept, Words: maps.Clone(r.Noted)}
+	if r.Lower != "" {
+		c.Words = map[string]string{xmlfilter.WordDev: r.Lower}
+	}
+	return c
+}
+
+// Remap returns what is to be changed in the XML of a domain that comes from elsewhere, or
+// may do so, and what is to be reserved for the start that follows. It is pure, like For,
+// and allocates nothing.
+func Remap(d *xmlfilter.Domain, cfg *config.Config, host Snapshot, from Origin) ([]xmlfilter.Change, []step.Step, error) {
+	host.Origin = from
+	p := newPlanner("", d, cfg, host)
+	var changes []xmlfilter.Change
+	for i := range d.NICs {
+		n := &d.NICs[i]
+		if !InScope(n) {
+			continue
+		}
+		r, err := p.remap(n)
+		if err != nil {
+			return nil, nil, &NICError{Domain: d.Name, NIC: n.String(), Err: err}
+		}
+		if c := r.change(i); c.SourceDev != "" || c.SourceBridge != "" || c.WasDev != "" || len(c.Words) > 0 {
+			changes = append(changes, c)
+		}
+	}
+	return changes, p.steps, nil
+}
+
+func (p *planner) remap(n *xmlfilter.NIC) (Rename, error) {
+	if err := n.Err(); err != nil {
+		return Rename{}, err
+	}
+	s, err := SettingsOf(p.cfg, p.host, n)
+	if err != nil {
+		return Rename{}, err
+	}
+	for _, a := range p.attachments() {
+		if r, handled, err := a.remap(n, s); handled || err != nil {
+			return r, err
+		}
+	}
+	return Rename{}, nil
 }
 
 // newWords leaves out what the NIC's words say already.

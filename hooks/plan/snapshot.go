@@ -53,8 +53,10 @@ type VFDevice struct {
 // Snapshot is what Plan knows of this host's devices: those that the domain's NICs name,
 // and the uplinks'.
 type Snapshot struct {
-	// Owner is the UUID of the domain for which it was looked at.
-	Owner string
+	// Owner is the UUID of the domain for which it was looked at, Origin where its XML comes
+	// from.
+	Owner  string
+	Origin Origin
 	// Devices by the names under which they were asked for.
 	Devices map[string]Device
 	// Uplinks holds the uplinks' devices, by uplink name.
@@ -76,10 +78,49 @@ type Snapshot struct {
 	Obstacles map[string][]link.Obstacle
 }
 
+// Origin is where a domain's XML comes from, and so whose names stand in it.
+type Origin int
+
+const (
+	Here      Origin = iota // it runs here, or is started here
+	Elsewhere               // another host: it migrates
+	Unknown                 // a file, of this host or another: what was saved, or is defined
+)
+
+// OriginOf is where the XML comes from that libvirt hands to an operation.
+func OriginOf(op step.Op) Origin {
+	switch op {
+	case step.Migrate:
+		return Elsewhere
+	case step.Restore:
+		return Unknown
+	}
+	return Here
+}
+
+// Called returns the uplink that a domain means by a name, nil for none. What other hosts
+// call an uplink, by its also, counts for XML from elsewhere; else only where no device of
+// this host has that name.
+func (h Snapshot) Called(cfg *config.Config, name string) *config.Uplink {
+	if u := cfg.Uplinks[name]; u != nil {
+		return u
+	}
+	dev, there := h.Devices[name]
+	if h.Origin == Elsewhere || !there || dev.Name != name {
+		return cfg.UplinkCalled(name)
+	}
+	for _, name := range cfg.UplinkNames() {
+		if up, ok := h.Uplinks[name]; ok && up.Index == dev.Index {
+			return cfg.Uplinks[name]
+		}
+	}
+	return nil
+}
+
 // uplinkOf returns the uplink that a device name means or leads to: by what the
 // uplink is called, or because it is its device, or a VLAN of it.
 func (h Snapshot) uplinkOf(cfg *config.Config, name string) *config.Uplink {
-	if u := cfg.UplinkCalled(name); u != nil {
+	if u := h.Called(cfg, name); u != nil {
 		return u
 	}
 	if dev, there := h.Devices[name]; there {

@@ -238,7 +238,7 @@ func (p function) take(n *xmlfilter.NIC, s Settings) (VFDevice, bool, error) {
 	}
 	u := s.Uplink
 	if u == nil {
-		u = p.cfg.UplinkCalled(s.Dev)
+		u = p.host.Called(p.cfg, s.Dev)
 	}
 	if u == nil {
 		return VFDevice{}, false, nil
@@ -291,49 +291,27 @@ const qbh = "802.1Qbh"
 // convert returns what is to be changed in a NIC that is, or is to get, a VF; handled is
 // false for others.
 func (p function) convert(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, handled bool, err error) {
-	mode := cmp.Or(s.Mode, n.Source.Mode)
 	switch {
 	case n.Type == "hostdev":
-		vf, ok := p.onVF(n)
-		if ok && isQbg(n.VirtualPort) {
-			// What is kept of it is what start associates, so that it must be kept.
-			_, err := vsiOf(n.VirtualPort, n.MAC, vf.PFName, vlanOf(n, s))
-			c.DropVirtualPort = p.keep
-			return c, true, err
-		}
-		if ok && p.takesPort(n, vf.PFIndex, s.Uplink) {
-			c.DropVirtualPort = true
-			c.Words = map[string]string{xmlfilter.WordPortProfile: n.VirtualPort.Parameters["profileid"]}
-		}
-		return c, true, nil
-	case n.Type != "direct" || mode != "passthrough" || s.Own && n.VirtualPort == nil:
+		c, err = p.convertHostdev(n, s)
+		return c, true, err
+	case !p.passthrough(n, s) || s.Own && n.VirtualPort == nil:
 		return c, false, nil
 	}
-	vf, ok := p.host.VFs[n.Source.Dev]
-	u := s.Uplink
-	if u == nil {
-		u = p.cfg.UplinkCalled(n.Source.Dev)
-		if dev, there := p.host.Devices[n.Source.Dev]; u != nil && there && dev.Name == n.Source.Dev && p.macvtap().foreign(n.Source.Dev) == nil && n.Source.Dev != u.Name {
-			u = nil // it names the device itself, not the network
-		}
+	vf, u, err := p.meant(n, s, false)
+	if err != nil {
+		return c, true, err
 	}
-	busy := ok && !p.keep && p.host.Available(vf, true) != nil
-	if u != nil && (!ok || busy || vf.PFIndex != p.host.Uplinks[u.Name].Index) {
-		var picked bool
-		vf, picked, err = p.choose(u)
-		if err != nil || !picked && !ok {
-			return c, err != nil, err
-		}
-		ok = ok || picked
-		c.SourceDev = vf.Netdev
-		c.Words = newWords(n, map[string]string{xmlfilter.WordUplink: u.Name})
-	}
-	if !ok {
+	if vf == nil {
 		if p.takesPort(n, p.host.Devices[n.Source.Dev].Index, u) {
 			c, err = p.toOwnedPort(n, s, "")
 			return c, true, err
 		}
 		return c, false, nil
+	}
+	if vf.chosen {
+		c.SourceDev = vf.Netdev
+		c.Words = newWords(n, map[string]string{xmlfilter.WordUplink: u.Name})
 	}
 	if s.Mode != "" && s.Mode != n.Source.Mode {
 		c.SourceMode = s.Mode
@@ -343,15 +321,79 @@ func (p function) convert(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, han
 		// not report.
 		c, err = p.toOwnedPort(n, s, vf.Netdev)
 	}
-	if err == nil && (n.Words != nil || len(c.Words) > 0) {
-		p.reserve(n, vf)
-	}
 	return c, true, err
 }
 
-// reserve notes the VF of a NIC for the start that follows.
-func (p function) reserve(n *xmlfilter.NIC, vf VFDevice) {
-	p.steps = append(p.steps, step.Step{NIC: p.id(n), Kind: &step.VF{VFPlace: vf.VFPlace, PFName: vf.PFName, MAC: n.MAC, Managed: true}})
+// convertHostdev takes away what libvirt refuses on a hostdev NIC: the hook associates it.
+func (p function) convertHostdev(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, err error) {
+	vf, ok := p.onVF(n)
+	if ok && isQbg(n.VirtualPort) {
+		// What is kept of it is what start associates.
+		c.DropVirtualPort = true
+		_, err = vsiOf(n.VirtualPort, n.MAC, vf.PFName, vlanOf(n, s))
+		return c, err
+	}
+	if ok && p.takesPort(n, vf.PFIndex, s.Uplink) {
+		c.DropVirtualPort = true
+		c.Words = map[string]string{xmlfilter.WordPortProfile: n.VirtualPort.Parameters["profileid"]}
+	}
+	return c, nil
+}
+
+func (p function) remap(n *xmlfilter.NIC, s Settings) (r Rename, handled bool, err error) {
+	if n.Type == "hostdev" {
+		return r, true, nil
+	}
+	if !p.passthrough(n, s) {
+		return r, false, nil
+	}
+	vf, u, err := p.meant(n, s, true)
+	if vf == nil || err != nil {
+		return r, err != nil, err
+	}
+	if vf.chosen {
+		r.Dev, r.Noted = vf.Netdev, newWords(n, map[string]string{xmlfilter.WordUplink: u.Name})
+	}
+	if n.Words != nil || len(r.Noted) > 0 {
+		p.steps = append(p.steps, step.Step{NIC: p.id(n), Kind: &step.VF{VFPlace: vf.VFPlace, PFName: vf.PFName, MAC: n.MAC, Managed: true}})
+	}
+	return r, true, nil
+}
+
+// passthrough reports whether a NIC is a macvtap in passthrough mode.
+func (p function) passthrough(n *xmlfilter.NIC, s Settings) bool {
+	return n.Type == "direct" && cmp.Or(s.Mode, n.Source.Mode) == "passthrough"
+}
+
+// meant is the VF that a NIC in passthrough mode means, nil for none: the one that it names,
+// or a chosen one of its uplink, where it names that, or one of another uplink, or, with
+// available, one that it cannot have.
+func (p function) meant(n *xmlfilter.NIC, s Settings, available bool) (*VFDevice, *config.Uplink, error) {
+	vf, ok := p.host.VFs[n.Source.Dev]
+	u := s.Uplink
+	if u == nil {
+		u = p.host.Called(p.cfg, n.Source.Dev)
+		if dev, there := p.host.Devices[n.Source.Dev]; u != nil && there && dev.Name == n.Source.Dev && p.macvtap().foreign(n.Source.Dev) == nil && n.Source.Dev != u.Name {
+			u = nil // it names the device itself, not the network
+		}
+	}
+	busy := ok && available && p.host.Available(vf, true) != nil
+	if u == nil || ok && !busy && vf.PFIndex == p.host.Uplinks[u.Name].Index {
+		if !ok {
+			return nil, u, nil
+		}
+		return &vf, u, nil
+	}
+	free, has, err := p.choose(u)
+	switch {
+	case err != nil:
+		return nil, u, err
+	case has:
+		return &free, u, nil
+	case ok:
+		return &vf, u, nil
+	}
+	return nil, u, nil
 }
 
 // takesPort reports whether the hook is to associate a NIC's port in libvirt's place.
