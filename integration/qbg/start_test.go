@@ -65,7 +65,7 @@ func TestDomain(t *testing.T) {
 
 			refused(h, br)
 			if ed == vdp.Edition2012 {
-				ownedNIC(h, br, "prepare 1", "prepare 2", "stopped 1", "stopped 2", "release 1", "release 2")
+				ownedNIC(h, br, "prepare 1", "prepare 2", "stopped 1", "stopped 2")
 			}
 		})
 	}
