@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -237,11 +236,4 @@ func explainCommand(o *options) *cobra.Command {
 	c.Flags().StringVar(&op, "op", "", "only this `OPERATION` of the hook: "+strings.Join(known, ", "))
 	complete(c, "op", known...)
 	return c
-}
-
-// printJSON writes a value as a program, or a person with --json, reads it.
-func printJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
 }

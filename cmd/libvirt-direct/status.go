@@ -28,7 +28,8 @@ type hostStatus struct {
 }
 
 func statusCommand(o *options) *cobra.Command {
-	var asJSON, claims bool
+	var asJSON *bool
+	var claims bool
 	c := &cobra.Command{
 		Use:   "status [--claims] [--json]",
 		Short: "Show what is held for running guests, from the journal and the kernel side by side",
@@ -36,99 +37,101 @@ func statusCommand(o *options) *cobra.Command {
 host's virtual functions. With --claims it lists each claim instead: who has which device, by
 what generation, how far that has come, and what the kernel shows of its use.`,
 		Args: noArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			ctx, cancel := o.deadline(c)
-			defer cancel()
-			k, err := link.Open()
-			if err != nil {
-				return err
-			}
-			defer k.Close()
+		RunE: func(c *cobra.Command, _ []string) (err error) {
 			if claims {
-				return o.printClaims(ctx, c.OutOrStdout(), k, asJSON)
+				err = report(o, c, *asJSON, o.claims, printClaims)
+			} else {
+				err = report(o, c, *asJSON, o.status, printStatus)
 			}
-			sw := hooks.OpenSwitch()
-			defer sw.Close()
-			all, err := hooks.Status(ctx, k, sw, journal.Existing(o.journal))
 			if errors.Is(err, fs.ErrPermission) {
 				return fmt.Errorf("status needs root: %w", err)
 			}
-			if err != nil {
-				return err
-			}
-			pfs, err := topology.PhysicalFunctions(ctx, k, o.records(), "")
-			if err != nil {
-				return err
-			}
-			w := c.OutOrStdout()
-			if asJSON {
-				return printJSON(w, hostStatus{all, pfs})
-			}
-			if len(all) == 0 {
-				fmt.Fprintln(w, "nothing is held")
-			}
-			for _, d := range all {
-				if d.Error != "" {
-					fmt.Fprintf(w, "domain %s: %s\n", d.UUID, d.Error)
-					continue
-				}
-				fmt.Fprintf(w, "domain %q (%s) since %s\n", d.Name, d.UUID, d.Since.Local().Format("2006-01-02 15:04:05"))
-				for _, h := range d.Held {
-					fmt.Fprintf(w, "  NIC %s: %s\n", h.NIC, h.Holds())
-					if h.Difference != "" {
-						fmt.Fprintf(w, "    BUT: %s\n", h.Difference)
-					}
-				}
-			}
-			printPFs(w, pfs)
-			return nil
+			return err
 		},
 	}
-	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	asJSON = jsonFlag(c)
 	c.Flags().BoolVar(&claims, "claims", false, "list each claim with its evidence")
 	return c
 }
 
-func (o *options) printClaims(ctx context.Context, w io.Writer, k *link.Conn, asJSON bool) error {
-	all, err := hooks.AllClaims(ctx, k, o.records())
-	if errors.Is(err, fs.ErrPermission) {
-		return fmt.Errorf("status needs root: %w", err)
-	}
+func (o *options) status(ctx context.Context) (hostStatus, error) {
+	k, err := link.Open()
 	if err != nil {
-		return err
+		return hostStatus{}, err
 	}
-	if asJSON {
-		return printJSON(w, all)
+	defer k.Close()
+	sw := hooks.OpenSwitch()
+	defer sw.Close()
+	domains, err := hooks.Status(ctx, k, sw, journal.Existing(o.journal))
+	if err != nil {
+		return hostStatus{}, err
 	}
+	pfs, err := topology.PhysicalFunctions(ctx, k, o.records(), "")
+	return hostStatus{domains, pfs}, err
+}
+
+func printStatus(w io.Writer, host hostStatus) {
+	if len(host.Domains) == 0 {
+		fmt.Fprintln(w, "nothing is held")
+	}
+	for _, d := range host.Domains {
+		if d.Error != "" {
+			fmt.Fprintf(w, "domain %s: %s\n", d.UUID, d.Error)
+			continue
+		}
+		fmt.Fprintf(w, "domain %q (%s) since %s\n", d.Name, d.UUID, d.Since.Local().Format("2006-01-02 15:04:05"))
+		for _, h := range d.Held {
+			fmt.Fprintf(w, "  NIC %s: %s\n", h.NIC, h.Holds())
+			if h.Difference != "" {
+				fmt.Fprintf(w, "    BUT: %s\n", h.Difference)
+			}
+		}
+	}
+	printPFs(w, host.PFs)
+}
+
+func (o *options) claims(ctx context.Context) ([]hooks.ClaimStatus, error) {
+	k, err := link.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer k.Close()
+	return hooks.AllClaims(ctx, k, o.records())
+}
+
+func printClaims(w io.Writer, all []hooks.ClaimStatus) {
 	if len(all) == 0 {
 		fmt.Fprintln(w, "nothing is claimed")
 	}
 	for _, c := range all {
-		if c.Resource == "" {
-			fmt.Fprintf(w, "domain %s: %s\n", c.UUID, c.Error)
-			continue
-		}
-		fmt.Fprintf(w, "%s: domain %q (%s), NIC %s, %s", c.Resource, c.Name, c.UUID, c.NIC, c.Phase)
-		if c.Gen > 0 {
-			fmt.Fprintf(w, ", generation %d", c.Gen)
-		}
-		switch {
-		case c.Reserved:
-			fmt.Fprint(w, ", reserved for a start")
-		case !c.Holds:
-			fmt.Fprint(w, ", void: another claim is above it")
-		case c.Stale:
-			fmt.Fprint(w, ", stale: the kernel shows no use")
-		}
-		fmt.Fprintln(w)
-		if c.Evidence != "" {
-			fmt.Fprintf(w, "  the kernel: %s\n", c.Evidence)
-		}
-		if c.Error != "" {
-			fmt.Fprintf(w, "  not undone yet: %s\n", c.Error)
-		}
+		printClaim(w, c)
 	}
-	return nil
+}
+
+func printClaim(w io.Writer, c hooks.ClaimStatus) {
+	if c.Resource == "" {
+		fmt.Fprintf(w, "domain %s: %s\n", c.UUID, c.Error)
+		return
+	}
+	fmt.Fprintf(w, "%s: domain %q (%s), NIC %s, %s", c.Resource, c.Name, c.UUID, c.NIC, c.Phase)
+	if c.Gen > 0 {
+		fmt.Fprintf(w, ", generation %d", c.Gen)
+	}
+	switch {
+	case c.Reserved:
+		fmt.Fprint(w, ", reserved for a start")
+	case !c.Holds:
+		fmt.Fprint(w, ", void: another claim is above it")
+	case c.Stale:
+		fmt.Fprint(w, ", stale: the kernel shows no use")
+	}
+	fmt.Fprintln(w)
+	if c.Evidence != "" {
+		fmt.Fprintf(w, "  the kernel: %s\n", c.Evidence)
+	}
+	if c.Error != "" {
+		fmt.Fprintf(w, "  not undone yet: %s\n", c.Error)
+	}
 }
 
 func gcCommand(o *options) *cobra.Command {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -68,7 +69,7 @@ func printPFs(w io.Writer, pfs []topology.PF) {
 }
 
 func vfShowCommand(o *options) *cobra.Command {
-	var asJSON bool
+	var asJSON *bool
 	c := &cobra.Command{
 		Use:   "show [PF] [--json]",
 		Short: "Show virtual functions: who has them, what is wanted, what the driver says",
@@ -79,32 +80,26 @@ func vfShowCommand(o *options) *cobra.Command {
 			return nil
 		},
 		RunE: func(c *cobra.Command, args []string) error {
-			ctx, cancel := o.deadline(c)
-			defer cancel()
-			k, err := link.Open()
-			if err != nil {
-				return err
-			}
-			defer k.Close()
 			only := ""
 			if len(args) > 0 {
 				only = args[0]
 			}
-			pfs, err := topology.PhysicalFunctions(ctx, k, o.records(), only)
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return printJSON(c.OutOrStdout(), pfs)
-			}
-			if len(pfs) == 0 {
-				fmt.Fprintln(c.OutOrStdout(), "no network device has virtual functions; echo N >/sys/class/net/PF/device/sriov_numvfs makes some")
-			}
-			printPFs(c.OutOrStdout(), pfs)
-			return nil
+			return report(o, c, *asJSON, func(ctx context.Context) ([]topology.PF, error) {
+				k, err := link.Open()
+				if err != nil {
+					return nil, err
+				}
+				defer k.Close()
+				return topology.PhysicalFunctions(ctx, k, o.records(), only)
+			}, func(w io.Writer, pfs []topology.PF) {
+				if len(pfs) == 0 {
+					fmt.Fprintln(w, "no network device has virtual functions; echo N >/sys/class/net/PF/device/sriov_numvfs makes some")
+				}
+				printPFs(w, pfs)
+			})
 		},
 	}
-	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	asJSON = jsonFlag(c)
 	return c
 }
 

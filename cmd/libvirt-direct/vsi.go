@@ -46,15 +46,6 @@ func vsiCommand(o *options) *cobra.Command {
 
 func (o *vsiOptions) client() *control.Client { return control.NewClient(o.socket) }
 
-// print writes values as JSON, or else as text does.
-func (o *vsiOptions) print(w io.Writer, values any, text func(io.Writer)) error {
-	if o.json {
-		return printJSON(w, values)
-	}
-	text(w)
-	return nil
-}
-
 func (o *vsiOptions) addJSON(c *cobra.Command) *cobra.Command {
 	c.Flags().BoolVar(&o.json, "json", false, "print JSON")
 	return c
@@ -66,13 +57,7 @@ func (o *vsiOptions) uplinks() *cobra.Command {
 		Short: "Show vdpd's uplinks: the switch at the other end, the edition in use, the timers",
 		Args:  noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			ctx, cancel := o.deadline(c)
-			defer cancel()
-			all, err := o.client().Status(ctx)
-			if err != nil {
-				return err
-			}
-			return o.print(c.OutOrStdout(), all, func(w io.Writer) {
+			return report(o.options, c, o.json, o.client().Status, func(w io.Writer, all []control.Uplink) {
 				for i := range all {
 					printUplink(w, &all[i])
 				}
@@ -115,32 +100,31 @@ func (o *vsiOptions) list() *cobra.Command {
 		Short: "List the VSIs and how far the switch has followed",
 		Args:  noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			ctx, cancel := o.deadline(c)
-			defer cancel()
-			all, err := o.client().List(ctx, uplink)
-			if err != nil {
-				return err
-			}
-			if all == nil {
-				all = []control.VSIStatus{} // JSON's []
-			}
-			return o.print(c.OutOrStdout(), all, func(w io.Writer) {
-				if len(all) == 0 {
-					fmt.Fprintln(w, "there are no VSIs")
-					return
+			return report(o.options, c, o.json, func(ctx context.Context) ([]control.VSIStatus, error) {
+				all, err := o.client().List(ctx, uplink)
+				if all == nil {
+					all = []control.VSIStatus{} // JSON's []
 				}
-				t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-				fmt.Fprintln(t, "UPLINK\tVSI\tSTATE\tMODE\tFILTERS")
-				for i := range all {
-					v := &all[i]
-					fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", v.Uplink, v.VSI.ID, v.StateText(), v.Mode, v.VSI.FilterText())
-				}
-				t.Flush()
-			})
+				return all, err
+			}, printVSIs)
 		},
 	})
 	c.Flags().StringVar(&uplink, "uplink", "", "only this uplink, an interface's `NAME`")
 	return c
+}
+
+func printVSIs(w io.Writer, all []control.VSIStatus) {
+	if len(all) == 0 {
+		fmt.Fprintln(w, "there are no VSIs")
+		return
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "UPLINK\tVSI\tSTATE\tMODE\tFILTERS")
+	for i := range all {
+		v := &all[i]
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", v.Uplink, v.VSI.ID, v.StateText(), v.Mode, v.VSI.FilterText())
+	}
+	t.Flush()
 }
 
 // oneVSI reads the operand of a command about one VSI.
@@ -164,13 +148,9 @@ func (o *vsiOptions) show() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			ctx, cancel := o.deadline(c)
-			defer cancel()
-			found, err := o.client().Show(ctx, id)
-			if err != nil {
-				return err
-			}
-			return o.print(c.OutOrStdout(), found, func(w io.Writer) {
+			return report(o.options, c, o.json, func(ctx context.Context) ([]control.VSIStatus, error) {
+				return o.client().Show(ctx, id)
+			}, func(w io.Writer, found []control.VSIStatus) {
 				for i := range found {
 					v := &found[i]
 					fmt.Fprintf(w, "VSI %s on %s\n  state    %s\n  mode     asked for %s, reached %s\n  manager  %s\n  type     %d, version %d\n  filters  %s\n",
@@ -181,68 +161,82 @@ func (o *vsiOptions) show() *cobra.Command {
 	})
 }
 
+// wantedVSI are the flags of associate.
+type wantedVSI struct {
+	vdp.VSI      // what the flags fill in by themselves
+	uplink, mode string
+	mac, manager string
+	vlan         uint16
+}
+
+// modes are what associate can ask for, the usual one first.
+func modes() []string {
+	return []string{vdp.Associate.String(), vdp.PreAssociate.String(), vdp.PreAssociateRR.String()}
+}
+
 func (o *vsiOptions) associate() *cobra.Command {
-	var (
-		v            vdp.VSI
-		uplink, mode string
-		mac, manager string
-		vlan         uint16
-	)
-	modes := []string{vdp.Associate.String(), vdp.PreAssociate.String(), vdp.PreAssociateRR.String()}
+	var want wantedVSI
 	c := o.addJSON(&cobra.Command{
 		Use: "associate --uplink NAME --manager ID --type ID --type-version N --mac MAC [--vlan VID] [--mode MODE] [--json] UUID",
 		Example: "  libvirt-direct vsi associate --uplink eth0 --manager 11 --type 1193047 --type-version 2 \\\n" +
 			"    --mac 52:54:00:01:02:03 --vlan 100 09b11c53-8b5c-4eeb-8f00-d84eaa0aaa4f",
 		Short: "Ask the switch for a VSI, and wait for its answer",
 		RunE: func(c *cobra.Command, args []string) error {
-			id, err := oneVSI(c, args)
+			v, mode, err := want.parse(c, args)
 			if err != nil {
 				return err
 			}
-			for _, f := range []string{"uplink", "manager", "type", "type-version", "mac"} {
-				if !c.Flags().Changed(f) {
-					return usageError{fmt.Errorf("associate wants --%s", f)}
-				}
-			}
-			m, err := vdp.ParseMode(mode)
-			if err != nil || m == vdp.DeAssociate {
-				return usageError{fmt.Errorf("--mode %q: want %s", mode, strings.Join(modes, ", "))}
-			}
-			number, err := strconv.ParseUint(manager, 0, 8)
-			if err != nil {
-				return usageError{fmt.Errorf("--manager %q: want a number from 0 to 255", manager)}
-			}
-			address, err := net.ParseMAC(mac)
-			if err != nil || len(address) != 6 {
-				return usageError{fmt.Errorf("--mac %q: want a MAC address", mac)}
-			}
-			v.ID, v.Manager, v.FilterFormat = id, vdp.ManagerID{uint8(number)}, vdp.FilterMACVID
-			v.Filters = []vdp.Filter{{MAC: vdp.MAC(address), VID: vlan}}
-			if err := v.Validate(vdp.EditionAuto); err != nil {
-				return usageError{err}
-			}
-			ctx, cancel := o.deadline(c)
-			defer cancel()
-			got, err := o.request(ctx, uplink, m, v)
-			if err != nil {
-				return err
-			}
-			w := control.FromVDP(&got)
-			return o.print(c.OutOrStdout(), w, func(out io.Writer) {
-				fmt.Fprintf(out, "%s: %v granted, %s\n", w.ID, m, w.FilterText())
+			return report(o.options, c, o.json, func(ctx context.Context) (control.VSI, error) {
+				got, err := o.request(ctx, want.uplink, mode, v)
+				return control.FromVDP(&got), err
+			}, func(w io.Writer, got control.VSI) {
+				fmt.Fprintf(w, "%s: %v granted, %s\n", got.ID, mode, got.FilterText())
 			})
 		},
 	})
 	flags := c.Flags()
-	flags.StringVar(&uplink, "uplink", "", "the uplink, an interface's `NAME`")
-	flags.StringVar(&mode, "mode", modes[0], "what to ask for, a `MODE`: "+strings.Join(modes, ", "))
-	flags.StringVar(&manager, "manager", "", "the VSI manager's `ID`, 0 to 255")
-	flags.Uint32Var(&v.TypeID, "type", 0, "the VSI type's `ID`, 24 bits")
-	flags.Uint8Var(&v.TypeVersion, "type-version", 0, "the VSI type's version, a number `N`")
-	flags.StringVar(&mac, "mac", "", "the NIC's `MAC` address")
-	flags.Uint16Var(&vlan, "vlan", 0, "the VLAN `VID`; 0 lets the switch choose")
-	complete(c, "mode", modes...)
+	flags.StringVar(&want.uplink, "uplink", "", "the uplink, an interface's `NAME`")
+	flags.StringVar(&want.mode, "mode", modes()[0], "what to ask for, a `MODE`: "+strings.Join(modes(), ", "))
+	flags.StringVar(&want.manager, "manager", "", "the VSI manager's `ID`, 0 to 255")
+	flags.Uint32Var(&want.TypeID, "type", 0, "the VSI type's `ID`, 24 bits")
+	flags.Uint8Var(&want.TypeVersion, "type-version", 0, "the VSI type's version, a number `N`")
+	flags.StringVar(&want.mac, "mac", "", "the NIC's `MAC` address")
+	flags.Uint16Var(&want.vlan, "vlan", 0, "the VLAN `VID`; 0 lets the switch choose")
+	complete(c, "mode", modes()...)
 	return c
+}
+
+// parse returns the VSI and the mode that the command line means, or a usage error.
+func (w *wantedVSI) parse(c *cobra.Command, args []string) (v vdp.VSI, mode vdp.Mode, err error) {
+	fail := func(format string, args ...any) (vdp.VSI, vdp.Mode, error) {
+		return v, mode, usageError{fmt.Errorf(format, args...)}
+	}
+	v = w.VSI
+	if v.ID, err = oneVSI(c, args); err != nil {
+		return v, mode, err
+	}
+	for _, f := range []string{"uplink", "manager", "type", "type-version", "mac"} {
+		if !c.Flags().Changed(f) {
+			return fail("associate wants --%s", f)
+		}
+	}
+	if mode, err = vdp.ParseMode(w.mode); err != nil || mode == vdp.DeAssociate {
+		return fail("--mode %q: want %s", w.mode, strings.Join(modes(), ", "))
+	}
+	number, err := strconv.ParseUint(w.manager, 0, 8)
+	if err != nil {
+		return fail("--manager %q: want a number from 0 to 255", w.manager)
+	}
+	address, err := net.ParseMAC(w.mac)
+	if err != nil || len(address) != 6 {
+		return fail("--mac %q: want a MAC address", w.mac)
+	}
+	v.Manager, v.FilterFormat = vdp.ManagerID{uint8(number)}, vdp.FilterMACVID
+	v.Filters = []vdp.Filter{{MAC: vdp.MAC(address), VID: w.vlan}}
+	if err := v.Validate(vdp.EditionAuto); err != nil {
+		return v, mode, usageError{err}
+	}
+	return v, mode, nil
 }
 
 func (o *vsiOptions) request(ctx context.Context, uplink string, m vdp.Mode, v vdp.VSI) (vdp.VSI, error) {
