@@ -9,6 +9,7 @@ import (
 	"libvirt-direct/hooks"
 	"libvirt-direct/internal/graph"
 	"libvirt-direct/internal/link"
+	"libvirt-direct/internal/ovs"
 	"libvirt-direct/xmlfilter"
 )
 
@@ -26,6 +27,7 @@ func TestJournalOf(t *testing.T) {
 		{hooks.Step{AltName: &hooks.AltName{Device: "eth0"}}, []Holding{{NIC: mac, Device: "eth0", Class: graph.NIC, Difference: "gone"}}},
 		{hooks.Step{Macvtap: &hooks.Macvtap{Name: "ldt0"}}, []Holding{{NIC: mac, Device: "ldt0", Class: graph.Tap, Difference: "gone"}}},
 		{hooks.Step{Tap: &hooks.Tap{Name: "ldt1"}}, []Holding{{NIC: mac, Device: "ldt1", Class: graph.Tap, Difference: "gone"}}},
+		{hooks.Step{OVSPort: &hooks.OVSPort{Port: ovs.Port{Name: "vnet0"}}}, []Holding{{NIC: mac, Device: "vnet0", Class: graph.Tap, Difference: "gone"}}},
 		{hooks.Step{VSI: &hooks.VSI{}}, nil},
 	} {
 		c.step.NIC = mac
