@@ -54,10 +54,11 @@ func (h *Hook) RunNetwork(ctx context.Context, c NetworkCall) error {
 	if p == nil || p.Dev == "" && p.PCI == "" {
 		return nil // a tap's
 	}
+	port := networkPort{h, p}
 	if c.Op == step.PortDeleted {
-		err = h.portDeleted(ctx, p)
+		err = port.deleted(ctx)
 	} else {
-		err = h.portCreated(ctx, n, p)
+		err = port.created(ctx, n)
 		if err != nil && n.Words(p) == nil && !errors.Is(err, step.ErrInUse) {
 			h.withoutUs(Call{Domain: p.Owner, Op: c.Op}, err)
 			return nil
@@ -69,8 +70,15 @@ func (h *Hook) RunNetwork(ctx context.Context, c NetworkCall) error {
 	return nil
 }
 
-// portCreated sees to a device that libvirt's pool hands out.
-func (h *Hook) portCreated(ctx context.Context, n *xmlfilter.Network, p *xmlfilter.NetworkPort) error {
+// networkPort is a port of a network for which libvirt calls the hook.
+type networkPort struct {
+	*Hook
+	*xmlfilter.NetworkPort
+}
+
+// created sees to a device that libvirt's pool hands out.
+func (h networkPort) created(ctx context.Context, n *xmlfilter.Network) error {
+	p := h.NetworkPort
 	ctx, cancel := context.WithTimeout(ctx, config.DefaultDeadline)
 	defer cancel()
 	k, closeKernel, err := h.Kernel()
@@ -90,17 +98,17 @@ func (h *Hook) portCreated(ctx context.Context, n *xmlfilter.Network, p *xmlfilt
 	}
 	words := n.Words(p)
 	if words == nil || p.OwnerUUID == "" {
-		return h.handedOut(ctx, k, p, place, isVF)
+		return h.handedOut(ctx, k, place, isVF)
 	}
-	of, err := h.networkVF(ctx, k, words, p, place, isVF)
+	of, err := h.function(ctx, k, words, place, isVF)
 	if err != nil {
 		return &plan.NICError{Domain: p.Owner, NIC: "NIC " + p.MAC, Err: err}
 	}
-	return h.ofOwner(ctx, p, k, func(a *session) error {
+	return h.ofOwner(ctx, k, func(a *session) error {
 		a.op = step.PortCreated
 		steps := []step.Step{of}
 		err := a.withClaims(ctx, func() error {
-			if err := h.handedOut(ctx, k, p, place, isVF); err != nil {
+			if err := h.handedOut(ctx, k, place, isVF); err != nil {
 				return err
 			}
 			return a.claim(steps, 0)
@@ -115,12 +123,13 @@ func (h *Hook) portCreated(ctx context.Context, n *xmlfilter.Network, p *xmlfilt
 // handedOut refuses a device that a pool hands out and another domain has: a virtual
 // function, or a whole device under a hook-owned macvtap in passthrough mode. libvirt also
 // calls for the port of a guest that it finds running, which has the device already.
-func (h *Hook) handedOut(ctx context.Context, k step.Kernel, p *xmlfilter.NetworkPort, place link.VFPlace, isVF bool) error {
+func (h networkPort) handedOut(ctx context.Context, k step.Kernel, place link.VFPlace, isVF bool) error {
+	p := h.NetworkPort
 	refuse := func(owner string) error {
 		return step.Hint(step.ErrInUse, "it hands out %s, which domain %q has; take it out of the network, or stop that domain (libvirt-direct gc if it is gone)", cmp.Or(p.Dev, p.PCI), owner)
 	}
 	if !isVF {
-		owner, err := h.passedThrough(ctx, k, p)
+		owner, err := h.passedThrough(ctx, k)
 		if err != nil || owner == "" {
 			return err
 		}
@@ -140,7 +149,8 @@ func (h *Hook) handedOut(ctx context.Context, k step.Kernel, p *xmlfilter.Networ
 }
 
 // passedThrough names the domain whose hook-owned macvtap has the whole of a port's device.
-func (h *Hook) passedThrough(ctx context.Context, k step.Kernel, p *xmlfilter.NetworkPort) (domain string, err error) {
+func (h networkPort) passedThrough(ctx context.Context, k step.Kernel) (domain string, err error) {
+	p := h.NetworkPort
 	if p.Dev == "" {
 		return "", nil
 	}
@@ -163,8 +173,9 @@ func (h *Hook) passedThrough(ctx context.Context, k step.Kernel, p *xmlfilter.Ne
 	return "", nil
 }
 
-// networkVF is the step for a VF that a network's words concern.
-func (h *Hook) networkVF(ctx context.Context, k step.Kernel, words *xmlfilter.NetworkWords, p *xmlfilter.NetworkPort, place link.VFPlace, isVF bool) (step.Step, error) {
+// function is the step for a VF that a network's words concern.
+func (h networkPort) function(ctx context.Context, k step.Kernel, words *xmlfilter.NetworkWords, place link.VFPlace, isVF bool) (step.Step, error) {
+	p := h.NetworkPort
 	vf, optional := words.VFWords, []string(nil)
 	if words.Profile != "" {
 		cfg, err := h.Config()
@@ -200,9 +211,10 @@ func (h *Hook) networkVF(ctx context.Context, k step.Kernel, words *xmlfilter.Ne
 	}}, nil
 }
 
-// portDeleted undoes what was done for a NIC whose device libvirt takes back: it can be
+// deleted undoes what was done for a NIC whose device libvirt takes back: it can be
 // another guest's before this one ends, where the NIC was unplugged.
-func (h *Hook) portDeleted(ctx context.Context, p *xmlfilter.NetworkPort) error {
+func (h networkPort) deleted(ctx context.Context) error {
+	p := h.NetworkPort
 	if p.OwnerUUID == "" {
 		return nil
 	}
@@ -216,13 +228,14 @@ func (h *Hook) portDeleted(ctx context.Context, p *xmlfilter.NetworkPort) error 
 		return err
 	}
 	defer closeKernel()
-	return h.ofOwner(ctx, p, k, func(a *session) error {
+	return h.ofOwner(ctx, k, func(a *session) error {
 		return a.undoAll(ctx, func(_ string, s step.Step) bool { return s.NIC == p.MAC })
 	})
 }
 
 // ofOwner does something in the journal of the domain that a port belongs to.
-func (h *Hook) ofOwner(ctx context.Context, p *xmlfilter.NetworkPort, k step.Kernel, do func(*session) error) error {
+func (h networkPort) ofOwner(ctx context.Context, k step.Kernel, do func(*session) error) error {
+	p := h.NetworkPort
 	a, unlock, err := h.open(ctx, p.OwnerUUID, p.Owner)
 	if err != nil {
 		return err

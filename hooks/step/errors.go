@@ -3,6 +3,7 @@ package step
 import (
 	"errors"
 	"fmt"
+	"regexp"
 
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/link"
@@ -53,3 +54,6 @@ func checkNames(names ...string) error {
 	}
 	return nil
 }
+
+// busName is a device's name on its bus.
+var busName = regexp.MustCompile(`^[0-9A-Za-z:._-]{1,64}$`)

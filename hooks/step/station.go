@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"libvirt-direct/internal/poll"
 	"libvirt-direct/vdp"
 )
 
@@ -29,15 +30,16 @@ func (h Host) awaitEVB(ctx context.Context, port string) (Station, error) {
 	if err != nil {
 		return nil, err
 	}
-	for {
-		err := st.Ready(ctx, port)
-		if !errors.Is(err, ErrNotYet) {
-			return st, err
+	notYet := error(nil)
+	err = poll.Until(ctx, evbPoll, func() (bool, error) {
+		notYet = st.Ready(ctx, port)
+		if errors.Is(notYet, ErrNotYet) {
+			return false, nil
 		}
-		select {
-		case <-ctx.Done():
-			return nil, err
-		case <-time.After(evbPoll):
-		}
+		return true, notYet
+	})
+	if errors.Is(err, poll.ErrGaveUp) {
+		return nil, notYet
 	}
+	return st, err
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 
 	"libvirt-direct/internal/config"
@@ -143,9 +142,6 @@ func (v *VF) Observe(ctx context.Context, k Kernel, o *Observed) error {
 	return nil
 }
 
-// busName is a device's name on its bus.
-var busName = regexp.MustCompile(`^[0-9A-Za-z:._-]{1,64}$`)
-
 func (v *VF) Check() error {
 	for _, n := range []string{v.PF, v.Device} {
 		if !busName.MatchString(n) || n == "." || n == ".." {
@@ -195,10 +191,10 @@ func (v *VF) Do(ctx context.Context, e *Env) (err error) {
 	switch {
 	case owes:
 		if e.Op == Prepare {
-			err = noted.pay(ctx, e, pf)
+			err = pay(ctx, e, &noted, pf)
 			v.Freed = false
 		} else {
-			err = noted.paySettings(ctx, e, pf)
+			err = paySettings(ctx, e, &noted, pf)
 		}
 		if err != nil {
 			return err
@@ -228,7 +224,7 @@ func (v *VF) Do(ctx context.Context, e *Env) (err error) {
 		if err := e.Save(journal.Intended); err != nil {
 			return err
 		}
-		if err := v.giveMAC(ctx, e, pf); err != nil {
+		if err := giveMAC(ctx, e, v, pf); err != nil {
 			return err
 		}
 	}
@@ -266,10 +262,10 @@ func (v *VF) Undo(ctx context.Context, e *Env) error {
 	there := false
 	pf, err := e.Kernel.PF(ctx, v.VFPlace)
 	if err == nil {
-		dev, there, err = v.netdev(ctx, e.Kernel)
+		dev, there, err = netdevOf(ctx, e.Kernel, v.VFPlace)
 	}
 	if errors.Is(err, link.ErrNotFound) {
-		if _, _, at := v.netdev(ctx, e.Kernel); at == nil {
+		if _, _, at := netdevOf(ctx, e.Kernel, v.VFPlace); at == nil {
 			return fmt.Errorf("%w: %s: its PF has no network device here", ErrLater, v.name())
 		}
 		e.Event("%s is gone, and its settings with it", v.name())
@@ -278,14 +274,14 @@ func (v *VF) Undo(ctx context.Context, e *Env) error {
 	if err != nil {
 		return err
 	}
-	who, err := v.hands(ctx, e, dev, there)
+	who, err := hands(ctx, e, v, dev, there)
 	if err != nil {
 		return err
 	}
 	if who != "" {
 		return fmt.Errorf("%w: %s: %s", ErrLater, v.name(), who)
 	}
-	err = v.putBack(ctx, e, pf, dev, there)
+	err = (&restoration{v, e, pf, dev, there}).all(ctx)
 	if errors.Is(err, link.ErrNoVF) {
 		e.Event("%s is gone, and its settings with it", v.name())
 		return nil

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"io/fs"
 	"slices"
 
 	"libvirt-direct/internal/link"
@@ -28,7 +29,7 @@ func (v *VF) remember(ctx context.Context, e *Env, pf link.Link) error {
 	if e.Op == Reconnect {
 		return nil
 	}
-	dev, there, err := v.netdev(ctx, e.Kernel)
+	dev, there, err := netdevOf(ctx, e.Kernel, v.VFPlace)
 	if err != nil {
 		return err
 	}
@@ -46,11 +47,11 @@ func (v *VF) remember(ctx context.Context, e *Env, pf link.Link) error {
 		return err
 	}
 	if e.Op == Prepare { // who knows nothing of our claims can have taken it meanwhile
-		after, there, err := v.netdev(ctx, e.Kernel)
+		after, there, err := netdevOf(ctx, e.Kernel, v.VFPlace)
 		if err != nil {
 			return err
 		}
-		who, err := v.hands(ctx, e, after, there)
+		who, err := hands(ctx, e, v, after, there)
 		if err != nil {
 			return err
 		}
@@ -61,19 +62,19 @@ func (v *VF) remember(ctx context.Context, e *Env, pf link.Link) error {
 	v.Baseline = &Baseline{Settings: now.VFSettings, Own: dev.MAC, Up: dev.Up, Netdev: dev.Name, Index: dev.Index}
 	if e.Op == Start {
 		v.Baseline.Settings.MAC, v.Baseline.Settings.VLAN = nil, nil
-		v.savedByLibvirt(e, pf.Name)
+		v.Baseline.saved(e.Libvirt, pf.Name, v.Number)
 	}
 	return nil
 }
 
-// savedByLibvirt takes what libvirt has saved of a VF before it changed it.
-func (v *VF) savedByLibvirt(e *Env, pf string) {
+// saved takes what libvirt has saved of a VF before it changed it.
+func (b *Baseline) saved(libvirt fs.FS, pf string, number int) {
 	for _, part := range []string{"qemu", "hostdevmgr"} {
-		saved, err := ReadSaved(e.Libvirt, SavedFile(part, pf, v.Number))
+		saved, err := ReadSaved(libvirt, SavedFile(part, pf, number))
 		if err != nil {
 			continue
 		}
-		found := v.Baseline.Settings
+		found := b.Settings
 		if saved.AdminMAC != "" {
 			found.MAC = &saved.AdminMAC
 		}
@@ -81,54 +82,62 @@ func (v *VF) savedByLibvirt(e *Env, pf string) {
 			found.VLAN = &link.VFVLAN{ID: *saved.VLAN, Proto: link.Dot1Q}
 		}
 		if found.Check() == nil {
-			v.Baseline.Settings, v.Baseline.Own = found, cmp.Or(saved.MAC, v.Baseline.Own)
+			b.Settings, b.Own = found, cmp.Or(saved.MAC, b.Own)
 		}
 	}
 }
 
 // pay puts a VF back for another guest's life that could not do so itself, or for an
 // earlier one of this domain.
-func (v *VF) pay(ctx context.Context, e *Env, pf link.Link) error {
+func pay(ctx context.Context, e *Env, v *VF, pf link.Link) error {
 	if v.Baseline == nil {
 		return nil
 	}
-	dev, there, err := v.netdev(ctx, e.Kernel)
+	dev, there, err := netdevOf(ctx, e.Kernel, v.VFPlace)
 	if err != nil {
 		return err
 	}
-	if who, err := v.hands(ctx, e, dev, there); err != nil || who != "" {
+	if who, err := hands(ctx, e, v, dev, there); err != nil || who != "" {
 		return errors.Join(err, Hint(ErrInUse, "%s: %s", v.name(), who))
 	}
-	return v.putBack(ctx, e, pf, dev, there)
+	return (&restoration{v, e, pf, dev, there}).all(ctx)
 }
 
 // paySettings does that for a VF that the guest has already: its MAC and its VLAN are
 // libvirt's by now, and the rest is not to be left as another guest had it.
-func (v *VF) paySettings(ctx context.Context, e *Env, pf link.Link) error {
+func paySettings(ctx context.Context, e *Env, v *VF, pf link.Link) error {
 	if v.Baseline == nil {
 		return nil
 	}
 	return e.Kernel.RestoreVF(ctx, pf, v.Number, func(now link.VFSettings) link.VFSettings {
-		back, _ := v.toPutBack(now)
+		back, _ := (&restoration{v: v}).settings(now)
 		return back.Only(func(attr string) bool { return attr != link.AttrMAC && attr != link.AttrVLAN })
 	})
 }
 
-// putBack gives a VF and its network device their baseline.
-func (v *VF) putBack(ctx context.Context, e *Env, pf, dev link.Link, there bool) error {
+// A restoration gives a VF and its network device their baseline.
+type restoration struct {
+	v       *VF
+	e       *Env
+	pf, dev link.Link // the VF's own, where that is there
+	there   bool
+}
+
+func (r *restoration) all(ctx context.Context) error {
+	v, e := r.v, r.e
 	var errs []error
 	// First, since a VF's driver announces its own MAC when it goes down.
-	if there && v.Baseline.Own != "" {
-		errs = append(errs, v.putBackNetdev(ctx, e, dev))
+	if r.there && v.Baseline.Own != "" {
+		errs = append(errs, r.netdev(ctx))
 	}
 	if v.Freed { // the VF's own is the same by now, and would be taken for it
 		none := NoMAC
-		errs = append(errs, e.Kernel.RestoreVF(ctx, pf, v.Number, func(link.VFSettings) link.VFSettings { return link.VFSettings{MAC: &none} }))
+		errs = append(errs, e.Kernel.RestoreVF(ctx, r.pf, v.Number, func(link.VFSettings) link.VFSettings { return link.VFSettings{MAC: &none} }))
 	}
 	var back link.VFSettings
-	err := e.Kernel.RestoreVF(ctx, pf, v.Number, func(now link.VFSettings) link.VFSettings {
+	err := e.Kernel.RestoreVF(ctx, r.pf, v.Number, func(now link.VFSettings) link.VFSettings {
 		var kept []string
-		back, kept = v.toPutBack(now)
+		back, kept = r.settings(now)
 		for _, attr := range kept {
 			value, _ := now.Value(attr)
 			e.Event("left %s of %s at %s: somebody else has set it", attr, v.name(), value)
@@ -140,7 +149,7 @@ func (v *VF) putBack(ctx context.Context, e *Env, pf, dev link.Link, there bool)
 		// VF's own is the next best.
 		e.Event("%s: the driver takes no MAC back, it gets %s", v.name(), v.Baseline.Own)
 		back.MAC = &v.Baseline.Own
-		err = e.Kernel.RestoreVF(ctx, pf, v.Number, func(link.VFSettings) link.VFSettings { return back })
+		err = e.Kernel.RestoreVF(ctx, r.pf, v.Number, func(link.VFSettings) link.VFSettings { return back })
 	}
 	if text := back.String(); text != "" && err == nil {
 		e.Event("%s is back at %s", v.name(), text)
@@ -160,11 +169,11 @@ func refuses(err error, attr string) bool {
 	})
 }
 
-// putBackNetdev puts a VF's network device back. Where a macvtap has gone from it the
+// netdev puts a VF's network device back. Where a macvtap has gone from it the
 // kernel has given it its MAC again, unless its driver takes none while it is up.
-func (v *VF) putBackNetdev(ctx context.Context, e *Env, dev link.Link) error {
-	was := v.Baseline
-	v.putBackName(ctx, e, dev)
+func (r *restoration) netdev(ctx context.Context) error {
+	v, e, dev, was := r.v, r.e, r.dev, r.v.Baseline
+	r.name(ctx)
 	if dev.Up && !was.Up {
 		if err := e.Kernel.SetUp(ctx, dev.Index, false); err != nil {
 			return err
@@ -181,11 +190,11 @@ func (v *VF) putBackNetdev(ctx context.Context, e *Env, dev link.Link) error {
 	return nil
 }
 
-// putBackName renames a VF's network device that is a new one, because its driver was
+// name renames a VF's network device that is a new one, because its driver was
 // bound again: without udev it has the first name that was free. One that somebody has
 // renamed is let be, and one whose name is another's by now: nothing here goes by it.
-func (v *VF) putBackName(ctx context.Context, e *Env, dev link.Link) {
-	was := v.Baseline
+func (r *restoration) name(ctx context.Context) {
+	v, e, dev, was := r.v, r.e, r.dev, r.v.Baseline
 	if was.Netdev == "" || dev.Name == was.Netdev || dev.Index == was.Index {
 		return
 	}
@@ -196,9 +205,10 @@ func (v *VF) putBackName(ctx context.Context, e *Env, dev link.Link) {
 	e.Event("%s is %s again", dev.Name, was.Netdev)
 }
 
-// toPutBack returns the settings to put back, and the attributes that somebody else
+// settings returns the settings to put back, and the attributes that somebody else
 // has changed.
-func (v *VF) toPutBack(now link.VFSettings) (back link.VFSettings, left []string) {
+func (r *restoration) settings(now link.VFSettings) (back link.VFSettings, left []string) {
+	v := r.v
 	changed := now.Differ(v.Baseline.Settings)
 	mine := func(attr string) bool {
 		have, said := now.Value(attr)
@@ -209,7 +219,7 @@ func (v *VF) toPutBack(now link.VFSettings) (back link.VFSettings, left []string
 		case link.AttrMAC:
 			return v.MAC == have || v.Baseline.Own == have || v.Freed && have == NoMAC
 		case link.AttrVLAN:
-			return now.VLAN != nil && v.libvirtVLAN(*now.VLAN)
+			return now.VLAN != nil && r.libvirtVLAN(*now.VLAN)
 		case link.AttrMinRate, link.AttrMaxRate:
 			return v.Set && (v.Want.MinRate != nil || v.Want.MaxRate != nil) // one setting to the kernel
 		}
@@ -225,7 +235,9 @@ func (v *VF) toPutBack(now link.VFSettings) (back link.VFSettings, left []string
 	}), left
 }
 
-func (v *VF) libvirtVLAN(now link.VFVLAN) bool {
+// libvirtVLAN reports whether libvirt has set a VLAN.
+func (r *restoration) libvirtVLAN(now link.VFVLAN) bool {
+	v := r.v
 	if now.QoS != 0 {
 		return false
 	}
@@ -238,4 +250,5 @@ func (v *VF) libvirtVLAN(now link.VFVLAN) bool {
 	return slices.Contains(append(ids, v.LibvirtVLAN), now.ID)
 }
 
+// NoMAC is what a PF shows where it has given no MAC.
 const NoMAC = "00:00:00:00:00:00"

@@ -12,10 +12,10 @@ import (
 // hands says in whose hands a virtual function is that a domain gives back: nobody's, or
 // what stands on it or has taken its network device away. The guest's own macvtap, which
 // can be there still, has its MAC.
-func (v *VF) hands(ctx context.Context, e *Env, dev link.Link, there bool) (string, error) {
+func hands(ctx context.Context, e *Env, v *VF, dev link.Link, there bool) (string, error) {
 	if !there {
 		if v.Hostdev {
-			return v.hostdevHands(ctx, e.Kernel)
+			return hostdevHands(ctx, e.Kernel, v)
 		}
 		return "its network device is gone from here", nil
 	}
@@ -40,7 +40,7 @@ func (v *VF) hands(ctx context.Context, e *Env, dev link.Link, there bool) (stri
 }
 
 // hostdevHands is hands for a VF without a network device: the MAC tells.
-func (v *VF) hostdevHands(ctx context.Context, k Kernel) (string, error) {
+func hostdevHands(ctx context.Context, k Kernel, v *VF) (string, error) {
 	if v.Baseline == nil {
 		return "", nil
 	}
@@ -62,10 +62,10 @@ func (v *VF) hostdevHands(ctx context.Context, k Kernel) (string, error) {
 	return "it has the MAC " + *now.MAC, nil
 }
 
-// netdev returns a VF's network device, whatever it is called now; there is false where
+// netdevOf returns a VF's network device, whatever it is called now; there is false where
 // it has none here. A VF that is no more is an error matching link.ErrNotFound.
-func (v *VF) netdev(ctx context.Context, k Kernel) (dev link.Link, there bool, err error) {
-	use, err := k.VFUseAt(ctx, v.VFPlace)
+func netdevOf(ctx context.Context, k Kernel, p link.VFPlace) (dev link.Link, there bool, err error) {
+	use, err := k.VFUseAt(ctx, p)
 	if err != nil || use.Netdev == "" {
 		return link.Link{}, false, err
 	}
@@ -87,10 +87,10 @@ func NetdevOfVF(ctx context.Context, k Kernel, pf string, number int) (string, e
 	return "", nil
 }
 
-// settle does for a VF what libvirt could not: its file had been hidden from the end of
+// Settle does for a VF what libvirt could not: its file had been hidden from the end of
 // another, whose release has not come yet.
 func (v *VF) Settle(ctx context.Context, e *Env) error {
-	dev, there, err := v.netdev(ctx, e.Kernel)
+	dev, there, err := netdevOf(ctx, e.Kernel, v.VFPlace)
 	if err != nil || !there || dev.MAC != v.MAC { // put back, as nearly always
 		return Ignore(err, link.ErrNotFound)
 	}

@@ -7,13 +7,14 @@ import (
 
 	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
+	"libvirt-direct/internal/poll"
 )
 
 // giveMAC gives a VF's network device the guest's MAC, before a macvtap in passthrough mode
 // is made on it, which has its. A VF may not change one that its PF has given it, unless it
 // is trusted; some drivers say so, and others do as if. Then the PF's is taken away.
-func (v *VF) giveMAC(ctx context.Context, e *Env, pf link.Link) error {
-	dev, there, err := v.netdev(ctx, e.Kernel)
+func giveMAC(ctx context.Context, e *Env, v *VF, pf link.Link) error {
+	dev, there, err := netdevOf(ctx, e.Kernel, v.VFPlace)
 	if err != nil || !there || dev.MAC == v.MAC {
 		return err
 	}
@@ -26,12 +27,12 @@ func (v *VF) giveMAC(ctx context.Context, e *Env, pf link.Link) error {
 		if err := e.Kernel.SetUp(ctx, dev.Index, true); err != nil {
 			return err
 		}
-		taken, err := v.hasMAC(ctx, e.Kernel, pf)
+		taken, err := hasMAC(ctx, e.Kernel, v, pf)
 		if taken || err != nil {
 			return err
 		}
 	}
-	if err := v.freeMAC(ctx, e, pf); err != nil {
+	if err := freeMAC(ctx, e, v, pf); err != nil {
 		return errors.Join(fixed, err)
 	}
 	return setMAC(ctx, e.Kernel, dev.Index, v.MAC)
@@ -53,26 +54,22 @@ func setMAC(ctx context.Context, k Kernel, index int, mac string) error {
 const macTime = time.Second
 
 // hasMAC reports whether a PF shows the VF with the guest's MAC, or with none.
-func (v *VF) hasMAC(ctx context.Context, k Kernel, pf link.Link) (bool, error) {
-	for end := time.Now().Add(macTime); ; {
+func hasMAC(ctx context.Context, k Kernel, v *VF, pf link.Link) (bool, error) {
+	wait, cancel := context.WithTimeout(ctx, macTime)
+	defer cancel()
+	err := poll.Until(wait, macTime/10, func() (bool, error) {
 		now, err := k.VF(ctx, pf, v.Number)
-		if err != nil || now.MAC == nil || *now.MAC == NoMAC || *now.MAC == v.MAC {
-			return err == nil, err
-		}
-		if time.Now().After(end) {
-			return false, nil
-		}
-		select {
-		case <-ctx.Done():
-			return false, ctx.Err()
-		case <-time.After(macTime / 10):
-		}
+		return now.MAC == nil || *now.MAC == NoMAC || *now.MAC == v.MAC, err
+	})
+	if ctx.Err() == nil && errors.Is(err, poll.ErrGaveUp) {
+		return false, nil
 	}
+	return err == nil, err
 }
 
 // freeMAC takes the MAC away that a PF has given a VF. That is noted before, for the
 // driver does not tell a MAC that is given from one that the VF has chosen.
-func (v *VF) freeMAC(ctx context.Context, e *Env, pf link.Link) error {
+func freeMAC(ctx context.Context, e *Env, v *VF, pf link.Link) error {
 	v.Freed = true
 	if err := e.Save(journal.Intended); err != nil {
 		return err

@@ -177,7 +177,7 @@ func (b *builder) holding(h Holding) string {
 }
 
 // unasked adds a device that need not be any guest's, if it is worth seeing: an uplink, a
-// VLAN sub-interface of ours, or a tap.
+// VLAN sub-interface that libvirt-direct has made, or a tap.
 func (b *builder) unasked(l link.Link) {
 	_, uplink := b.Uplinks[l.Name]
 	internal := slices.ContainsFunc(b.VirtualSwitches, func(s ovs.Bridge) bool { return s.Name == l.Name })

@@ -10,6 +10,7 @@ import (
 	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/graph"
 	"libvirt-direct/internal/link"
+	"libvirt-direct/internal/ovs"
 	"libvirt-direct/xmlfilter"
 )
 
@@ -27,6 +28,7 @@ func TestJournalOf(t *testing.T) {
 		{&step.AltName{Device: "eth0"}, []Holding{{NIC: mac, Device: "eth0", Class: graph.NIC, Difference: "gone"}}},
 		{&step.Macvtap{Name: "ldt0"}, []Holding{{NIC: mac, Device: "ldt0", Class: graph.Tap, Difference: "gone"}}},
 		{&step.Tap{Name: "ldt1"}, []Holding{{NIC: mac, Device: "ldt1", Class: graph.Tap, Difference: "gone"}}},
+		{&step.OVSPort{Port: ovs.Port{Name: "vnet0"}}, []Holding{{NIC: mac, Device: "vnet0", Class: graph.Tap, Difference: "gone"}}},
 		{&step.VSI{}, nil},
 	} {
 		got := journalOf(hooks.DomainStatus{Name: "vm", UUID: "u", Error: "e", Held: []hooks.Held{{Step: step.Step{NIC: mac, Kind: c.kind}, Observed: step.Observed{Difference: "gone"}}}})
