@@ -10,6 +10,7 @@ import (
 
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/link"
+	setting "libvirt-direct/internal/settings"
 	"libvirt-direct/xmlfilter"
 )
 
@@ -78,7 +79,7 @@ func portVLANText(vlans []link.PortVLAN) string {
 		}
 	}
 	if len(tagged) > 0 {
-		text = joinText(text, "tagged "+xmlfilter.FormatVLANs(tagged))
+		text = joinText(text, "tagged "+setting.FormatVLANs(tagged))
 	}
 	return text
 }
@@ -90,8 +91,8 @@ func onBridge(n *xmlfilter.NIC) bool {
 	return n.Type == "bridge" && n.VirtualPort == nil || n.Type == "network"
 }
 
-// portWordsFit refuses words for a bridge's port where the NIC is none.
-func portWordsFit(n *xmlfilter.NIC, s settings) error {
+// portSettingsFit refuses settings for a bridge's port where the NIC is none.
+func portSettingsFit(n *xmlfilter.NIC, s settings) error {
 	w := s.port
 	switch {
 	case !w.Set() || onBridge(n):
@@ -109,7 +110,7 @@ func (p *planner) prepareBridge(n *xmlfilter.NIC, s settings) (handled bool, err
 		return false, nil
 	}
 	if !s.choosesNothing() || s.uplink != nil && n.Type == "network" {
-		return true, remedy(ErrUnsuitable, "libvirt makes the device of type='%s': its words cannot say dev, mode or own='hook', nor uplink of a network", n.Type)
+		return true, remedy(ErrUnsuitable, "libvirt makes the device of type='%s': its settings cannot say dev, mode or own='hook', nor uplink of a network", n.Type)
 	}
 	if n.Type == "network" {
 		return true, nil // what libvirt makes of it is seen at start
@@ -170,13 +171,13 @@ func (p *planner) bridgePort(n *xmlfilter.NIC, s settings) (*BridgePort, error) 
 	return b, nil
 }
 
-// portVLANs returns the VLANs that a NIC's words want of its bridge port; nil where
+// portVLANs returns the VLANs that a NIC's settings want of its bridge port; nil where
 // they say nothing of them.
 func portVLANs(s settings) ([]link.PortVLAN, error) {
 	if s.port.Native != "" && (s.vlan == 0 || s.port.Trunk == "") {
 		return nil, remedy(ErrUnsuitable, "native='%s' needs vlan, the native one, and trunk", s.port.Native)
 	}
-	tagged, err := xmlfilter.ParseVLANs(s.port.Trunk)
+	tagged, err := setting.ParseVLANs(s.port.Trunk)
 	if err != nil {
 		return nil, remedy(ErrUnsuitable, "trunk='%s': %v", s.port.Trunk, err)
 	}
@@ -246,19 +247,19 @@ func (*BridgePort) do(ctx context.Context, a *applier, s Step) error {
 }
 
 // bridge returns what is to be changed in a NIC that is a tap in a Linux bridge; handled
-// is false for others. libvirt 9.0 refuses <vlan> there: the words have it then.
+// is false for others. libvirt 9.0 refuses <vlan> there: the settings have it then.
 func (r *rewriter) bridge(n *xmlfilter.NIC, s settings) (c xmlfilter.Change, handled bool, err error) {
 	if !onBridge(n) {
 		return c, false, nil
 	}
 	if n.Type == "bridge" && n.VLAN != nil {
-		words, err := vlanWords(n.VLAN, s)
+		words, err := vlanSettings(n.VLAN, s)
 		if err != nil {
 			return c, true, err
 		}
-		c.DropVLAN, c.Words = true, newWords(n, words)
-		s.vlan, _ = strconv.Atoi(words[xmlfilter.WordVLAN])
-		s.port.Trunk, s.port.Native = words[xmlfilter.WordTrunk], words[xmlfilter.WordNative]
+		c.DropVLAN, c.Settings = true, newSettings(n, words)
+		s.vlan, _ = strconv.Atoi(words[setting.NameVLAN])
+		s.port.Trunk, s.port.Native = words[setting.NameTrunk], words[setting.NameNative]
 	}
 	here := *n
 	if n.Type == "bridge" && s.uplink != nil {
@@ -274,8 +275,8 @@ func (r *rewriter) bridge(n *xmlfilter.NIC, s settings) (c xmlfilter.Change, han
 	return c, true, err
 }
 
-// vlanWords turns <vlan> into words.
-func vlanWords(v *xmlfilter.VLAN, s settings) (map[string]string, error) {
+// vlanSettings turns <vlan> into settings.
+func vlanSettings(v *xmlfilter.VLAN, s settings) (map[string]string, error) {
 	words := map[string]string{}
 	tagged := slices.Clone(v.Tags)
 	native := v.NativeTag
@@ -283,22 +284,22 @@ func vlanWords(v *xmlfilter.VLAN, s settings) (map[string]string, error) {
 		native = v.Tags[0]
 	}
 	if native != 0 {
-		words[xmlfilter.WordVLAN] = strconv.Itoa(native)
+		words[setting.NameVLAN] = strconv.Itoa(native)
 		tagged = slices.DeleteFunc(tagged, func(id int) bool { return id == native })
 	}
 	if len(tagged) > 0 {
-		words[xmlfilter.WordTrunk] = xmlfilter.FormatVLANs(tagged)
+		words[setting.NameTrunk] = setting.FormatVLANs(tagged)
 		if v.NativeMode == "tagged" {
-			words[xmlfilter.WordNative] = v.NativeMode
+			words[setting.NameNative] = v.NativeMode
 		}
 	}
 	vlan := ""
 	if s.vlan != 0 {
 		vlan = strconv.Itoa(s.vlan)
 	}
-	for name, have := range map[string]string{xmlfilter.WordVLAN: vlan, xmlfilter.WordTrunk: s.port.Trunk} {
+	for name, have := range map[string]string{setting.NameVLAN: vlan, setting.NameTrunk: s.port.Trunk} {
 		if have != "" && have != words[name] {
-			return nil, remedy(ErrUnsuitable, "<vlan> says %s='%s' and its words say '%s'", name, words[name], have)
+			return nil, remedy(ErrUnsuitable, "<vlan> says %s='%s' and its settings say '%s'", name, words[name], have)
 		}
 	}
 	return words, nil

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"libvirt-direct/internal/config"
+	setting "libvirt-direct/internal/settings"
 	"libvirt-direct/xmlfilter"
 )
 
@@ -16,7 +17,7 @@ import (
 func Explain(w io.Writer, op Op, d *xmlfilter.Domain, cfg *config.Config, host Host) error {
 	fmt.Fprintf(w, "domain %q\n", d.Name)
 	for _, key := range d.Stray {
-		fmt.Fprintf(w, "  the metadata has words for %s, which no NIC has\n", key)
+		fmt.Fprintf(w, "  the metadata has settings for %s, which no NIC has\n", key)
 	}
 	for i := range d.NICs {
 		n := &d.NICs[i]
@@ -79,7 +80,7 @@ func Explain(w io.Writer, op Op, d *xmlfilter.Domain, cfg *config.Config, host H
 	}
 	for i := range d.NICs {
 		n := &d.NICs[i]
-		if s, err := settingsOf(cfg, host, n); err != nil || n.Words == nil || !s.own {
+		if s, err := settingsOf(cfg, host, n); err != nil || n.Settings == nil || !s.own {
 			continue
 		}
 		fmt.Fprintf(w, "what hook-owned %s loses:\n", n)
@@ -124,7 +125,7 @@ func describe(d *xmlfilter.Domain, cfg *config.Config, host Host, n *xmlfilter.N
 	case onBridge(n) && s.choosesNothing():
 		text += fmt.Sprintf("assisted: libvirt makes its tap in bridge %s", n.Source.Bridge)
 	default:
-		text += "which our words in <metadata> do not fit"
+		text += "which its settings in <metadata> do not fit"
 	}
 	if s.uplink != nil {
 		text += fmt.Sprintf(", uplink %q", s.uplink.Name)
@@ -168,8 +169,8 @@ func explainChange(d *xmlfilter.Domain, c xmlfilter.Change) string {
 	if c.Ethernet != "" {
 		parts = append(parts, fmt.Sprintf("it becomes <interface type='ethernet'> with <target dev='%s' managed='no'/>", c.Ethernet))
 	}
-	for _, name := range xmlfilter.WordNames() {
-		if v, ok := c.Words[name]; ok && v != "" {
+	for _, name := range setting.Names(setting.InNIC) {
+		if v, ok := c.Settings[name]; ok && v != "" {
 			parts = append(parts, fmt.Sprintf("noted: %s='%s'", name, v))
 		}
 	}

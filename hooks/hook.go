@@ -94,8 +94,8 @@ func (h *Hook) run(ctx context.Context, c Call) error {
 	}
 	d, err := xmlfilter.Parse(doc)
 	if c.Op == Stopped || c.Op == Release {
-		// The journal decides; words that were broken meanwhile must not stop it.
-		err = ignore(err, xmlfilter.ErrWords)
+		// The journal decides; settings that were broken meanwhile must not stop it.
+		err = ignore(err, xmlfilter.ErrSettings)
 	}
 	if err != nil {
 		return fmt.Errorf("domain %q: %w", c.Domain, err)
@@ -169,7 +169,7 @@ func (h *Hook) foreign(ctx context.Context, c Call, doc []byte) {
 // plain reports whether a domain says nothing for us in its metadata: its NICs are
 // libvirt's to make, and ours only to know of.
 func plain(d *xmlfilter.Domain) bool {
-	return !slices.ContainsFunc(d.NICs, func(n xmlfilter.NIC) bool { return n.Words != nil })
+	return !slices.ContainsFunc(d.NICs, func(n xmlfilter.NIC) bool { return n.Settings != nil })
 }
 
 // plainTime bounds how long the start of a plain guest waits for others: a lock, a switch.

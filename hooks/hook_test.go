@@ -532,7 +532,7 @@ func TestBrokenWordsNeverStopTheUndoing(t *testing.T) {
 	w.must(Release, broken)
 	require.Equal(t, before, w.dump())
 	_, err := w.run(Prepare, broken)
-	require.ErrorIs(t, err, xmlfilter.ErrWords)
+	require.ErrorIs(t, err, xmlfilter.ErrSettings)
 	w.must(Reconnect, broken)
 }
 

@@ -50,7 +50,7 @@ func (h *Hook) RunNetwork(ctx context.Context, c NetworkCall) error {
 	}
 	n, p, err := xmlfilter.ParseHook(doc)
 	if c.Op == PortDeleted {
-		err = ignore(err, xmlfilter.ErrWords)
+		err = ignore(err, xmlfilter.ErrSettings)
 	}
 	if err != nil {
 		return fmt.Errorf("network %q: %w", c.Network, err)
@@ -62,7 +62,7 @@ func (h *Hook) RunNetwork(ctx context.Context, c NetworkCall) error {
 		err = h.portDeleted(ctx, p)
 	} else {
 		err = h.portCreated(ctx, n, p)
-		if err != nil && n.Words(p) == nil && !errors.Is(err, ErrInUse) {
+		if err != nil && n.Settings(p) == nil && !errors.Is(err, ErrInUse) {
 			h.withoutUs(Call{Domain: p.Owner, Op: c.Op}, err)
 			return nil
 		}
@@ -92,7 +92,7 @@ func (h *Hook) portCreated(ctx context.Context, n *xmlfilter.Network, p *xmlfilt
 	if err := ignore(ignore(err, link.ErrNoVF), link.ErrNotFound); err != nil {
 		return err
 	}
-	words := n.Words(p)
+	words := n.Settings(p)
 	if words == nil || p.OwnerUUID == "" {
 		return h.handedOut(ctx, k, p, place, isVF)
 	}
@@ -166,9 +166,9 @@ func (h *Hook) passedThrough(ctx context.Context, k Kernel, p *xmlfilter.Network
 	return "", nil
 }
 
-// networkVF is the step for a VF that a network's words concern.
-func (h *Hook) networkVF(ctx context.Context, k Kernel, words *xmlfilter.NetworkWords, p *xmlfilter.NetworkPort, place link.VFPlace, isVF bool) (Step, error) {
-	vf, optional := words.VFWords, []string(nil)
+// networkVF is the step for a VF that a network's settings concern.
+func (h *Hook) networkVF(ctx context.Context, k Kernel, words *xmlfilter.NetworkSettings, p *xmlfilter.NetworkPort, place link.VFPlace, isVF bool) (Step, error) {
+	vf, optional := words.VF, []string(nil)
 	if words.Profile != "" {
 		cfg, err := h.Config()
 		if err != nil {
@@ -176,20 +176,17 @@ func (h *Hook) networkVF(ctx context.Context, k Kernel, words *xmlfilter.Network
 		}
 		profile := cfg.Profiles[words.Profile]
 		if profile == nil {
-			return Step{}, remedy(ErrUnknownWord, "profile %q; add [profile.%s] to %s", words.Profile, words.Profile, config.Path)
+			return Step{}, remedy(ErrNotConfigured, "profile %q; add [profile.%s] to %s", words.Profile, words.Profile, config.Path)
 		}
-		vf, optional = vf.Over(profile.VFWords), profile.Optional
+		vf, optional = vf.Override(profile.VF), profile.Optional
 	}
 	switch {
 	case vf.QoS != nil || vf.Proto != "" || vf.PortProfile != "":
 		return Step{}, remedy(ErrUnsuitable, "qos, proto and portprofile are set when the guest starts: they are for the domain's <metadata>, not for the network's")
 	case !isVF:
-		return Step{}, remedy(ErrUnsuitable, "the network's words are for virtual functions, and %s is none", cmp.Or(p.Dev, p.PCI))
+		return Step{}, remedy(ErrUnsuitable, "the network's settings are for virtual functions, and %s is none", cmp.Or(p.Dev, p.PCI))
 	}
-	want := link.VFSettings{Trust: vf.Trust, SpoofChk: vf.SpoofChk, MinRate: vf.MinRate, MaxRate: vf.MaxRate, QueryRSS: vf.QueryRSS}
-	if vf.LinkState != "" {
-		want.LinkState = &vf.LinkState
-	}
+	want := link.VFSettings(vf.VFAttributes)
 	if err := want.Check(); err != nil {
 		return Step{}, remedy(ErrUnsuitable, "%v", err)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/ovs"
+	setting "libvirt-direct/internal/settings"
 	"libvirt-direct/xmlfilter"
 )
 
@@ -23,13 +24,13 @@ func onOVS(n *xmlfilter.NIC) bool {
 // wasOnOVS returns the NIC as it was before it became hook-owned, nil if that was not
 // on Open vSwitch.
 func wasOnOVS(n *xmlfilter.NIC) *xmlfilter.NIC {
-	if n.Words == nil || n.Words.Was == nil || n.Words.Was.Source.Bridge == "" {
+	if n.Settings == nil || n.Settings.Was == nil || n.Settings.Was.Source.Bridge == "" {
 		return nil
 	}
-	if v := n.Words.Was.VirtualPort; v == nil || v.Type != typeOVS {
+	if v := n.Settings.Was.VirtualPort; v == nil || v.Type != typeOVS {
 		return nil
 	}
-	return n.Words.Was
+	return n.Settings.Was
 }
 
 // prepareOVS plans what is done before libvirt makes the port, or in its place.
@@ -73,7 +74,7 @@ func (p *planner) startOVS(n *xmlfilter.NIC, s settings) (handled bool, err erro
 		return true, remedy(ErrWrongDevice, "libvirt has named no device for it: %q", n.Target)
 	}
 	port, err := p.ovsPort(n, s)
-	if err != nil || n.Words == nil { // a plain guest's is libvirt's alone
+	if err != nil || n.Settings == nil { // a plain guest's is libvirt's alone
 		return true, err
 	}
 	port.Name, port.Bridge = n.Target, ""
@@ -141,13 +142,13 @@ func (p *planner) ovsPort(in *xmlfilter.NIC, s settings) (ovs.Port, error) {
 // ProfilePort is the port, but for its name, that a profile means without a domain, and
 // for who says a VLAN himself. It refuses VLANs that the uplink, if any, does not allow.
 func ProfilePort(bridge, owner string, p *config.Profile, u *config.Uplink, vlan int) (ovs.Port, error) {
-	return portOf(bridge, owner, nil, vlan, p.PortWords, p.OVS, u)
+	return portOf(bridge, owner, nil, vlan, p.Port, p.OVS, u)
 }
 
-func portOf(bridge, owner string, x *xmlfilter.VLAN, tag int, w xmlfilter.PortWords, o *config.OVS, u *config.Uplink) (ovs.Port, error) {
+func portOf(bridge, owner string, x *xmlfilter.VLAN, tag int, w setting.Port, o *setting.OVS, u *config.Uplink) (ovs.Port, error) {
 	port := ovs.Port{Bridge: bridge, Owner: owner, Protected: w.Isolated != nil && *w.Isolated}
 	if o == nil {
-		o = &config.OVS{}
+		o = &setting.OVS{}
 	}
 	vlan, err := ovsVLAN(x, tag, w, o.Tunnel)
 	if err != nil {
@@ -165,11 +166,11 @@ func portOf(bridge, owner string, x *xmlfilter.VLAN, tag int, w xmlfilter.PortWo
 }
 
 // ovsVLAN is a port's part in VLANs: x, its NIC's <vlan>, as libvirt translates that, or
-// else what the words and the profile say.
-func ovsVLAN(x *xmlfilter.VLAN, tag int, w xmlfilter.PortWords, tunnel bool) (*ovs.VLAN, error) {
+// else what the settings and the profile say.
+func ovsVLAN(x *xmlfilter.VLAN, tag int, w setting.Port, tunnel bool) (*ovs.VLAN, error) {
 	v := &ovs.VLAN{}
 	var err error
-	if v.Trunks, err = xmlfilter.ParseVLANs(w.Trunk); err != nil {
+	if v.Trunks, err = setting.ParseVLANs(w.Trunk); err != nil {
 		return nil, remedy(ErrUnsuitable, "trunk='%s': %v", w.Trunk, err)
 	}
 	if tag != 0 {
@@ -179,7 +180,7 @@ func ovsVLAN(x *xmlfilter.VLAN, tag int, w xmlfilter.PortWords, tunnel bool) (*o
 	case w.Native != "" && (v.Tag == nil || v.Trunks == nil):
 		return nil, remedy(ErrUnsuitable, "native='%s' needs vlan, the native one, and trunk", w.Native)
 	case x != nil && said:
-		return nil, remedy(ErrUnsuitable, "it has <vlan>, and its words or profile say VLANs too; leave one out")
+		return nil, remedy(ErrUnsuitable, "it has <vlan>, and its settings or profile say VLANs too; leave one out")
 	case v.Tag != nil && v.Trunks != nil:
 		v.Mode = "native-" + cmp.Or(w.Native, "untagged")
 	case x != nil && x.NativeMode != "":
@@ -202,7 +203,7 @@ func ovsVLAN(x *xmlfilter.VLAN, tag int, w xmlfilter.PortWords, tunnel bool) (*o
 }
 
 // ovsUplink returns the uplink whose device a bridge is, nil if there is none. said is
-// the one that the NIC's words name.
+// the one that the NIC's settings name.
 func (p *planner) ovsUplink(bridge string, said *config.Uplink) (*config.Uplink, error) {
 	if said == nil {
 		return p.host.uplinkOf(p.cfg, bridge), nil
@@ -245,7 +246,7 @@ func allowOVS(u *config.Uplink, v *ovs.VLAN) error {
 // by uplink.
 func (r *rewriter) ovs(n *xmlfilter.NIC, s settings) (c xmlfilter.Change, handled bool, err error) {
 	if n.Type == "ethernet" && s.own && wasOnOVS(n) != nil {
-		return c, true, nil // its words name the uplink, or its bridge has one name everywhere
+		return c, true, nil // its settings name the uplink, or its bridge has one name everywhere
 	}
 	if !onOVS(n) {
 		return c, false, nil
@@ -264,17 +265,17 @@ func (r *rewriter) ovs(n *xmlfilter.NIC, s settings) (c xmlfilter.Change, handle
 			c.SourceBridge = dev.Name
 		}
 		if c.SourceBridge != "" || s.own {
-			words[xmlfilter.WordUplink] = u.Name
+			words[setting.NameUplink] = u.Name
 		}
 	}
 	if s.own {
 		if n.MAC == "" {
 			return c, true, remedy(ErrUnsuitable, "it has no <mac address=>; define the domain first, libvirt gives it one")
 		}
-		words[xmlfilter.WordOwn] = xmlfilter.OwnHook
+		words[setting.NameOwn] = setting.OwnHook
 		c.SourceBridge, c.Ethernet = "", targetName(r.domain, n)
 		c.Keep = true // the bridge, VLANs and interface ID are read from what is kept
 	}
-	c.Words = newWords(n, words)
+	c.Settings = newSettings(n, words)
 	return c, true, nil
 }

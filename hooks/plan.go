@@ -103,7 +103,7 @@ func (p *planner) prepare(n *xmlfilter.NIC) error {
 	if err != nil {
 		return err
 	}
-	if err := portWordsFit(n, s); err != nil {
+	if err := portSettingsFit(n, s); err != nil {
 		return err
 	}
 	if handled, err := p.prepareOVS(n, s); handled || err != nil {
@@ -135,13 +135,13 @@ func (p *planner) prepare(n *xmlfilter.NIC) error {
 		}
 		return p.hookOwned(n, s)
 	}
-	return remedy(ErrUnsuitable, "our words in <metadata> are for type='direct', this is type='%s'; remove its <nic>", n.Type)
+	return remedy(ErrUnsuitable, "its settings in <metadata> are for type='direct', this is type='%s'; remove its <nic>", n.Type)
 }
 
 // obstacle refuses a macvtap that the kernel would refuse, with a bare EBUSY. That of a
 // plain guest is libvirt's to try.
 func (p *planner) obstacle(n *xmlfilter.NIC) error {
-	if p.op == Reconnect || n.Words == nil {
+	if p.op == Reconnect || n.Settings == nil {
 		return nil
 	}
 	for _, o := range p.host.Obstacles[p.id(n)] {
@@ -267,7 +267,7 @@ func (p *planner) namedVLAN(n *xmlfilter.NIC, parent string, vid int, u *config.
 	return nil
 }
 
-// assistedVLAN plans for a NIC whose words name the VLAN; <source dev=> then is just
+// assistedVLAN plans for a NIC whose settings name the VLAN; <source dev=> then is just
 // what its sub-interface is called.
 func (p *planner) assistedVLAN(n *xmlfilter.NIC, s settings, parentByName string) error {
 	dev, err := p.parent(s, cmp.Or(parentByName, n.Source.Dev))
@@ -289,7 +289,7 @@ func (p *planner) parent(s settings, otherwise string) (Device, error) {
 	}
 	name := cmp.Or(s.dev, otherwise)
 	if name == "" {
-		return Device{}, remedy(ErrNoDevice, "its words name neither uplink nor dev")
+		return Device{}, remedy(ErrNoDevice, "its settings name neither uplink nor dev")
 	}
 	dev, ok := p.find(name)
 	if !ok {
@@ -315,7 +315,7 @@ func (p *planner) vlan(n *xmlfilter.NIC, name string, parent Device, vid int) er
 	return nil
 }
 
-// onUplink checks that a device leads to the uplink that the NIC's words name: a
+// onUplink checks that a device leads to the uplink that the NIC's settings name: a
 // domain defined for another host must not silently get another network here.
 func (p *planner) onUplink(name string, dev Device, u *config.Uplink) error {
 	if u == nil {
@@ -355,10 +355,10 @@ func (p *planner) hookOwned(n *xmlfilter.NIC, s settings) error {
 		Name: n.Target, Lower: lower, Mode: cmp.Or(s.mode, "vepa"), MAC: n.MAC,
 		MTU: n.MTU, Queues: n.Queues, AllMulti: s.allMulti,
 	}})
-	if n.Words == nil || n.Words.Was == nil || !isQbg(n.Words.Was.VirtualPort) {
+	if n.Settings == nil || n.Settings.Was == nil || !isQbg(n.Settings.Was.VirtualPort) {
 		return nil
 	}
-	v, err := vsiOf(n.Words.Was.VirtualPort, n.MAC, dev.Name, s.vlan)
+	v, err := vsiOf(n.Settings.Was.VirtualPort, n.MAC, dev.Name, s.vlan)
 	if err != nil {
 		return err
 	}
@@ -372,7 +372,7 @@ func (p *planner) start(n *xmlfilter.NIC) error {
 	if err != nil {
 		return err
 	}
-	if err := portWordsFit(n, s); err != nil {
+	if err := portSettingsFit(n, s); err != nil {
 		return err
 	}
 	if handled, err := p.startOVS(n, s); handled || err != nil {

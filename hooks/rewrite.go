@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"libvirt-direct/internal/config"
+	setting "libvirt-direct/internal/settings"
 	"libvirt-direct/xmlfilter"
 )
 
@@ -34,7 +35,7 @@ func remap(d *xmlfilter.Domain, cfg *config.Config, host Host, keep bool) ([]xml
 		if err != nil {
 			return nil, nil, &NICError{Domain: d.Name, NIC: n.String(), Err: err}
 		}
-		if c.SourceDev != "" || c.SourceBridge != "" || c.SourceMode != "" || c.DropVLAN || c.DropVirtualPort || c.Ethernet != "" || c.WasDev != "" || len(c.Words) > 0 {
+		if c.SourceDev != "" || c.SourceBridge != "" || c.SourceMode != "" || c.DropVLAN || c.DropVirtualPort || c.Ethernet != "" || c.WasDev != "" || len(c.Settings) > 0 {
 			c.NIC, c.Keep = i, c.Keep || keep
 			changes = append(changes, c)
 		}
@@ -56,7 +57,7 @@ func (r *rewriter) nic(n *xmlfilter.NIC) (xmlfilter.Change, error) {
 	if err != nil {
 		return none, err
 	}
-	if err := portWordsFit(n, s); err != nil {
+	if err := portSettingsFit(n, s); err != nil {
 		return none, err
 	}
 	if c, handled, err := r.ovs(n, s); handled {
@@ -78,7 +79,7 @@ func (r *rewriter) nic(n *xmlfilter.NIC) (xmlfilter.Change, error) {
 	case n.Type == "ethernet" && s.own:
 		return r.hookOwned(n, s)
 	}
-	return none, remedy(ErrUnsuitable, "our words in <metadata> are for type='direct', this is type='%s'; remove its <nic>", n.Type)
+	return none, remedy(ErrUnsuitable, "its settings in <metadata> are for type='direct', this is type='%s'; remove its <nic>", n.Type)
 }
 
 // place is where a NIC stands: on a device of this host, or on a VLAN of it.
@@ -88,7 +89,7 @@ type place struct {
 	vid    int            // 0: on the device itself
 }
 
-// locate finds out where a NIC stands from its words and its <source dev=>, which
+// locate finds out where a NIC stands from its settings and its <source dev=>, which
 // may be this host's name, an uplink's, or another host's.
 func (r *rewriter) locate(n *xmlfilter.NIC, s settings) (place, error) {
 	pl := place{vid: s.vlan, uplink: s.uplink}
@@ -100,7 +101,7 @@ func (r *rewriter) locate(n *xmlfilter.NIC, s settings) (place, error) {
 		case n.VLAN.Tags[0] == 0 || n.VLAN.Tags[0] > 4094:
 			return pl, remedy(ErrUnsuitable, "<vlan> tag %d; VLANs are 1 to 4094", n.VLAN.Tags[0])
 		case pl.vid != 0 && pl.vid != n.VLAN.Tags[0]:
-			return pl, remedy(ErrUnsuitable, "<vlan> says %d and its words say %d", n.VLAN.Tags[0], pl.vid)
+			return pl, remedy(ErrUnsuitable, "<vlan> says %d and its settings say %d", n.VLAN.Tags[0], pl.vid)
 		}
 		pl.vid = n.VLAN.Tags[0]
 	}
@@ -128,21 +129,21 @@ func (r *rewriter) locate(n *xmlfilter.NIC, s settings) (place, error) {
 	return pl, nil
 }
 
-// words are the words that say a place.
+// words are the settings that say a place.
 func (pl place) words() map[string]string {
 	w := map[string]string{}
 	if pl.uplink != nil {
-		w[xmlfilter.WordUplink] = pl.uplink.Name
+		w[setting.NameUplink] = pl.uplink.Name
 	} else {
-		w[xmlfilter.WordDev] = pl.dev.Name
+		w[setting.NameDev] = pl.dev.Name
 	}
 	if pl.vid != 0 {
-		w[xmlfilter.WordVLAN] = strconv.Itoa(pl.vid)
+		w[setting.NameVLAN] = strconv.Itoa(pl.vid)
 	}
 	return w
 }
 
-// assisted maps the source device, and turns <vlan> and the words' VLAN into the
+// assisted maps the source device, and turns <vlan> and the settings' VLAN into the
 // sub-interface that libvirt understands.
 func (r *rewriter) assisted(n *xmlfilter.NIC, s settings) (xmlfilter.Change, error) {
 	var c xmlfilter.Change
@@ -174,7 +175,7 @@ func (r *rewriter) assisted(n *xmlfilter.NIC, s settings) (xmlfilter.Change, err
 	// Words only where the new name does not say it all: so that the next host can
 	// map it back.
 	if pl.uplink != nil || pl.vid != 0 {
-		c.Words = newWords(n, pl.words())
+		c.Settings = newSettings(n, pl.words())
 	}
 	return c, nil
 }
@@ -194,7 +195,7 @@ func (r *rewriter) foreign(name string) *config.Uplink {
 }
 
 // toHookOwned turns <interface type='direct'> into type='ethernet' with a device that
-// the hook will make, and notes in the words what the XML no longer says.
+// the hook will make, and notes in the settings what the XML no longer says.
 func (r *rewriter) toHookOwned(n *xmlfilter.NIC, s settings) (xmlfilter.Change, error) {
 	c := xmlfilter.Change{}
 	if n.VirtualPort != nil && !isQbg(n.VirtualPort) {
@@ -213,9 +214,9 @@ func (r *rewriter) toHookOwned(n *xmlfilter.NIC, s settings) (xmlfilter.Change, 
 		}
 	}
 	words := pl.words()
-	words[xmlfilter.WordOwn] = xmlfilter.OwnHook
-	words[xmlfilter.WordMode] = cmp.Or(s.mode, n.Source.Mode, "vepa")
-	c.Words = newWords(n, words)
+	words[setting.NameOwn] = setting.OwnHook
+	words[setting.NameMode] = cmp.Or(s.mode, n.Source.Mode, "vepa")
+	c.Settings = newSettings(n, words)
 	c.Ethernet = targetName(r.domain, n)
 	return c, nil
 }
@@ -229,12 +230,12 @@ func (r *rewriter) hookOwned(n *xmlfilter.NIC, s settings) (xmlfilter.Change, er
 			return c, err
 		}
 		if pl.uplink != nil || pl.dev.Name != s.dev {
-			c.Words = newWords(n, map[string]string{xmlfilter.WordDev: pl.dev.Name})
+			c.Settings = newSettings(n, map[string]string{setting.NameDev: pl.dev.Name})
 		}
 	}
-	if !r.keep && n.Words != nil && n.Words.Was != nil && n.Words.Was.Source.Dev != "" {
+	if !r.keep && n.Settings != nil && n.Settings.Was != nil && n.Settings.Was.Source.Dev != "" {
 		was := *n
-		was.Source, was.VLAN = n.Words.Was.Source, nil
+		was.Source, was.VLAN = n.Settings.Was.Source, nil
 		// What was kept serves only undo: a name that means nothing here stays.
 		if pl, err := r.locate(&was, settings{uplink: s.uplink}); err == nil {
 			dev := pl.dev.Name
@@ -249,25 +250,18 @@ func (r *rewriter) hookOwned(n *xmlfilter.NIC, s settings) (xmlfilter.Change, er
 	return c, nil
 }
 
-// newWords leaves out what the NIC's words say already.
-func newWords(n *xmlfilter.NIC, words map[string]string) map[string]string {
-	if n.Words == nil {
-		return words
+// newSettings leaves out what the NIC's settings say already.
+func newSettings(n *xmlfilter.NIC, values map[string]string) map[string]string {
+	if n.Settings == nil {
+		return values
 	}
-	w := n.Words
-	vlan := ""
-	if w.VLAN != 0 {
-		vlan = strconv.Itoa(w.VLAN)
-	}
-	for name, have := range map[string]string{
-		xmlfilter.WordUplink: w.Uplink, xmlfilter.WordDev: w.Dev, xmlfilter.WordVLAN: vlan,
-		xmlfilter.WordOwn: w.Own, xmlfilter.WordMode: w.Mode, xmlfilter.WordTrunk: w.Trunk, xmlfilter.WordNative: w.Native,
-	} {
-		if words[name] == have {
-			delete(words, name)
+	for _, s := range setting.At(setting.InNIC) {
+		have, _ := s.Text(n.Settings.NIC)
+		if v, ok := values[s.Name]; ok && v == have {
+			delete(values, s.Name)
 		}
 	}
-	return words
+	return values
 }
 
 // shellWord quotes a domain's name for a command line that a person may copy.
@@ -286,16 +280,16 @@ func Loses(n *xmlfilter.NIC) []string {
 		"virsh suspend, save and migration do not take the device down: it stays up from prepare to release",
 		"libvirt and its tools show type='ethernet': what looks for type='direct' does not see it",
 	}
-	if n.Words != nil && n.Words.Was != nil && isQbg(n.Words.Was.VirtualPort) {
+	if n.Settings != nil && n.Settings.Was != nil && isQbg(n.Settings.Was.VirtualPort) {
 		lost = append(lost, "802.1Qbg: an incoming migration associates the VSI before the memory has arrived, where libvirt pre-associates it")
 	}
-	if n.Words != nil && n.Words.PortProfile != "" {
+	if n.Settings != nil && n.Settings.PortProfile != "" {
 		lost = append(lost, "802.1Qbh: an incoming migration associates the port before the memory has arrived, where libvirt pre-associates it")
 	}
 	if wasOnOVS(n) != nil {
 		return append(lost, "<bandwidth>: libvirt applies it by tc, not by Open vSwitch; say ingressrate and maxrate in the profile")
 	}
-	rx := n.RxFilters || n.Words != nil && n.Words.Was != nil && n.Words.Was.RxFilters
+	rx := n.RxFilters || n.Settings != nil && n.Settings.Was != nil && n.Settings.Was.RxFilters
 	if rx {
 		lost = append(lost, "trustGuestRxFilters: libvirt does not carry the guest's MAC and multicast filters to this device; say allmulticast='yes'")
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"libvirt-direct/internal/config"
+	setting "libvirt-direct/internal/settings"
 	"libvirt-direct/xmlfilter"
 )
 
@@ -25,9 +26,9 @@ var (
 	ErrNotAllowed = errors.New("not allowed on this host")
 	// ErrWrongDevice: a device of that name is there, but it is another one.
 	ErrWrongDevice = errors.New("another device has that name")
-	// ErrUnknownWord: the domain names an uplink or profile that is not configured.
-	ErrUnknownWord = errors.New("not configured on this host")
-	// ErrUnsuitable: the words do not fit the kind of NIC.
+	// ErrNotConfigured: the domain names an uplink or profile that is not configured.
+	ErrNotConfigured = errors.New("not configured on this host")
+	// ErrUnsuitable: the settings do not fit the kind of NIC.
 	ErrUnsuitable = errors.New("does not fit this NIC")
 )
 
@@ -52,7 +53,7 @@ func remedy(kind error, format string, args ...any) error {
 // Open vSwitch for it, or gives the guest a virtual function, the metadata speaks of it, or
 // libvirt might refuse its <vlan>. mayConcern has to know all that is asked here.
 func ours(n *xmlfilter.NIC) bool {
-	return n.Type == "direct" || n.Words != nil || n.Type == "hostdev" || onOVS(n) ||
+	return n.Type == "direct" || n.Settings != nil || n.Type == "hostdev" || onOVS(n) ||
 		n.Type == "bridge" && n.VLAN != nil && n.VirtualPort == nil
 }
 
@@ -70,19 +71,19 @@ func mayConcern(doc []byte) bool {
 		value("bridge") && (has("<vlan") || has(":vlan"))
 }
 
-// settings are what holds for a NIC: its own words, then its profile's, then its
+// settings are what holds for a NIC: its own settings, then its profile's, then its
 // uplink's.
 type settings struct {
 	uplink   *config.Uplink
-	dev      string // lower device or VLAN parent by its word, where no uplink is named
+	dev      string // lower device or VLAN parent, where no uplink is named
 	mode     string
 	vlan     int
 	own      bool // hook-owned
 	allMulti bool
-	vf       xmlfilter.VFWords
-	port     xmlfilter.PortWords
+	vf       setting.VF
+	port     setting.Port
 	optional []string // attributes of a VF whose refusal is a warning
-	ovs      *config.OVS
+	ovs      *setting.OVS
 	ifaceID  string
 }
 
@@ -90,37 +91,32 @@ type settings struct {
 func (s settings) choosesNothing() bool { return s.dev == "" && s.mode == "" && !s.own }
 
 func settingsOf(cfg *config.Config, host Host, n *xmlfilter.NIC) (settings, error) {
-	w := n.Words
-	if w == nil {
-		w = &xmlfilter.Words{}
+	var w setting.NIC
+	if n.Settings != nil {
+		w = n.Settings.NIC
 	}
-	p := &config.Profile{}
 	if w.Profile != "" {
-		if p = cfg.Profiles[w.Profile]; p == nil {
-			return settings{}, remedy(ErrUnknownWord, "profile %q; add [profile.%s] to %s", w.Profile, w.Profile, config.Path)
+		p := cfg.Profiles[w.Profile]
+		if p == nil {
+			return settings{}, remedy(ErrNotConfigured, "profile %q; add [profile.%s] to %s", w.Profile, w.Profile, config.Path)
 		}
+		w = w.Override(p.NIC)
 	}
-	s := settings{dev: w.Dev, mode: cmp.Or(w.Mode, p.Mode), vlan: w.VLAN, own: cmp.Or(w.Own, p.Own) == xmlfilter.OwnHook}
-	s.vf, s.optional = w.VFWords.Over(p.VFWords), p.Optional
-	s.port = w.PortWords.Over(p.PortWords)
-	s.ovs, s.ifaceID = p.OVS, w.IfaceID
-	if s.vlan == 0 {
-		s.vlan = p.VLAN
+	s := settings{
+		dev: w.Dev, mode: w.Mode, vlan: w.VLAN, own: w.Own == setting.OwnHook,
+		vf: w.VF, port: w.Port, optional: w.Optional, ovs: w.OVS, ifaceID: w.IfaceID,
 	}
-	if name := cmp.Or(w.Uplink, p.Uplink); name != "" {
+	if name := w.Uplink; name != "" {
 		if s.uplink = cfg.Uplinks[name]; s.uplink == nil {
-			return settings{}, remedy(ErrUnknownWord, "uplink %q; add [uplink.%s] with device = \"…\" to %s", name, name, config.Path)
+			return settings{}, remedy(ErrNotConfigured, "uplink %q; add [uplink.%s] with device = \"…\" to %s", name, name, config.Path)
 		}
 	}
 	u := s.uplink
 	if u == nil {
 		u = host.uplinkOf(cfg, cmp.Or(s.dev, n.Source.Dev))
 	}
-	for _, say := range []*bool{w.AllMulticast, p.AllMulticast, allMultiOf(u)} {
-		if say != nil {
-			s.allMulti = *say
-			break
-		}
+	if all := cmp.Or(w.AllMulticast, allMultiOf(u)); all != nil {
+		s.allMulti = *all
 	}
 	return s, nil
 }

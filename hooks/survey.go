@@ -156,8 +156,8 @@ func Survey(ctx context.Context, k Kernel, cfg *config.Config, rec Records, d *x
 			continue
 		}
 		names := []string{n.Source.Dev, n.Source.Bridge, n.Target}
-		if n.Words != nil {
-			names = append(names, n.Words.Dev)
+		if n.Settings != nil {
+			names = append(names, n.Settings.Dev)
 			if was := wasOnOVS(n); was != nil {
 				names = append(names, was.Source.Bridge)
 			}
@@ -233,8 +233,8 @@ func (s *surveyor) vfs(ctx context.Context, h *Host) error {
 			}
 		}
 		names := []string{n.Source.Dev}
-		if n.Words != nil {
-			names = append(names, n.Words.Dev)
+		if n.Settings != nil {
+			names = append(names, n.Settings.Dev)
 		}
 		for _, name := range names {
 			if h.Devices[name].VF {

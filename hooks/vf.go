@@ -280,7 +280,7 @@ func (a *applier) paySettings(ctx context.Context, pf link.Link, owed *VF) error
 
 func (a *applier) program(ctx context.Context, pf link.Link, s Step, noted VF) error {
 	v := s.VF
-	if noted.Program { // by the network's words, behind the domain's own
+	if noted.Program { // by the network's settings, behind the domain's own
 		v.Want, v.Optional = v.Want.Override(noted.Want), append(v.Optional, noted.Optional...)
 	}
 	v.Set = true

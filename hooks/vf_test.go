@@ -15,6 +15,7 @@ import (
 
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/link"
+	setting "libvirt-direct/internal/settings"
 	"libvirt-direct/xmlfilter"
 )
 
@@ -678,7 +679,7 @@ func TestRewriteTakesVirtualPortOver(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, changes, 3)
 	for _, c := range changes {
-		require.Equal(t, "gold", c.Words[xmlfilter.WordPortProfile])
+		require.Equal(t, "gold", c.Settings[setting.NamePortProfile])
 	}
 	out, err := d.Rewrite(changes)
 	require.NoError(t, err)

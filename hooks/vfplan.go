@@ -8,6 +8,7 @@ import (
 
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/link"
+	setting "libvirt-direct/internal/settings"
 	"libvirt-direct/xmlfilter"
 )
 
@@ -40,7 +41,7 @@ func (p *planner) prepareVF(n *xmlfilter.NIC, s settings) (handled bool, err err
 	}
 	vf, ok := p.onVF(n)
 	switch {
-	case n.Type == "hostdev" && n.Words == nil && !ok:
+	case n.Type == "hostdev" && n.Settings == nil && !ok:
 		return true, nil // a plain guest's, and none of ours to judge
 	case n.Type == "hostdev" && n.Source.PCI == "":
 		return true, remedy(ErrUnsuitable, "it has no <source><address type='pci'>")
@@ -78,7 +79,7 @@ func (p *planner) claimVF(n *xmlfilter.NIC, s settings, vf VFDevice) error {
 	switch {
 	case p.op == Reconnect: // it has it
 		err = nil
-	case n.Words == nil && err != nil && vf.Guest == "":
+	case n.Settings == nil && err != nil && vf.Guest == "":
 		return nil // another claim stays, and libvirt decides
 	}
 	if err != nil {
@@ -97,7 +98,7 @@ func (p *planner) noVF(n *xmlfilter.NIC, s settings) error {
 	if s.uplink != nil && cmp.Or(s.mode, n.Source.Mode) == "passthrough" {
 		return p.notRewritten("it is to have a virtual function of uplink " + s.uplink.Name)
 	}
-	if s.vf.PortProfile != "" && s.vf == (xmlfilter.VFWords{PortProfile: s.vf.PortProfile}) {
+	if s.vf.PortProfile != "" && s.vf == (setting.VF{PortProfile: s.vf.PortProfile}) {
 		return remedy(ErrUnsuitable, "portprofile='%s' is for own='hook' in mode passthrough, and for virtual functions; this is neither", s.vf.PortProfile)
 	}
 	return remedy(ErrUnsuitable, "qos, proto, trust and the like are for virtual functions, and <source> is none")
@@ -106,7 +107,7 @@ func (p *planner) noVF(n *xmlfilter.NIC, s settings) error {
 func (p *planner) addVF(n *xmlfilter.NIC, s settings, vf VFDevice, want link.VFSettings, program bool) {
 	v := &VF{
 		VFPlace: vf.VFPlace, PFName: vf.PFName, MAC: n.MAC, Want: want, Program: program,
-		Managed: n.Words != nil, Hostdev: n.Type == "hostdev", seen: vf.Netdev, chosen: vf.chosen,
+		Managed: n.Settings != nil, Hostdev: n.Type == "hostdev", seen: vf.Netdev, chosen: vf.chosen,
 	}
 	if program {
 		v.Optional = s.optional
@@ -117,19 +118,14 @@ func (p *planner) addVF(n *xmlfilter.NIC, s settings, vf VFDevice, want link.VFS
 	p.steps = append(p.steps, Step{NIC: p.id(n), VF: v})
 }
 
-// wantVF returns what a NIC's words want of its VF.
+// wantVF returns what a NIC's settings want of its VF.
 func (p *planner) wantVF(n *xmlfilter.NIC, s settings, vf VFDevice) (link.VFSettings, error) {
 	w := s.vf
-	want := link.VFSettings{
-		Trust: w.Trust, SpoofChk: w.SpoofChk, MinRate: w.MinRate, MaxRate: w.MaxRate, QueryRSS: w.QueryRSS,
-	}
-	if w.LinkState != "" {
-		want.LinkState = &w.LinkState
-	}
+	want := link.VFSettings(w.VFAttributes)
 	id := s.vlan
 	if n.VLAN != nil && len(n.VLAN.Tags) == 1 {
 		if id != 0 && id != n.VLAN.Tags[0] {
-			return want, remedy(ErrUnsuitable, "<vlan> says %d and its words say %d", n.VLAN.Tags[0], id)
+			return want, remedy(ErrUnsuitable, "<vlan> says %d and its settings say %d", n.VLAN.Tags[0], id)
 		}
 		id = n.VLAN.Tags[0]
 	}
@@ -263,7 +259,7 @@ func (p *planner) pick(u *config.Uplink) (vf VFDevice, ok bool, err error) {
 // ownedPort plans a port profile for a whole device in passthrough mode.
 func (p *planner) ownedPort(n *xmlfilter.NIC, s settings) (handled bool, err error) {
 	profile := s.vf.PortProfile
-	if s.vf != (xmlfilter.VFWords{PortProfile: profile}) {
+	if s.vf != (setting.VF{PortProfile: profile}) {
 		return true, remedy(ErrUnsuitable, "qos, proto, trust and the like are for virtual functions, and its device is none")
 	}
 	if profile == "" {
@@ -294,7 +290,7 @@ func (r *rewriter) vf(n *xmlfilter.NIC, s settings) (c xmlfilter.Change, handled
 		}
 		if ok && r.takesPort(n, vf.PFIndex, s.uplink) {
 			c.DropVirtualPort = true
-			c.Words = map[string]string{xmlfilter.WordPortProfile: n.VirtualPort.Parameters["profileid"]}
+			c.Settings = map[string]string{setting.NamePortProfile: n.VirtualPort.Parameters["profileid"]}
 		}
 		return c, true, nil
 	case n.Type != "direct" || mode != "passthrough" || s.own && n.VirtualPort == nil:
@@ -317,7 +313,7 @@ func (r *rewriter) vf(n *xmlfilter.NIC, s settings) (c xmlfilter.Change, handled
 		}
 		ok = ok || picked
 		c.SourceDev = vf.Netdev
-		c.Words = newWords(n, map[string]string{xmlfilter.WordUplink: u.Name})
+		c.Settings = newSettings(n, map[string]string{setting.NameUplink: u.Name})
 	}
 	if !ok {
 		if r.takesPort(n, r.host.Devices[n.Source.Dev].Index, u) {
@@ -334,7 +330,7 @@ func (r *rewriter) vf(n *xmlfilter.NIC, s settings) (c xmlfilter.Change, handled
 		// not report.
 		c, err = r.toOwnedPort(n, s, vf.Netdev)
 	}
-	if err == nil && (n.Words != nil || len(c.Words) > 0) {
+	if err == nil && (n.Settings != nil || len(c.Settings) > 0) {
 		r.reserve(n, vf)
 	}
 	return c, true, err
@@ -351,11 +347,11 @@ func (r *rewriter) takesPort(n *xmlfilter.NIC, index int, u *config.Uplink) bool
 		return false
 	}
 	if u != nil {
-		return u.Associate == xmlfilter.OwnHook
+		return u.Associate == setting.OwnHook
 	}
 	for _, name := range r.cfg.UplinkNames() {
 		if dev, ok := r.host.Uplinks[name]; ok && dev.Index == index && index != 0 {
-			return r.cfg.Uplinks[name].Associate == xmlfilter.OwnHook
+			return r.cfg.Uplinks[name].Associate == setting.OwnHook
 		}
 	}
 	return false
@@ -367,14 +363,14 @@ func (r *rewriter) toOwnedPort(n *xmlfilter.NIC, s settings, vf string) (xmlfilt
 		return xmlfilter.Change{}, remedy(ErrUnsuitable, "it has no <mac address=>; define the domain first, libvirt gives it one")
 	}
 	words := map[string]string{
-		xmlfilter.WordOwn: xmlfilter.OwnHook, xmlfilter.WordMode: "passthrough",
-		xmlfilter.WordPortProfile: n.VirtualPort.Parameters["profileid"],
+		setting.NameOwn: setting.OwnHook, setting.NameMode: "passthrough",
+		setting.NamePortProfile: n.VirtualPort.Parameters["profileid"],
 	}
 	switch u := s.uplink; {
 	case u != nil:
-		words[xmlfilter.WordUplink] = u.Name
+		words[setting.NameUplink] = u.Name
 	case vf != "":
-		words[xmlfilter.WordDev] = vf
+		words[setting.NameDev] = vf
 	default:
 		pl, err := r.locate(n, s)
 		if err != nil {
@@ -384,5 +380,5 @@ func (r *rewriter) toOwnedPort(n *xmlfilter.NIC, s settings, vf string) (xmlfilt
 			words[k] = v
 		}
 	}
-	return xmlfilter.Change{Words: newWords(n, words), Ethernet: targetName(r.domain, n)}, nil
+	return xmlfilter.Change{Settings: newSettings(n, words), Ethernet: targetName(r.domain, n)}, nil
 }

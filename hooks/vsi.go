@@ -175,10 +175,10 @@ func (p *planner) assistedQbg(n *xmlfilter.NIC) error {
 // hostdevQbg plans the association of a VF that is a guest's by VFIO, for which libvirt
 // knows no 802.1Qbg: at start, when the VF has its MAC and VLAN.
 func (p *planner) hostdevQbg(n *xmlfilter.NIC, s settings, vf VFDevice) error {
-	if n.Type != "hostdev" || n.Words == nil || n.Words.Was == nil || !isQbg(n.Words.Was.VirtualPort) {
+	if n.Type != "hostdev" || n.Settings == nil || n.Settings.Was == nil || !isQbg(n.Settings.Was.VirtualPort) {
 		return nil
 	}
-	v, err := vsiOf(n.Words.Was.VirtualPort, n.MAC, vf.PFName, vlanOf(n, s))
+	v, err := vsiOf(n.Settings.Was.VirtualPort, n.MAC, vf.PFName, vlanOf(n, s))
 	if err != nil {
 		return err
 	}

@@ -9,7 +9,7 @@ import (
 	"libvirt-direct/hooks"
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/link"
-	"libvirt-direct/xmlfilter"
+	setting "libvirt-direct/internal/settings"
 )
 
 // forwarding is BR_STATE_FORWARDING (include/uapi/linux/if_bridge.h), and lldpBit the bit
@@ -86,7 +86,7 @@ func (c *checker) carried(k *link.Conn, about string, u *config.Uplink, br link.
 		c.say(levelOK, about, "%s carries its VLANs beyond the guests' taps", br.Name)
 		return
 	}
-	vids := xmlfilter.FormatVLANs(missing)
+	vids := setting.FormatVLANs(missing)
 	first, _, _ := strings.Cut(vids, ",")
 	c.say(levelNote, about, "no port of %s but guests' taps carries VLANs %s: bridge vlan add dev UPLINK vid %s, and so on", br.Name, vids, first)
 }

@@ -144,7 +144,7 @@ func (s *scene) askLibvirt(ctx context.Context, uri string) error {
 			continue
 		}
 		d, err := xmlfilter.Parse([]byte(text))
-		if err != nil && !errors.Is(err, xmlfilter.ErrWords) {
+		if err != nil && !errors.Is(err, xmlfilter.ErrSettings) {
 			failed = append(failed, fmt.Errorf("domain %q: %w", r.Name, err))
 			continue
 		}

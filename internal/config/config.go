@@ -23,7 +23,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"libvirt-direct/internal/link"
-	"libvirt-direct/xmlfilter"
+	"libvirt-direct/internal/settings"
 )
 
 // Path is where the host's configuration lies.
@@ -107,21 +107,8 @@ type Uplink struct {
 	Associate string `toml:"associate"`
 }
 
-// Profile is a set of words for NICs that name it; the NIC's own words go first.
-type Profile struct {
-	Uplink       string `toml:"uplink"`
-	Mode         string `toml:"mode"`
-	VLAN         int    `toml:"vlan"`
-	Own          string `toml:"own"`
-	AllMulticast *bool  `toml:"allmulticast"`
-	xmlfilter.VFWords
-	xmlfilter.PortWords
-	// OVS is for NICs on Open vSwitch; nil where nothing is said.
-	OVS *OVS `toml:"ovs"`
-	// Optional names attributes of a VF (link.VFAttrs) whose refusal by the driver
-	// is a warning.
-	Optional []string `toml:"optional"`
-}
+// Profile is a set of settings for NICs that name it; the NIC's own go first.
+type Profile struct{ settings.NIC }
 
 // VLANRange is an inclusive range of VLAN identifiers, written "100" or "100-199".
 type VLANRange struct{ First, Last int }
@@ -291,7 +278,7 @@ func (u *Uplink) check(called map[string]string) string {
 		}
 		u.MAC = mac.String()
 	}
-	if u.Associate != "" && u.Associate != xmlfilter.OwnHook && u.Associate != xmlfilter.OwnLibvirt {
+	if u.Associate != "" && u.Associate != settings.OwnHook && u.Associate != settings.OwnLibvirt {
 		return fmt.Sprintf("associate = %q: want \"hook\" or \"libvirt\"", u.Associate)
 	}
 	names := append([]string{u.Name}, u.Also...)
@@ -311,25 +298,8 @@ func (c *Config) checkProfile(p *Profile) string {
 	if p.Uplink != "" && c.Uplinks[p.Uplink] == nil {
 		return fmt.Sprintf("uplink = %q is not configured", p.Uplink)
 	}
-	if p.Mode != "" && !slices.Contains(xmlfilter.Modes(), p.Mode) {
-		return fmt.Sprintf("mode = %q: want %s", p.Mode, strings.Join(xmlfilter.Modes(), ", "))
-	}
-	if p.VLAN < 0 || p.VLAN > 4094 {
-		return fmt.Sprintf("vlan = %d: want 1 to 4094", p.VLAN)
-	}
-	if p.Own != "" && p.Own != xmlfilter.OwnHook && p.Own != xmlfilter.OwnLibvirt {
-		return fmt.Sprintf("own = %q: want \"hook\" or \"libvirt\"", p.Own)
-	}
-	if err := errors.Join(p.VFWords.Check(), p.PortWords.Check()); err != nil {
+	if err := p.NIC.Check(); err != nil {
 		return err.Error()
-	}
-	if msg := p.OVS.check(); msg != "" {
-		return "ovs." + msg
-	}
-	for _, attr := range p.Optional {
-		if !slices.Contains(link.VFAttrs(), attr) {
-			return fmt.Sprintf("optional: %q is no attribute of a VF: %s", attr, strings.Join(link.VFAttrs(), ", "))
-		}
 	}
 	return ""
 }
@@ -376,9 +346,5 @@ func (w *Watch) Wants(domain string) bool {
 	})
 }
 
-// ValidIfname reports whether the kernel would take a name for a network device
-// (dev_valid_name in net/core/dev.c): 1 to 15 octets, no '/', ':' or white space,
-// neither "." nor "..".
-func ValidIfname(s string) bool {
-	return s != "" && len(s) <= 15 && s != "." && s != ".." && !strings.ContainsAny(s, "/: \t\n\v\f\r\x00")
-}
+// ValidIfname reports whether the kernel would take a name for a network device.
+func ValidIfname(s string) bool { return link.ValidName(s) }

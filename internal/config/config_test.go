@@ -62,10 +62,10 @@ func TestFaultsNameTheirPlace(t *testing.T) {
 		"[profile.p]\nmode='passthru'\n":                      `c: profile.p: mode = "passthru": want vepa, bridge, private, passthrough`,
 		"[profile.p]\nvlan=4095\n":                            `c: profile.p: vlan = 4095: want 1 to 4094`,
 		"[profile.p.ovs]\nmtu=5\n":                            `c: profile.p: ovs.mtu = 5: want 68 to 65535`,
-		"[profile.p.ovs]\nmaxrate=5\nminrate=6\n":             `c: profile.p: ovs.minrate = 6 is more than maxrate`,
-		"[profile.p.ovs]\ningressrate=-5\n":                   `c: profile.p: ovs.ingressrate = -5 is out of range`,
+		"[profile.p.ovs]\nmaxrate=5\nminrate=6\n":             `c: profile.p: ovs.minrate = 6: want no more than maxrate`,
+		"[profile.p.ovs]\ningressrate=-5\n":                   `c: profile.p: ovs.ingressrate = -5: want kbit/s, 0 for no bound`,
 		"[profile.p.ovs]\nqueueing='fifo'\n":                  `c: profile.p: ovs.queueing = "fifo": want linux-htb`,
-		"[profile.p.ovs]\nmirror='a/b'\n":                     `c: profile.p: ovs.mirror = "a/b" is no port's name`,
+		"[profile.p.ovs]\nmirror='a/b'\n":                     `c: profile.p: ovs.mirror = "a/b": want the name of a port`,
 		"[profile.p.ovs]\nmirrors='a'\n":                      `unknown key "profile.p.ovs.mirrors"; did you mean "mirror"?`,
 		"[watch]\ndomains=['[']\n":                            `c: watch.domains: "[" is no pattern`,
 	} {
