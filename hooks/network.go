@@ -174,6 +174,9 @@ func (h *Hook) networkVF(ctx context.Context, k Kernel, words *xmlfilter.Network
 		if err != nil {
 			return Step{}, err
 		}
+		if err := cfg.ProfileFault(words.Profile); err != nil {
+			return Step{}, err
+		}
 		profile := cfg.Profiles[words.Profile]
 		if profile == nil {
 			return Step{}, remedy(ErrNotConfigured, "profile %q; add [profile.%s] to %s", words.Profile, words.Profile, config.Path)

@@ -99,7 +99,7 @@ func nicID(d *xmlfilter.Domain, n *xmlfilter.NIC) string {
 }
 
 func (p *planner) prepare(n *xmlfilter.NIC) error {
-	s, err := settingsOf(p.cfg, p.host, n)
+	s, err := p.settings(n)
 	if err != nil {
 		return err
 	}
@@ -302,6 +302,9 @@ func (p *planner) parent(s settings, otherwise string) (Device, error) {
 func (p *planner) vlan(n *xmlfilter.NIC, name string, parent Device, vid int) error {
 	u := p.host.uplinkOf(p.cfg, parent.Name)
 	_, there := p.host.Devices[name]
+	if err := p.cfg.VLANFault(); err != nil && !there {
+		return err
+	}
 	switch create := p.cfg.VLAN.Create; {
 	case u != nil && !u.Allows(vid):
 		return remedy(ErrNotAllowed, "VLAN %d on uplink %q; add it to vlans of [uplink.%s] in %s", vid, u.Name, u.Name, config.Path)
@@ -368,7 +371,7 @@ func (p *planner) hookOwned(n *xmlfilter.NIC, s settings) error {
 
 // start plans what is to be set on the devices that libvirt has made by then.
 func (p *planner) start(n *xmlfilter.NIC) error {
-	s, err := settingsOf(p.cfg, p.host, n)
+	s, err := p.settings(n)
 	if err != nil {
 		return err
 	}

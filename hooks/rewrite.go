@@ -53,7 +53,7 @@ func (r *rewriter) nic(n *xmlfilter.NIC) (xmlfilter.Change, error) {
 	if err := n.Err(); err != nil {
 		return none, err
 	}
-	s, err := settingsOf(r.cfg, r.host, n)
+	s, err := r.settings(n)
 	if err != nil {
 		return none, err
 	}

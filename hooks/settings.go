@@ -95,6 +95,9 @@ func settingsOf(cfg *config.Config, host Host, n *xmlfilter.NIC) (settings, erro
 	if n.Settings != nil {
 		w = n.Settings.NIC
 	}
+	if err := cfg.ProfileFault(w.Profile); err != nil {
+		return settings{}, err
+	}
 	if w.Profile != "" {
 		p := cfg.Profiles[w.Profile]
 		if p == nil {
@@ -107,6 +110,9 @@ func settingsOf(cfg *config.Config, host Host, n *xmlfilter.NIC) (settings, erro
 		vf: w.VF, port: w.Port, optional: w.Optional, ovs: w.OVS, ifaceID: w.IfaceID,
 	}
 	if name := w.Uplink; name != "" {
+		if err := cfg.UplinkFault(name); err != nil {
+			return settings{}, err
+		}
 		if s.uplink = cfg.Uplinks[name]; s.uplink == nil {
 			return settings{}, remedy(ErrNotConfigured, "uplink %q; add [uplink.%s] with device = \"…\" to %s", name, name, config.Path)
 		}

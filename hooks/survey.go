@@ -106,6 +106,8 @@ type Host struct {
 	Pooled map[string][]string
 	// Held are the VFs that this domain's hook-owned NICs have already, by NIC.
 	Held map[string]VFDevice
+	// Faulty are the devices of uplinks whose sections of the configuration are faulty.
+	Faulty []FaultyDevice
 	// Obstacles are what stands in the way of a NIC's macvtap on its device, by NIC.
 	Obstacles map[string][]link.Obstacle
 }
@@ -150,6 +152,7 @@ func Survey(ctx context.Context, k Kernel, cfg *config.Config, rec Records, d *x
 		}
 		h.Uplinks[name] = device(ctx, k, l)
 	}
+	h.lookFaulty(ctx, k, cfg)
 	for i := range d.NICs {
 		n := &d.NICs[i]
 		if !ours(n) {

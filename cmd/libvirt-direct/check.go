@@ -259,8 +259,12 @@ func (c *checker) uplinks() {
 		c.say(levelFault, "config", "%v", err)
 	case !rootOwned(fi):
 		c.say(levelFault, "config", "%s can be written by others than root: chown root:root, chmod 644", c.config)
+	case len(cfg.Faults()) > 0:
 	default:
 		c.say(levelOK, "config", "%s, with %d uplink(s) and %d profile(s)", c.config, len(cfg.Uplinks), len(cfg.Profiles))
+	}
+	for _, fault := range cfg.Faults() {
+		c.say(levelFault, "config", "%v", fault)
 	}
 	k, err := link.Open()
 	if err != nil {

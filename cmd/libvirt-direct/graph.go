@@ -93,6 +93,9 @@ func (o *options) look(ctx context.Context, socket string) (s *scene, missing []
 	if err != nil {
 		return nil, nil, err
 	}
+	for _, fault := range cfg.Faults() {
+		missing = append(missing, fault)
+	}
 	for _, name := range cfg.UplinkNames() {
 		l, err := hooks.FindUplink(ctx, k, cfg.Uplinks[name])
 		if err != nil {

@@ -121,6 +121,9 @@ func (o *options) undone(_ context.Context, _ hooks.Records, d *xmlfilter.Domain
 		return nil, nil, err
 	}
 	back, err := xmlfilter.Parse(out)
+	if err == nil && back.Wish == "" {
+		err = cfg.WatchFault()
+	}
 	if err != nil {
 		return nil, nil, err
 	}
