@@ -133,6 +133,15 @@ func TestFaultsBySection(t *testing.T) {
 			text: "[uplink.worse]\ndevice = \"eth0\"\n", faults: []string{"uplink.worse"},
 			uplinks: map[string]string{"worse": "uplink.worse", "good": "", "eth0": "uplink.worse"},
 		},
+		"in capitals": {
+			text: "[UPLINK.bad]\nDEVICE = \"eth1\"\nPCI = \"0000:03:00.0\"\n[Profile.odd]\nvlan = 4095\n", faults: []string{"UPLINK.bad", "Profile.odd"},
+			uplinks: map[string]string{"bad": "UPLINK.bad", "eth1": "UPLINK.bad"}, profiles: map[string]string{"odd": "Profile.odd"},
+			devices: map[string][]string{"bad": {"0000:03:00.0", "eth1"}},
+		},
+		"capitals beside a fault": {
+			text: "[UPLINK.other]\ndevice = \"eth2\"\n[vlan]\ncreate = 3\n", faults: []string{"vlan"},
+			check: func(t *testing.T, c *Config) { require.NotNil(t, c.UplinkCalled("eth2")) },
+		},
 		"in one line": {
 			text: "uplink.bad = {devcie = \"eth1\"}\n", faults: []string{"uplink.bad"}, uplinks: map[string]string{"bad": "uplink.bad", "good": ""},
 		},
@@ -176,7 +185,8 @@ func TestFaultsBySection(t *testing.T) {
 				require.NotZero(t, f.Line)
 			}
 			require.Equal(t, c.faults, faults)
-			require.Equal(t, []string{"good"}, got.UplinkNames())
+			require.Contains(t, got.UplinkNames(), "good")
+			require.NotContains(t, got.UplinkNames(), "bad")
 			require.True(t, got.Uplinks["good"].Allows(100) && !got.Uplinks["good"].Allows(200))
 			require.Equal(t, 100, got.Profiles["fine"].VLAN)
 			section := func(err error) string {

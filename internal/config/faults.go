@@ -171,6 +171,7 @@ func (r *reader) refuse(root, name, key, msg, fix string) {
 		if s.root == root && (s.name == name || s.name == "") {
 			e.Line = s.line(key)
 			if s.name == name {
+				e.Section = s.title
 				break
 			}
 		}
@@ -215,7 +216,7 @@ func readFaulty(name string, table any, fault *Error) FaultyUplink {
 	keys, _ := table.(map[string]any)
 	for key, v := range keys {
 		text, _ := v.(string)
-		switch nearest(key, []string{"device", "pci", "mac", "also", "vfs", "vlans", "allmulticast", "associate"}) {
+		switch nearest(strings.ToLower(key), []string{"device", "pci", "mac", "also", "vfs", "vlans", "allmulticast", "associate"}) {
 		case "device":
 			if link.ValidName(text) {
 				u.Devices = append(u.Devices, &Uplink{Name: name, Device: text})

@@ -132,7 +132,8 @@ func split(data []byte) []*section {
 
 // describe returns the section, still empty, that a path leads into.
 func describe(path []string) *section {
-	s := &section{title: path[0], root: nearest(path[0], roots()), keys: map[string]int{}}
+	// The decoder takes keys in any case.
+	s := &section{title: path[0], root: nearest(strings.ToLower(path[0]), roots()), keys: map[string]int{}}
 	if (s.root == rootUplink || s.root == rootProfile) && len(path) > 1 {
 		s.name = path[1]
 		s.title += "." + s.name
