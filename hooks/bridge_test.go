@@ -137,7 +137,7 @@ func TestBridgeVLANIsRewritten(t *testing.T) {
 		})
 	}
 	_, err := w.rewritten(domain(uuidA, vfWords(mac1, "vlan='11'"), bridged(mac1, "br0", "", "<vlan><tag id='10'/></vlan>")))
-	require.ErrorContains(t, err, "<vlan> says vlan='10' and its words say '11'")
+	require.ErrorContains(t, err, "<vlan> says vlan='10' and its settings say '11'")
 	// A libvirt that knows <vlan> there does it; nothing of ours stands in its way.
 	w.must(step.Prepare, domain(uuidA, "", bridged(mac1, "br0", "", trunkVLAN)))
 	w.must(step.Start, domain(uuidA, "", bridged(mac1, "br0", "vnet0", trunkVLAN)))

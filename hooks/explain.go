@@ -10,6 +10,7 @@ import (
 	"libvirt-direct/hooks/plan"
 	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/config"
+	"libvirt-direct/internal/settings"
 	"libvirt-direct/xmlfilter"
 )
 
@@ -18,7 +19,7 @@ import (
 func Explain(w io.Writer, op step.Op, d *xmlfilter.Domain, cfg *config.Config, host plan.Snapshot) error {
 	fmt.Fprintf(w, "domain %q\n", d.Name)
 	for _, key := range d.Stray {
-		fmt.Fprintf(w, "  the metadata has words for %s, which no NIC has\n", key)
+		fmt.Fprintf(w, "  the metadata has settings for %s, which no NIC has\n", key)
 	}
 	for i := range d.NICs {
 		n := &d.NICs[i]
@@ -89,7 +90,7 @@ func Explain(w io.Writer, op step.Op, d *xmlfilter.Domain, cfg *config.Config, h
 	}
 	for i := range d.NICs {
 		n := &d.NICs[i]
-		if s, err := plan.SettingsOf(cfg, host, n); err != nil || n.Words == nil || !s.Own {
+		if s, err := plan.SettingsOf(cfg, host, n); err != nil || n.Settings == nil || !s.Own {
 			continue
 		}
 		fmt.Fprintf(w, "what hook-owned %s loses:\n", n)
@@ -139,8 +140,8 @@ func explainChange(d *xmlfilter.Domain, c xmlfilter.Change) string {
 	if c.Ethernet != "" {
 		parts = append(parts, fmt.Sprintf("it becomes <interface type='ethernet'> with <target dev='%s' managed='no'/>", c.Ethernet))
 	}
-	for _, name := range xmlfilter.WordNames() {
-		if v, ok := c.Words[name]; ok && v != "" {
+	for _, name := range settings.Names(settings.InNIC) {
+		if v, ok := c.Settings[name]; ok && v != "" {
 			parts = append(parts, fmt.Sprintf("noted: %s='%s'", name, v))
 		}
 	}

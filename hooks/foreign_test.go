@@ -217,7 +217,7 @@ func FuzzForeign(f *testing.F) {
 			require.Empty(t, w.log.String())
 		}
 		d, err := xmlfilter.Parse(doc)
-		if d != nil && (concerns(d) || d.Wish != "" || errors.Is(err, xmlfilter.ErrWords)) {
+		if d != nil && (concerns(d) || d.Wish != "" || errors.Is(err, xmlfilter.ErrSettings)) {
 			require.True(t, plan.MayConcern(doc))
 		}
 	})

@@ -96,8 +96,8 @@ func (h *Hook) run(ctx context.Context, c Call) error {
 	}
 	d, err := xmlfilter.Parse(doc)
 	if c.Op == step.Stopped || c.Op == step.Release {
-		// The journal decides; words that were broken meanwhile must not stop it.
-		err = step.Ignore(err, xmlfilter.ErrWords)
+		// The journal decides; settings that were broken meanwhile must not stop it.
+		err = step.Ignore(err, xmlfilter.ErrSettings)
 	}
 	if err != nil {
 		return fmt.Errorf("domain %q: %w", c.Domain, err)
@@ -120,7 +120,7 @@ func (h *Hook) run(ctx context.Context, c Call) error {
 			return err
 		}
 	}
-	if plain(d) && (c.Op == step.Prepare || c.Op == step.Start) {
+	if plan.Plain(d) && (c.Op == step.Prepare || c.Op == step.Start) {
 		return h.plain(ctx, c, d)
 	}
 	return h.operate(ctx, c, d, false)
@@ -167,12 +167,6 @@ func (h *Hook) foreign(ctx context.Context, c Call, doc []byte) {
 	if err != nil {
 		h.Log.Warn(fmt.Sprintf("%s %q: %s", c.Op, c.Domain, OneLine(err)), "op", string(c.Op), "domain", c.Domain)
 	}
-}
-
-// plain reports whether a domain says nothing for us in its metadata: its NICs are
-// libvirt's to make, and ours only to know of.
-func plain(d *xmlfilter.Domain) bool {
-	return !slices.ContainsFunc(d.NICs, func(n xmlfilter.NIC) bool { return n.Words != nil })
 }
 
 // plainTime bounds how long the start of a plain guest waits for others: a lock, a switch.
@@ -308,7 +302,7 @@ func (h *Hook) filter(ctx context.Context, c Call, d *xmlfilter.Domain, doc []by
 	}
 	changes, err := h.changes(ctx, d, plan.OriginOf(c.Op))
 	var refused *plan.NICError
-	if err != nil && plain(d) && !errors.As(err, &refused) {
+	if err != nil && plan.Plain(d) && !errors.As(err, &refused) {
 		h.withoutUs(c, err)
 		return nil
 	}

@@ -553,7 +553,7 @@ func TestBrokenWordsNeverStopTheUndoing(t *testing.T) {
 	w.must(step.Release, broken)
 	require.Equal(t, before, w.dump())
 	_, err := w.run(step.Prepare, broken)
-	require.ErrorIs(t, err, xmlfilter.ErrWords)
+	require.ErrorIs(t, err, xmlfilter.ErrSettings)
 	w.must(step.Reconnect, broken)
 }
 

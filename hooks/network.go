@@ -46,7 +46,7 @@ func (h *Hook) RunNetwork(ctx context.Context, c NetworkCall) error {
 	}
 	n, p, err := xmlfilter.ParseHook(doc)
 	if c.Op == step.PortDeleted {
-		err = step.Ignore(err, xmlfilter.ErrWords)
+		err = step.Ignore(err, xmlfilter.ErrSettings)
 	}
 	if err != nil {
 		return fmt.Errorf("network %q: %w", c.Network, err)
@@ -59,7 +59,7 @@ func (h *Hook) RunNetwork(ctx context.Context, c NetworkCall) error {
 		err = port.deleted(ctx)
 	} else {
 		err = port.created(ctx, n)
-		if err != nil && n.Words(p) == nil && !errors.Is(err, step.ErrInUse) {
+		if err != nil && n.Settings(p) == nil && !errors.Is(err, step.ErrInUse) {
 			h.withoutUs(Call{Domain: p.Owner, Op: c.Op}, err)
 			return nil
 		}
@@ -96,7 +96,7 @@ func (h networkPort) created(ctx context.Context, n *xmlfilter.Network) error {
 	if err := step.Ignore(step.Ignore(err, link.ErrNoVF), link.ErrNotFound); err != nil {
 		return err
 	}
-	words := n.Words(p)
+	words := n.Settings(p)
 	if words == nil || p.OwnerUUID == "" {
 		return h.handedOut(ctx, k, place, isVF)
 	}
@@ -173,31 +173,31 @@ func (h networkPort) passedThrough(ctx context.Context, k step.Kernel) (domain s
 	return "", nil
 }
 
-// function is the step for a VF that a network's words concern.
-func (h networkPort) function(ctx context.Context, k step.Kernel, words *xmlfilter.NetworkWords, place link.VFPlace, isVF bool) (step.Step, error) {
+// function is the step for a VF that a network's settings concern.
+func (h networkPort) function(ctx context.Context, k step.Kernel, words *xmlfilter.NetworkSettings, place link.VFPlace, isVF bool) (step.Step, error) {
 	p := h.NetworkPort
-	vf, optional := words.VFWords, []string(nil)
+	vf, optional := words.VF, []string(nil)
 	if words.Profile != "" {
 		cfg, err := h.Config()
 		if err != nil {
 			return step.Step{}, err
 		}
+		if err := cfg.ProfileFault(words.Profile); err != nil {
+			return step.Step{}, err
+		}
 		profile := cfg.Profiles[words.Profile]
 		if profile == nil {
-			return step.Step{}, step.Hint(plan.ErrUnknownWord, "profile %q; add [profile.%s] to %s", words.Profile, words.Profile, config.Path)
+			return step.Step{}, step.Hint(plan.ErrNotConfigured, "profile %q; add [profile.%s] to %s", words.Profile, words.Profile, config.Path)
 		}
-		vf, optional = vf.Over(profile.VFWords), profile.Optional
+		vf, optional = vf.Override(profile.VF), profile.Optional
 	}
 	switch {
 	case vf.QoS != nil || vf.Proto != "" || vf.PortProfile != "":
 		return step.Step{}, step.Hint(step.ErrUnsuitable, "qos, proto and portprofile are set when the guest starts: they are for the domain's <metadata>, not for the network's")
 	case !isVF:
-		return step.Step{}, step.Hint(step.ErrUnsuitable, "the network's words are for virtual functions, and %s is none", cmp.Or(p.Dev, p.PCI))
+		return step.Step{}, step.Hint(step.ErrUnsuitable, "the network's settings are for virtual functions, and %s is none", cmp.Or(p.Dev, p.PCI))
 	}
-	want := link.VFSettings{Trust: vf.Trust, SpoofChk: vf.SpoofChk, MinRate: vf.MinRate, MaxRate: vf.MaxRate, QueryRSS: vf.QueryRSS}
-	if vf.LinkState != "" {
-		want.LinkState = &vf.LinkState
-	}
+	want := link.VFSettings(vf.VFAttributes)
 	if err := want.Check(); err != nil {
 		return step.Step{}, step.Hint(step.ErrUnsuitable, "%v", err)
 	}

@@ -68,7 +68,7 @@ func TestPoolDoesNotHandOutWhatAGuestHas(t *testing.T) {
 	})
 }
 
-// A network's words hold from when libvirt hands the VF out until it takes it back,
+// A network's settings hold from when libvirt hands the VF out until it takes it back,
 // under the domain's own, which come at start.
 func TestNetworkWords(t *testing.T) {
 	w := newVFWorld(t)
@@ -104,7 +104,7 @@ func TestNetworkWordsRefused(t *testing.T) {
 		"priority":        {plugVF0, ld("qos='3'>"), `domain "vm a", NIC ` + mac1 + ": does not fit this NIC: qos, proto and portprofile are set when the guest starts"},
 		"no VF":           {"<plug type='direct' dev='ens1f1' mode='bridge'/>", ld("trust='yes'>"), "ens1f1 is none"},
 		"unknown profile": {plugVF0, ld("profile='glod'>"), `not configured on this host: profile "glod"; add [profile.glod]`},
-		"unknown word":    {plugVF0, ld("trsut='yes'>"), "bad words in <metadata>: <network>: trsut is not known; known are profile, qos"},
+		"unknown word":    {plugVF0, ld("trsut='yes'>"), "bad settings in <metadata>: <network>: trsut is not known; known are profile, qos"},
 		"bad value":       {plugVF0, ld("><ld:portgroup name='x' trust='maybe'/>"), "<portgroup>: trust = \"maybe\": want yes or no"},
 		"two groups":      {plugVF0, ld("><portgroup name='x'/><portgroup name='x'/>"), "only one <portgroup name='…'>"},
 	} {

@@ -24,8 +24,9 @@ func TestOVSPageIsTrue(t *testing.T) {
 		return string(m[1])
 	}
 	cfg := block("toml")
-	_, err = config.Parse("page", []byte(cfg))
+	parsed, err := config.Parse("page", []byte(cfg))
 	require.NoError(t, err)
+	require.Empty(t, parsed.Faults())
 	w := newWorld(t, cfg, "ovsbr0", "br-int")
 	w.withSwitch("ovsbr0")
 	w.ovs.ByName = map[string]ovs.Port{"vnet0": {Name: "vnet0"}, "vnet1": {Name: "vnet1"}, "vnet2": {Name: "vnet2"}}

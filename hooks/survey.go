@@ -54,14 +54,15 @@ func Survey(ctx context.Context, k step.Kernel, cfg *config.Config, rec Records,
 		}
 		h.Uplinks[name] = device(ctx, k, l)
 	}
+	lookFaulty(ctx, k, cfg, &h)
 	for i := range d.NICs {
 		n := &d.NICs[i]
 		if !plan.InScope(n) {
 			continue
 		}
 		names := []string{n.Source.Dev, n.Source.Bridge, n.Target}
-		if n.Words != nil {
-			names = append(names, n.Words.Dev)
+		if n.Settings != nil {
+			names = append(names, n.Settings.Dev)
 			if was := plan.WasOnOVS(n); was != nil {
 				names = append(names, was.Source.Bridge)
 			}
@@ -137,8 +138,8 @@ func (s *surveyor) vfs(ctx context.Context, h *plan.Snapshot) error {
 			}
 		}
 		names := []string{n.Source.Dev}
-		if n.Words != nil {
-			names = append(names, n.Words.Dev)
+		if n.Settings != nil {
+			names = append(names, n.Settings.Dev)
 		}
 		for _, name := range names {
 			if h.Devices[name].VF {
@@ -148,8 +149,8 @@ func (s *surveyor) vfs(ctx context.Context, h *plan.Snapshot) error {
 				}
 			}
 		}
-		settings, err := plan.SettingsOf(s.cfg, *h, n)
-		if err == nil && cmp.Or(settings.Mode, n.Source.Mode) == "passthrough" {
+		of, err := plan.SettingsOf(s.cfg, *h, n)
+		if err == nil && cmp.Or(of.Mode, n.Source.Mode) == "passthrough" {
 			passthrough++
 		}
 	}
@@ -262,5 +263,17 @@ func FindUplink(ctx context.Context, k step.Kernel, u *config.Uplink) (link.Link
 		return k.ByPermanentMAC(ctx, u.MAC)
 	default:
 		return k.ByName(ctx, u.Device)
+	}
+}
+
+// lookFaulty looks up the devices of uplinks whose sections of the configuration are
+// faulty. One that cannot be found is nobody's to name.
+func lookFaulty(ctx context.Context, k step.Kernel, cfg *config.Config, h *plan.Snapshot) {
+	for _, u := range cfg.FaultyUplinks() {
+		for _, way := range u.Devices {
+			if l, err := FindUplink(ctx, k, way); err == nil {
+				h.Faulty = append(h.Faulty, plan.FaultyDevice{Index: l.Index, Fault: u.Fault})
+			}
+		}
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/link"
+	setting "libvirt-direct/internal/settings"
 	"libvirt-direct/xmlfilter"
 )
 
@@ -680,7 +681,7 @@ func TestRewriteTakesVirtualPortOver(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, changes, 3)
 	for _, c := range changes {
-		require.Equal(t, "gold", c.Words[xmlfilter.WordPortProfile])
+		require.Equal(t, "gold", c.Settings[setting.NamePortProfile])
 	}
 	out, err := d.Rewrite(changes)
 	require.NoError(t, err)
@@ -748,7 +749,8 @@ func TestConfigOfVFs(t *testing.T) {
 	for _, bad := range []string{
 		"[profile.x]\nqos = 9", "[profile.x]\noptional = ['speed']", "[profile.x]\ntrust = 'on'", "[uplink.u]\ndevice = 'a'\nassociate = 'me'",
 	} {
-		_, err := config.Parse("x", []byte(bad))
-		require.ErrorIs(t, err, config.ErrConfig, bad)
+		c, err := config.Parse("x", []byte(bad))
+		require.NoError(t, err)
+		require.Len(t, c.Faults(), 1, bad)
 	}
 }

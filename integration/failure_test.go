@@ -67,7 +67,7 @@ func TestFailedHookFailsStart(t *testing.T) {
 		},
 		"misspelt configuration": {
 			nic: direct(2, "nica", "bridge"), conf: conf + "alos = []\n",
-			want: `/etc/libvirt-direct/config.toml:4: unknown key "uplink.storage.alos"; did you mean "also"?`,
+			want: `domain "g", NIC ` + mac(1) + `: /etc/libvirt-direct/config.toml:4: unknown key "uplink.storage.alos"; did you mean "also"?`,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

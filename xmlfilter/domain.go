@@ -2,7 +2,7 @@
 // them, leaving every byte that it does not mean to change as it was.
 //
 // It knows libvirt's domain format (formatdomain, "Network interfaces") and the
-// words that this project keeps in <metadata>; it knows nothing of libvirt's hook
+// settings that this project keeps in <metadata>; it knows nothing of libvirt's hook
 // protocol, and it touches neither the host nor any file.
 package xmlfilter
 
@@ -21,8 +21,8 @@ var (
 	ErrSyntax = errors.New("not well-formed XML")
 	// ErrNotDomain: the document is XML, but its root is not <domain>.
 	ErrNotDomain = errors.New("not a libvirt domain")
-	// ErrWords: our <metadata> words cannot be understood.
-	ErrWords = errors.New("bad words in <metadata>")
+	// ErrSettings: the settings in <metadata> cannot be understood.
+	ErrSettings = errors.New("bad settings in <metadata>")
 	// ErrNIC: an <interface> that concerns us holds a value that cannot be read.
 	ErrNIC = errors.New("bad <interface>")
 )
@@ -58,7 +58,7 @@ type Domain struct {
 	// when it names none.
 	Nodes []int
 
-	// Stray are the keys (MAC or alias) of words that belong to no NIC of the
+	// Stray are the keys (MAC or alias) of settings that belong to no NIC of the
 	// domain, for instance because it was detached.
 	Stray []string
 
@@ -87,8 +87,8 @@ type NIC struct {
 	RxFilters   bool // trustGuestRxFilters='yes'
 	Bandwidth   bool // has <bandwidth>
 
-	// Words are what our metadata says of this NIC; nil when it says nothing.
-	Words *Words
+	// Settings are what the metadata says of this NIC; nil when it says nothing.
+	Settings *Settings
 
 	err  error
 	elem *element
@@ -134,8 +134,8 @@ func (n *NIC) String() string {
 }
 
 // Parse reads a domain document. It fails with an error matching ErrSyntax, ErrEncoding,
-// ErrNotDomain or ErrWords; interfaces and elements that it does not know are no
-// error. With ErrWords the domain is returned all the same, for who only wants to know
+// ErrNotDomain or ErrSettings; interfaces and elements that it does not know are no
+// error. With ErrSettings the domain is returned all the same, for who only wants to know
 // which one it is.
 func Parse(raw []byte) (*Domain, error) {
 	doc, charset, err := decode(raw)
@@ -168,7 +168,7 @@ func Parse(raw []byte) (*Domain, error) {
 			}
 		}
 	}
-	if err := d.readWords(); err != nil {
+	if err := d.readSettings(); err != nil {
 		return d, err
 	}
 	return d, nil

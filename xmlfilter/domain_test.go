@@ -12,6 +12,8 @@ import (
 	"github.com/beevik/etree"
 	"github.com/stretchr/testify/require"
 	"libvirt.org/go/libvirtxml"
+
+	"libvirt-direct/internal/settings"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -48,7 +50,7 @@ func TestParseReadsEveryNIC(t *testing.T) {
 	require.Equal(t, Source{Dev: "nica", Mode: "bridge"}, direct.Source)
 	require.Equal(t, []int{100}, direct.VLAN.Tags)
 	require.True(t, direct.RxFilters)
-	require.Equal(t, "storage", direct.Words.Uplink)
+	require.Equal(t, "storage", direct.Settings.Uplink)
 
 	live := d.NICs[1]
 	require.Equal(t, "net1", live.Source.Network)
@@ -63,10 +65,10 @@ func TestParseReadsEveryNIC(t *testing.T) {
 
 	require.Equal(t, 4, d.NICs[3].Queues)
 	require.Equal(t, 1400, d.NICs[3].MTU)
-	require.Equal(t, OwnHook, d.NICs[3].Words.Own, "words keyed by alias")
+	require.Equal(t, settings.OwnHook, d.NICs[3].Settings.Own, "words keyed by alias")
 
 	require.ErrorIs(t, d.NICs[4].Err(), ErrNIC)
-	require.Nil(t, d.NICs[6].Words)
+	require.Nil(t, d.NICs[6].Settings)
 	require.Equal(t, []string{"52:54:00:00:00:99"}, d.Stray)
 }
 
@@ -101,16 +103,16 @@ func TestParseRefuses(t *testing.T) {
 		"others' too deep":  {"<domain><x:a xmlns:x='urn:x'>" + strings.Repeat("<a>", 300) + strings.Repeat("</a>", 300) + "</x:a></domain>", ErrSyntax},
 		"others' crossed":   {"<domain><x:a xmlns:x='urn:x'><b><c></b></c></x:a></domain>", ErrSyntax},
 		"another root":      {"<network/>", ErrNotDomain},
-		"unknown word":      {nics("<nics xmlns='urn:libvirt-direct:1'><nic mac='52:54:00:00:00:01' vlna='3'/></nics>"), ErrWords},
-		"no key":            {nics("<nics xmlns='urn:libvirt-direct:1'><nic vlan='3'/></nics>"), ErrWords},
-		"two keys":          {nics("<nics xmlns='urn:libvirt-direct:1'><nic mac='52:54:00:00:00:01' alias='ua-x'/></nics>"), ErrWords},
-		"bad key":           {nics("<nics xmlns='urn:libvirt-direct:1'><nic mac='52:54:00'/></nics>"), ErrWords},
-		"said twice":        {nics("<nics xmlns='urn:libvirt-direct:1'><nic mac='52:54:00:00:00:01'/><nic mac='52:54:00:00:00:01'/></nics>"), ErrWords},
-		"VLAN out of range": {nics("<nics xmlns='urn:libvirt-direct:1'><nic mac='52:54:00:00:00:01' vlan='4095'/></nics>"), ErrWords},
-		"unknown mode":      {nics("<nics xmlns='urn:libvirt-direct:1'><nic mac='52:54:00:00:00:01' mode='passthru'/></nics>"), ErrWords},
-		"unknown owner":     {nics("<nics xmlns='urn:libvirt-direct:1'><nic mac='52:54:00:00:00:01' own='me'/></nics>"), ErrWords},
-		"unknown element":   {nics("<nix xmlns='urn:libvirt-direct:1'/>"), ErrWords},
-		"unknown wish":      {nics("<nics xmlns='urn:libvirt-direct:1' rewrite='maybe'/>"), ErrWords},
+		"unknown word":      {nics("<nics xmlns='urn:libvirt-direct:1'><nic mac='52:54:00:00:00:01' vlna='3'/></nics>"), ErrSettings},
+		"no key":            {nics("<nics xmlns='urn:libvirt-direct:1'><nic vlan='3'/></nics>"), ErrSettings},
+		"two keys":          {nics("<nics xmlns='urn:libvirt-direct:1'><nic mac='52:54:00:00:00:01' alias='ua-x'/></nics>"), ErrSettings},
+		"bad key":           {nics("<nics xmlns='urn:libvirt-direct:1'><nic mac='52:54:00'/></nics>"), ErrSettings},
+		"said twice":        {nics("<nics xmlns='urn:libvirt-direct:1'><nic mac='52:54:00:00:00:01'/><nic mac='52:54:00:00:00:01'/></nics>"), ErrSettings},
+		"VLAN out of range": {nics("<nics xmlns='urn:libvirt-direct:1'><nic mac='52:54:00:00:00:01' vlan='4095'/></nics>"), ErrSettings},
+		"unknown mode":      {nics("<nics xmlns='urn:libvirt-direct:1'><nic mac='52:54:00:00:00:01' mode='passthru'/></nics>"), ErrSettings},
+		"unknown owner":     {nics("<nics xmlns='urn:libvirt-direct:1'><nic mac='52:54:00:00:00:01' own='me'/></nics>"), ErrSettings},
+		"unknown element":   {nics("<nix xmlns='urn:libvirt-direct:1'/>"), ErrSettings},
+		"unknown wish":      {nics("<nics xmlns='urn:libvirt-direct:1' rewrite='maybe'/>"), ErrSettings},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Parse([]byte(c.doc))
@@ -154,11 +156,11 @@ var rewrites = map[string]struct {
 	in      string
 	changes []Change
 }{
-	"vlan":      {"mixed.xml", []Change{{NIC: 0, SourceDev: "nica.100", DropVLAN: true, Keep: true, Words: map[string]string{WordVLAN: "100"}}}},
-	"ethernet":  {"plain.xml", []Change{{NIC: 1, Ethernet: "ldt0123456789", Keep: true, Words: map[string]string{WordOwn: OwnHook, WordDev: "nicb", WordMode: "vepa"}}}},
+	"vlan":      {"mixed.xml", []Change{{NIC: 0, SourceDev: "nica.100", DropVLAN: true, Keep: true, Settings: map[string]string{settings.NameVLAN: "100"}}}},
+	"ethernet":  {"plain.xml", []Change{{NIC: 1, Ethernet: "ldt0123456789", Keep: true, Settings: map[string]string{settings.NameOwn: settings.OwnHook, settings.NameDev: "nicb", settings.NameMode: "vepa"}}}},
 	"rename":    {"plain.xml", []Change{{NIC: 0, SourceDev: "enp<b>'"}, {NIC: 2, SourceDev: "enpb.7"}}},
-	"drop-word": {"mixed.xml", []Change{{NIC: 0, Words: map[string]string{WordUplink: ""}}}},
-	"odd":       {"odd.xml", []Change{{NIC: 0, Ethernet: "ldt1", Keep: true, Words: map[string]string{WordOwn: OwnHook}}, {NIC: 1, SourceDev: "b"}}},
+	"drop-word": {"mixed.xml", []Change{{NIC: 0, Settings: map[string]string{settings.NameUplink: ""}}}},
+	"odd":       {"odd.xml", []Change{{NIC: 0, Ethernet: "ldt1", Keep: true, Settings: map[string]string{settings.NameOwn: settings.OwnHook}}, {NIC: 1, SourceDev: "b"}}},
 }
 
 func TestRewriteGolden(t *testing.T) {
@@ -209,7 +211,7 @@ func TestRewriteTwiceKeepsTheFirstOriginal(t *testing.T) {
 	require.NoError(t, err)
 	again, err := Parse(out)
 	require.NoError(t, err)
-	require.Equal(t, "vepa", again.NICs[1].Words.Was.Source.Mode)
+	require.Equal(t, "vepa", again.NICs[1].Settings.Was.Source.Mode)
 	same, err := again.Rewrite(rewrites["ethernet"].changes)
 	require.NoError(t, err)
 	require.Equal(t, 1, strings.Count(string(same), "<ld:was"))
@@ -220,8 +222,8 @@ func TestWordsAsVirshSetsThem(t *testing.T) {
 	d, err := Parse([]byte("<domain><metadata><ld:nics xmlns:ld='urn:libvirt-direct:1'><nic mac='52:54:00:00:00:01' own='hook'/></ld:nics></metadata>" +
 		"<devices><interface type='direct'><mac address='52:54:00:00:00:01'/><source dev='a'/></interface></devices></domain>"))
 	require.NoError(t, err)
-	require.Equal(t, OwnHook, d.NICs[0].Words.Own)
-	out, err := d.Rewrite([]Change{{NIC: 0, Ethernet: "ldt1", Keep: true, Words: map[string]string{WordMode: "vepa"}}})
+	require.Equal(t, settings.OwnHook, d.NICs[0].Settings.Own)
+	out, err := d.Rewrite([]Change{{NIC: 0, Ethernet: "ldt1", Keep: true, Settings: map[string]string{settings.NameMode: "vepa"}}})
 	require.NoError(t, err)
 	after, err := Parse(out)
 	require.NoError(t, err)
@@ -243,7 +245,7 @@ func TestSetRewrite(t *testing.T) {
 func TestWordsNeedAMAC(t *testing.T) {
 	d, err := Parse([]byte("<domain><devices><interface type='direct'/></devices></domain>"))
 	require.NoError(t, err)
-	_, err = d.Rewrite([]Change{{NIC: 0, Words: map[string]string{WordVLAN: "3"}}})
+	_, err = d.Rewrite([]Change{{NIC: 0, Settings: map[string]string{settings.NameVLAN: "3"}}})
 	require.ErrorIs(t, err, ErrNIC)
 }
 
@@ -298,7 +300,7 @@ func FuzzRewrite(f *testing.F) {
 	f.Fuzz(func(t *testing.T, doc []byte, dev, target string) {
 		d, err := Parse(doc)
 		if err != nil {
-			if !errors.Is(err, ErrSyntax) && !errors.Is(err, ErrEncoding) && !errors.Is(err, ErrNotDomain) && !errors.Is(err, ErrWords) {
+			if !errors.Is(err, ErrSyntax) && !errors.Is(err, ErrEncoding) && !errors.Is(err, ErrNotDomain) && !errors.Is(err, ErrSettings) {
 				t.Fatalf("untyped error %v", err)
 			}
 			return
@@ -313,10 +315,10 @@ func FuzzRewrite(f *testing.F) {
 			n := &d.NICs[i]
 			for _, c := range []Change{
 				{NIC: i, SourceDev: dev, DropVLAN: true, Keep: true},
-				{NIC: i, Ethernet: target, Keep: true, Words: map[string]string{WordOwn: OwnHook}},
+				{NIC: i, Ethernet: target, Keep: true, Settings: map[string]string{settings.NameOwn: settings.OwnHook}},
 			} {
 				out, err := d.Rewrite([]Change{c})
-				if errors.Is(err, ErrNIC) && (n.MAC == "" || !printable(dev) || !printable(target)) {
+				if errors.Is(err, ErrNIC) && (n.MAC == "" || !settings.Printable(dev) || !settings.Printable(target)) {
 					continue
 				}
 				if err != nil {

@@ -8,6 +8,8 @@ import (
 	"unicode/utf16"
 
 	"github.com/stretchr/testify/require"
+
+	"libvirt-direct/internal/settings"
 )
 
 const byteOrderMark = "\xef\xbb\xbf"
@@ -82,7 +84,7 @@ func TestEncodings(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, "ö→", again.NICs[0].Source.Dev)
 
-			kept, err := d.Rewrite([]Change{{NIC: 0, Ethernet: "ldt0", Keep: true, Words: map[string]string{WordOwn: OwnHook}}})
+			kept, err := d.Rewrite([]Change{{NIC: 0, Ethernet: "ldt0", Keep: true, Settings: map[string]string{settings.NameOwn: settings.OwnHook}}})
 			require.NoError(t, err)
 			again, err = Parse(kept)
 			require.NoError(t, err)

@@ -68,7 +68,7 @@ func TestMuchMetadataOfOurs(t *testing.T) {
 	d := parseSoon(t, []byte("<domain><metadata><nics xmlns='"+Namespace+"'>"+words.String()+"</nics></metadata><devices>"+interfaces.String()+"</devices></domain>"))
 	require.Len(t, d.NICs, nics)
 	require.Len(t, d.Stray, settings-nics)
-	require.Equal(t, (settings-1)%4094+1, d.NICs[nics-1].Words.VLAN)
+	require.Equal(t, (settings-1)%4094+1, d.NICs[nics-1].Settings.VLAN)
 }
 
 // A set that names its nodes over and over has them once.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"libvirt-direct/internal/settings"
 )
 
 // ErrNotNetwork: the document is XML, but neither what libvirt gives its network hook
@@ -21,19 +23,19 @@ type Network struct {
 	// ("0000:03:10.0").
 	Devices, PFs, PCI []string
 
-	words map[string]*NetworkWords // by portgroup, "" for the network itself
+	settings map[string]*NetworkSettings // by portgroup, "" for the network itself
 }
 
-// NetworkWords are what a network's metadata says of the virtual functions that the
+// NetworkSettings are what a network's metadata says of the virtual functions that the
 // network hands out:
 //
 //	<ld:network xmlns:ld='urn:libvirt-direct:1' profile='gold'>
 //	  <ld:portgroup name='fast' maxrate='10000'/>
 //	</ld:network>
-type NetworkWords struct {
-	// Profile is the name of a [profile.NAME] whose words hold where these are silent.
+type NetworkSettings struct {
+	// Profile is the name of a [profile.NAME] whose settings hold where these are unset.
 	Profile string
-	VFWords
+	settings.VF
 }
 
 // NetworkPort is what libvirt has allocated for one NIC (<networkport>).
@@ -48,17 +50,17 @@ type NetworkPort struct {
 	VLAN           int // the tag, where there is one
 }
 
-// Words returns what holds for a port: its portgroup's words, then the network's. nil
-// when nothing is said.
-func (n *Network) Words(p *NetworkPort) *NetworkWords {
-	all, group := n.words[""], n.words[p.Portgroup]
+// Settings returns what holds for a port: its portgroup's settings, then the network's.
+// nil when there are none.
+func (n *Network) Settings(p *NetworkPort) *NetworkSettings {
+	all, group := n.settings[""], n.settings[p.Portgroup]
 	switch {
 	case group == nil:
 		return all
 	case all == nil || p.Portgroup == "":
 		return group
 	}
-	return &NetworkWords{Profile: cmp.Or(group.Profile, all.Profile), VFWords: group.VFWords.Over(all.VFWords)}
+	return &NetworkSettings{Profile: cmp.Or(group.Profile, all.Profile), VF: group.VF.Override(all.VF)}
 }
 
 // Pool reports whether it hands out devices of the host, rather than ports of a bridge.
@@ -66,19 +68,19 @@ func (n *Network) Pool() bool { return len(n.Devices)+len(n.PFs)+len(n.PCI) > 0 
 
 // ParseHook reads what libvirt gives its network hook on standard input: <hookData>
 // with a network, and in some operations a port, else nil. Errors match ErrSyntax,
-// ErrEncoding, ErrNotNetwork, ErrWords or ErrNIC. With ErrWords network and port are returned all
+// ErrEncoding, ErrNotNetwork, ErrSettings or ErrNIC. With ErrSettings network and port are returned all
 // the same.
 func ParseHook(doc []byte) (*Network, *NetworkPort, error) {
 	root, e, err := scanNetwork(doc, "hookData")
 	if err != nil {
 		return nil, nil, err
 	}
-	n, wordsErr := readNetwork(e)
+	n, settingsErr := readNetwork(e)
 	p, err := readPort(root.child("networkport"))
 	if err != nil {
 		return nil, nil, err
 	}
-	return n, p, wordsErr
+	return n, p, settingsErr
 }
 
 // ParseNetworkState reads libvirt's state of a running network,
@@ -89,7 +91,7 @@ func ParseNetworkState(doc []byte) (*Network, error) {
 	if err != nil {
 		return nil, err
 	}
-	n, _ := readNetwork(e) // its words are for the hook
+	n, _ := readNetwork(e) // its settings are for the hook
 	return n, nil
 }
 
@@ -109,7 +111,7 @@ func scanNetwork(doc []byte, rootName string) (root, network *element, err error
 }
 
 func readNetwork(e *element) (*Network, error) {
-	n := &Network{Name: text(e.child("name")), words: map[string]*NetworkWords{}}
+	n := &Network{Name: text(e.child("name")), settings: map[string]*NetworkSettings{}}
 	forward := e.child("forward")
 	n.Forward = forward.get("mode")
 	switch n.Forward {
@@ -135,40 +137,40 @@ func readNetwork(e *element) (*Network, error) {
 	groups := map[string]*element{"": w}
 	for _, c := range w.children {
 		name := c.get("name")
-		if !c.ours("portgroup") || name == "" || groups[name] != nil {
-			return n, fmt.Errorf("%w: <%s name=%q> inside <network>; only one <portgroup name='…'> for each is known", ErrWords, c.name.Local, name)
+		if !c.inMetadata("portgroup") || name == "" || groups[name] != nil {
+			return n, fmt.Errorf("%w: <%s name=%q> inside <network>; only one <portgroup name='…'> for each is known", ErrSettings, c.name.Local, name)
 		}
 		groups[name] = c
 	}
+	var err error
 	for name, g := range groups {
-		words, err := readNetworkWords(g)
-		if err != nil {
+		if n.settings[name], err = readNetworkSettings(g); err != nil {
 			return n, err
 		}
-		n.words[name] = words
 	}
 	return n, nil
 }
 
-func readNetworkWords(e *element) (*NetworkWords, error) {
-	w := &NetworkWords{}
+// inNetwork is where a network's settings may stand, or are refused by the hook.
+const inNetwork = settings.InNetwork | settings.MisplacedInNetwork
+
+func readNetworkSettings(e *element) (*NetworkSettings, error) {
+	var nic settings.NIC
 	for _, a := range e.attr {
 		name, v := a.Name.Local, a.Value
-		switch {
-		case isXMLNS(a.Name.Space, name), name == "name" && e.name.Local == "portgroup":
-		case name == WordProfile:
-			w.Profile = v
-		default:
-			known, err := w.read(name, v)
-			if !known {
-				err = fmt.Errorf("%s is not known; known are %s, %s", name, WordProfile, strings.Join(vfWordNames(), ", "))
-			}
-			if err != nil {
-				return nil, fmt.Errorf("%w: <%s>: %w", ErrWords, e.name.Local, err)
-			}
+		if isXMLNS(a.Name.Space, name) || name == "name" && e.name.Local == "portgroup" {
+			continue
+		}
+		setting, known := settings.Lookup(inNetwork, name)
+		err := fmt.Errorf("%s is not known; known are %s", name, strings.Join(settings.Names(inNetwork), ", "))
+		if known {
+			err = setting.Parse(&nic, v)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%w: <%s>: %w", ErrSettings, e.name.Local, err)
 		}
 	}
-	return w, nil
+	return &NetworkSettings{Profile: nic.Profile, VF: nic.VF}, nil
 }
 
 func readPort(e *element) (*NetworkPort, error) {

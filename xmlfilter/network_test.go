@@ -4,6 +4,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"libvirt-direct/internal/settings"
 )
 
 const hookData = `<hookData>
@@ -45,20 +47,20 @@ func TestParseHook(t *testing.T) {
 		PCI: "0000:03:10.1", VLAN: 42,
 	}, p)
 	no, yes, rate := false, true, 100
-	require.Equal(t, &NetworkWords{Profile: "gold", VFWords: VFWords{Trust: &no, MaxRate: &rate}}, n.Words(p))
-	require.Equal(t, &NetworkWords{Profile: "gold", VFWords: VFWords{Trust: &yes}}, n.Words(&NetworkPort{Portgroup: "slow"}))
+	require.Equal(t, &NetworkSettings{Profile: "gold", VF: settings.VF{VFAttributes: settings.VFAttributes{Trust: &no, MaxRate: &rate}}}, n.Settings(p))
+	require.Equal(t, &NetworkSettings{Profile: "gold", VF: settings.VF{VFAttributes: settings.VFAttributes{Trust: &yes}}}, n.Settings(&NetworkPort{Portgroup: "slow"}))
 
 	n, p, err = ParseHook([]byte("<hookData><network><name>nat</name><forward dev='eth0' mode='nat'><interface dev='eth0'/></forward></network></hookData>"))
 	require.NoError(t, err)
 	require.Nil(t, p)
 	require.False(t, n.Pool())
-	require.Nil(t, n.Words(&NetworkPort{}))
+	require.Nil(t, n.Settings(&NetworkPort{}))
 
 	for doc, kind := range map[string]error{
 		"": ErrSyntax, "<network/>": ErrNotNetwork, "<hookData/>": ErrNotNetwork,
 		"<hookData><network/><networkport><mac address='x'/></networkport></hookData>":                                      ErrNIC,
-		"<hookData><network><metadata><network xmlns='urn:libvirt-direct:1' x='y'/></metadata></network></hookData>":        ErrWords,
-		"<hookData><network><metadata><network xmlns='urn:libvirt-direct:1'><a/></network></metadata></network></hookData>": ErrWords,
+		"<hookData><network><metadata><network xmlns='urn:libvirt-direct:1' x='y'/></metadata></network></hookData>":        ErrSettings,
+		"<hookData><network><metadata><network xmlns='urn:libvirt-direct:1'><a/></network></metadata></network></hookData>": ErrSettings,
 	} {
 		_, _, err := ParseHook([]byte(doc))
 		require.ErrorIs(t, err, kind, doc)
@@ -74,32 +76,8 @@ func FuzzParseHook(f *testing.F) {
 	f.Fuzz(func(t *testing.T, doc []byte) {
 		n, p, err := ParseHook(doc)
 		if err == nil && p != nil {
-			n.Words(p)
+			n.Settings(p)
 		}
 		ParseNetworkState(doc)
-	})
-}
-
-func TestParseVLANs(t *testing.T) {
-	ids, err := ParseVLANs("200-202, 7,201,4094")
-	require.NoError(t, err)
-	require.Equal(t, []int{7, 200, 201, 202, 4094}, ids)
-	require.Equal(t, "7,200-202,4094", FormatVLANs(ids))
-	for _, bad := range []string{"0", "4095", "5-4", "1,", "a", "1-", "-1", "1-4095", "+1"} {
-		_, err := ParseVLANs(bad)
-		require.Error(t, err, bad)
-	}
-}
-
-func FuzzParseVLANs(f *testing.F) {
-	f.Add("100,200-299")
-	f.Fuzz(func(t *testing.T, s string) {
-		ids, err := ParseVLANs(s)
-		if err != nil {
-			return
-		}
-		again, err := ParseVLANs(FormatVLANs(ids))
-		require.NoError(t, err)
-		require.Equal(t, ids, again)
 	})
 }

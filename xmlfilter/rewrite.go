@@ -5,7 +5,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"unicode/utf8"
+
+	"libvirt-direct/internal/settings"
 )
 
 // Change is what Rewrite does to one NIC. Its zero value but for NIC does nothing.
@@ -27,8 +28,8 @@ type Change struct {
 	// <virtualport>, <vlan> and trustGuestRxFilters, which libvirt refuses there,
 	// go. "" keeps the type.
 	Ethernet string
-	// Words are set in our metadata; an empty value removes the word.
-	Words map[string]string
+	// Settings are set in the metadata; an empty value removes the setting.
+	Settings map[string]string
 	// WasDev replaces the device in what was kept by an earlier Rewrite, so that
 	// Undo on this host names this host's device.
 	WasDev string
@@ -48,38 +49,38 @@ func (d *Domain) Rewrite(changes []Change) ([]byte, error) {
 			return nil, fmt.Errorf("xmlfilter: no NIC %d", c.NIC)
 		}
 		n := &d.NICs[c.NIC]
-		for _, v := range append(slices.Collect(maps.Values(c.Words)), c.SourceDev, c.SourceBridge, c.SourceMode, c.Ethernet, c.WasDev) {
-			if !printable(v) {
+		for _, v := range append(slices.Collect(maps.Values(c.Settings)), c.SourceDev, c.SourceBridge, c.SourceMode, c.Ethernet, c.WasDev) {
+			if !settings.Printable(v) {
 				return nil, fmt.Errorf("%w: %s: %q cannot be written", ErrNIC, n, v)
 			}
 		}
 		was := ""
-		if c.Keep && (n.Words == nil || n.Words.was == nil) {
+		if c.Keep && (n.Settings == nil || n.Settings.was == nil) {
 			was = ed.keep(n)
 		}
 		ed.change(n, c)
-		if n.Words == nil {
-			if markup, err := newNIC(n, c.Words, was); err != nil {
+		if n.Settings == nil {
+			if markup, err := newNIC(n, c.Settings, was); err != nil {
 				return nil, err
 			} else if markup != "" {
 				fresh = append(fresh, markup)
 			}
 			continue
 		}
-		for _, name := range WordNames() {
-			v, ok := c.Words[name]
-			switch _, has := n.Words.elem.lookup(name); {
+		for _, name := range settings.Names(settings.InNIC) {
+			v, ok := c.Settings[name]
+			switch _, has := n.Settings.elem.lookup(name); {
 			case ok && v != "":
-				ed.setAttr(n.Words.elem, name, v)
+				ed.setAttr(n.Settings.elem, name, v)
 			case ok && has:
-				ed.dropAttr(n.Words.elem, name)
+				ed.dropAttr(n.Settings.elem, name)
 			}
 		}
 		if was != "" {
-			ed.appendChild(n.Words.elem, was)
+			ed.appendChild(n.Settings.elem, was)
 		}
-		if c.WasDev != "" && n.Words.was != nil {
-			if s := plainChild(n.Words.was, "source"); s != nil {
+		if c.WasDev != "" && n.Settings.was != nil {
+			if s := plainChild(n.Settings.was, "source"); s != nil {
 				ed.setAttr(s, "dev", c.WasDev)
 			}
 		}
@@ -100,13 +101,6 @@ func (d *Domain) edited(ed *editor) ([]byte, error) {
 		return nil, err
 	}
 	return d.charset.encode(doc), nil
-}
-
-// printable reports whether s has neither control characters nor broken UTF-8.
-func printable(s string) bool {
-	return utf8.ValidString(s) && strings.IndexFunc(s, func(r rune) bool {
-		return r < ' ' || r == utf8.RuneError || r == 0xFFFE || r == 0xFFFF
-	}) < 0
 }
 
 // change makes a Change's edits of the <interface> itself.
@@ -157,19 +151,19 @@ func (ed *editor) removeChild(e *element, name string) {
 var keptChildren = []string{"source", "target", "vlan", "virtualport"}
 
 // keep returns the markup of <ld:was>: the parts of the interface that Rewrite may
-// change, byte for byte, and which words were there.
+// change, byte for byte, and which settings were there.
 func (ed *editor) keep(n *NIC) string {
 	var words []string
-	if n.Words != nil {
-		for _, name := range WordNames() {
-			if _, ok := n.Words.elem.lookup(name); ok {
+	if n.Settings != nil {
+		for _, name := range settings.Names(settings.InNIC) {
+			if _, ok := n.Settings.elem.lookup(name); ok {
 				words = append(words, name)
 			}
 		}
 	}
 	prefix, inner := "ld:", strings.Builder{}
-	if n.Words != nil {
-		prefix = prefixOf(ed.rawName(n.Words.elem))
+	if n.Settings != nil {
+		prefix = prefixOf(ed.rawName(n.Settings.elem))
 	}
 	for _, c := range n.elem.children {
 		if slices.Contains(keptChildren, c.name.Local) && c.name.Space == "" {
@@ -180,7 +174,7 @@ func (ed *editor) keep(n *NIC) string {
 	if v, ok := n.elem.lookup("trustGuestRxFilters"); ok {
 		attrs += fmt.Sprintf(" trustGuestRxFilters='%s'", escape(v))
 	}
-	if n.Words != nil {
+	if n.Settings != nil {
 		attrs += fmt.Sprintf(" words='%s'", strings.Join(words, " "))
 	}
 	return fmt.Sprintf("<%[1]swas %[2]s>%[3]s</%[1]swas>", prefix, attrs, inner.String())
@@ -195,10 +189,10 @@ func prefixOf(raw string) string {
 }
 
 // newNIC returns the markup of a new <ld:nic>, or "" when it would say nothing.
-func newNIC(n *NIC, words map[string]string, was string) (string, error) {
+func newNIC(n *NIC, values map[string]string, was string) (string, error) {
 	var b strings.Builder
-	for _, name := range WordNames() {
-		if v := words[name]; v != "" {
+	for _, name := range settings.Names(settings.InNIC) {
+		if v := values[name]; v != "" {
 			fmt.Fprintf(&b, " %s='%s'", name, escape(v))
 		}
 	}
@@ -254,22 +248,22 @@ func (d *Domain) Undo() ([]byte, error) {
 	var emptied []*element
 	for i := range d.NICs {
 		n := &d.NICs[i]
-		if n.Words == nil || n.Words.was == nil {
+		if n.Settings == nil || n.Settings.was == nil {
 			continue
 		}
 		ed.restore(n)
-		words, hadWords := n.Words.was.lookup("words")
+		words, hadWords := n.Settings.was.lookup("words")
 		if !hadWords {
-			emptied = append(emptied, n.Words.elem)
+			emptied = append(emptied, n.Settings.elem)
 			continue
 		}
 		before := strings.Fields(words)
-		for _, name := range WordNames() {
+		for _, name := range settings.Names(settings.InNIC) {
 			if !slices.Contains(before, name) {
-				ed.dropAttr(n.Words.elem, name)
+				ed.dropAttr(n.Settings.elem, name)
 			}
 		}
-		ed.dropKept(n.Words)
+		ed.dropKept(n.Settings)
 	}
 	d.dropEmptied(ed, emptied)
 	return d.edited(ed)
@@ -277,7 +271,7 @@ func (d *Domain) Undo() ([]byte, error) {
 
 // restore puts the kept parts back into an <interface>.
 func (ed *editor) restore(n *NIC) {
-	was := n.Words.was
+	was := n.Settings.was
 	ed.setAttr(n.elem, "type", was.get("type"))
 	if v, ok := was.lookup("trustGuestRxFilters"); ok {
 		ed.setAttr(n.elem, "trustGuestRxFilters", v)
@@ -325,7 +319,7 @@ func plainChild(e *element, name string) *element {
 }
 
 // dropKept removes <ld:was>; a <nic> that holds nothing else becomes one tag again.
-func (ed *editor) dropKept(w *Words) {
+func (ed *editor) dropKept(w *Settings) {
 	at := w.elem.openEnd - 1
 	for at > w.elem.start && isSpace(ed.doc[at-1]) {
 		at--

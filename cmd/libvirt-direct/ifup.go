@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -138,6 +139,10 @@ func ifupPort(ctx context.Context, k step.Kernel, cfg *config.Config, on string,
 	profile, there := cfg.Profiles[on]
 	if !there {
 		profile = &config.Profile{}
+	}
+	// A bridge that an uplink with a faulty section could mean is not for guessing.
+	if err := errors.Join(cfg.ProfileFault(on), cfg.UplinkFault(cmp.Or(profile.Uplink, on))); err != nil {
+		return ovs.Port{}, err
 	}
 	if vlan == 0 {
 		vlan = profile.VLAN

@@ -225,6 +225,33 @@ func TestStatusShowsWhatIsGoneAndWhatCannotBeRead(t *testing.T) {
 	require.NotContains(t, out, "null", "a program can count on lists")
 }
 
+// Every faulty section is told, not the first alone.
+func TestCheckListsEveryFault(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "c.toml")
+	require.NoError(t, os.WriteFile(file, []byte("[vlan]\ncreate = \"some\"\n[uplink.a]\n[uplink.b]\ndevcie = \"x\"\n[uplink.lo]\ndevice = \"lo\"\n[profile.p]\nvlan = 4095\n"), 0o644))
+	out, _, code := cli(t, nil, "check", "--json", "--config", file, "--journal", sampleJournal(t))
+	require.Equal(t, exitFault, code)
+	var found []checks.Finding
+	require.NoError(t, json.Unmarshal([]byte(out), &found))
+	var faults, uplinks []string
+	for _, f := range found {
+		switch {
+		case f.About == "config":
+			require.Equal(t, checks.Fault, f.Level)
+			faults = append(faults, strings.TrimPrefix(f.Text, file))
+		case strings.HasPrefix(f.About, "uplink "):
+			uplinks = append(uplinks, f.About)
+		}
+	}
+	require.Equal(t, []string{
+		`:2: vlan: create = "some": want "any", "uplinks" or "never"`,
+		`:3: uplink.a: say exactly one of device, pci and mac`,
+		`:5: unknown key "uplink.b.devcie"; did you mean "device"?`,
+		`:9: profile.p: vlan = 4095: want 1 to 4094`,
+	}, faults)
+	require.Contains(t, uplinks, "uplink lo", "the sound ones are looked at")
+}
+
 func TestCheckJSON(t *testing.T) {
 	out, stderr, code := cli(t, nil, "check", "--json", "--config", "testdata/broken.toml", "--journal", sampleJournal(t))
 	require.Equal(t, exitFault, code)

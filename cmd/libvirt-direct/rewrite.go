@@ -113,7 +113,7 @@ func (o *options) undone(_ context.Context, _ hooks.Records, d *xmlfilter.Domain
 	}
 	var notes []string
 	for i := range d.NICs {
-		if n := &d.NICs[i]; n.Words != nil && n.Words.Was != nil {
+		if n := &d.NICs[i]; n.Settings != nil && n.Settings.Was != nil {
 			notes = append(notes, n.String()+": put back what was before rewrite")
 		}
 	}
@@ -122,6 +122,9 @@ func (o *options) undone(_ context.Context, _ hooks.Records, d *xmlfilter.Domain
 		return nil, nil, err
 	}
 	back, err := xmlfilter.Parse(out)
+	if err == nil && back.Wish == "" {
+		err = cfg.WatchFault()
+	}
 	if err != nil {
 		return nil, nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -118,6 +119,7 @@ the driver refuses one. They are mac, vlan, qos, proto (802.1Q, 802.1ad), trust,
 			}
 			return nil
 		},
+		ValidArgsFunction: completeVFSet,
 		RunE: func(c *cobra.Command, args []string) error {
 			want, err := parseVFSettings(args[2:])
 			if err != nil {
@@ -145,13 +147,8 @@ trust off, spoofchk on and linkstate auto, as far as the driver has these.`,
 		},
 		RunE: func(c *cobra.Command, args []string) error {
 			return o.setVF(c, args[0], args[1], force, func(now link.VFSettings) (link.VFSettings, []string) {
-				mac, off, on, none, auto := "00:00:00:00:00:00", false, true, 0, link.LinkAuto
-				fresh := link.VFSettings{
-					MAC: &mac, VLAN: &link.VFVLAN{Proto: link.Dot1Q}, Trust: &off, SpoofChk: &on,
-					MinRate: &none, MaxRate: &none, LinkState: &auto, QueryRSS: &off,
-				}
 				// What the driver does not report it does not have.
-				return fresh.Only(func(attr string) bool { _, said := now.Value(attr); return said }), link.VFAttrs()
+				return link.FreshVF().Only(func(attr string) bool { _, said := now.Value(attr); return said }), link.VFAttrs()
 			})
 		},
 	}
@@ -201,56 +198,77 @@ func (o *options) setVF(c *cobra.Command, pf, number string, force bool, choose 
 	return err
 }
 
+// The parts of a VF's VLAN that are written as attributes of their own.
+const (
+	attrQoS   = "qos"
+	attrProto = "proto"
+)
+
+// vfSetNames lists what vf set takes.
+func vfSetNames() []string {
+	names := []string{link.AttrMAC, link.AttrVLAN, attrQoS, attrProto}
+	for _, a := range link.VFAttributes() {
+		if !slices.Contains(names, a.Name) {
+			names = append(names, a.Name)
+		}
+	}
+	return names
+}
+
 // parseVFSettings reads "vlan=42", "trust=on" …
 func parseVFSettings(args []string) (link.VFSettings, error) {
 	var s link.VFSettings
 	vlan := link.VFVLAN{Proto: link.Dot1Q}
+	attrs := link.VFAttributes()
 	for _, arg := range args {
 		name, v, _ := strings.Cut(arg, "=")
 		var err error
-		number := func(to **int) {
-			var n int
-			if n, err = strconv.Atoi(v); err == nil {
-				*to = &n
-			}
-		}
-		flag := func(to **bool) {
-			on := v == "on" || v == "yes"
-			if !on && v != "off" && v != "no" {
-				err = errors.New("want on or off")
-			}
-			*to = &on
-		}
 		switch name {
-		case link.AttrMAC:
-			s.MAC = &v
 		case link.AttrVLAN:
 			vlan.ID, err = strconv.Atoi(v)
 			s.VLAN = &vlan
-		case "qos":
+		case attrQoS:
 			vlan.QoS, err = strconv.Atoi(v)
 			s.VLAN = &vlan
-		case "proto":
+		case attrProto:
 			vlan.Proto = v
 			s.VLAN = &vlan
-		case link.AttrTrust:
-			flag(&s.Trust)
-		case link.AttrSpoofChk:
-			flag(&s.SpoofChk)
-		case link.AttrQueryRSS:
-			flag(&s.QueryRSS)
-		case link.AttrMinRate:
-			number(&s.MinRate)
-		case link.AttrMaxRate:
-			number(&s.MaxRate)
-		case link.AttrLinkState:
-			s.LinkState = &v
 		default:
-			return s, fmt.Errorf("%q is no attribute: want mac, vlan, qos, proto, trust, spoofchk, minrate, maxrate, queryrss or linkstate, each with =VALUE", name)
+			i := slices.IndexFunc(attrs, func(a link.VFAttribute) bool { return a.Name == name })
+			if i < 0 {
+				names := vfSetNames()
+				last := len(names) - 1
+				return s, fmt.Errorf("%q is no attribute: want %s or %s, each with =VALUE", name, strings.Join(names[:last], ", "), names[last])
+			}
+			err = attrs[i].Parse(&s, v)
 		}
 		if err != nil {
 			return s, fmt.Errorf("%s: %w", arg, err)
 		}
 	}
 	return s, s.Check()
+}
+
+// completeVFSet offers the attributes that are not on the line yet, with their values.
+func completeVFSet(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) < 2 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	values := map[string][]string{attrProto: {link.Dot1Q, link.Dot1AD}}
+	for _, a := range link.VFAttributes() {
+		values[a.Name] = a.Values
+	}
+	var offers []string
+	for _, name := range vfSetNames() {
+		if slices.ContainsFunc(args[2:], func(arg string) bool { return strings.HasPrefix(arg, name+"=") }) {
+			continue
+		}
+		if values[name] == nil {
+			offers = append(offers, name+"=")
+		}
+		for _, v := range values[name] {
+			offers = append(offers, name+"="+v)
+		}
+	}
+	return offers, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
 }

@@ -27,10 +27,17 @@ the ports that killed guests of the helper and of ifup have left in Open vSwitch
 is stopped, and connects again when libvirt restarts.`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if _, err := config.Load(o.config); err != nil {
+			cfg, err := config.Load(o.config)
+			if err == nil {
+				err = cfg.WatchFault()
+			}
+			if err != nil {
 				return err
 			}
 			w := &watcher{options: o, log: logging.New("libvirt-direct", c.ErrOrStderr()), said: map[string]string{}}
+			for _, fault := range cfg.Faults() {
+				w.log.Warn(fault.Error())
+			}
 			return w.run(c.Context())
 		},
 	}
@@ -112,6 +119,9 @@ func (w *watcher) domain(ctx context.Context, conn *libvirtd.Conn, dom libvirtd.
 	defer cancel()
 	notes, err := w.redefine(ctx, conn, dom, false, func(ctx context.Context, rec hooks.Records, d *xmlfilter.Domain) ([]byte, []string, error) {
 		cfg, err := config.Load(w.config)
+		if err == nil && d.Wish == "" {
+			err = cfg.WatchFault()
+		}
 		if err != nil {
 			return nil, nil, err
 		}

@@ -126,14 +126,14 @@ func VFContract() Contract[CardHost] {
 				warnings, err := a.k.SetVF(a.ctx, pf, 1, want)
 				a.no(err)
 				require.Empty(a, warnings)
-				require.Equal(a, want.Over(was), a.vf(pf, 1))
+				require.Equal(a, want.Override(was), a.vf(pf, 1))
 			}
 			require.Equal(a, other.VFSettings, a.vf(pf, 0))
 			a.no(a.k.RestoreVF(a.ctx, pf, 1, func(now link.VFSettings) link.VFSettings {
 				require.Empty(a, now.Differ(want), "it is told what is there")
 				return was.Only(func(attr string) bool { return attr != link.AttrTrust })
 			}))
-			require.Equal(a, link.VFSettings{Trust: &on}.Over(was), a.vf(pf, 1))
+			require.Equal(a, link.VFSettings{Trust: &on}.Override(was), a.vf(pf, 1))
 		}),
 		row("SetVF", "puts all back where one attribute is refused", func(a ask, h CardHost) {
 			pf := a.pf(h)

@@ -460,7 +460,7 @@ func (v *VF) Set(attr string, want link.VFSettings) {
 	if attr == link.AttrMAC {
 		v.Fixed = *want.MAC != NoMAC
 	}
-	v.VFSettings = want.Only(func(a string) bool { return a == attr }).Over(v.VFSettings)
+	v.VFSettings = want.Only(func(a string) bool { return a == attr }).Override(v.VFSettings)
 }
 
 // ported runs a change of a port profile, for a driver that has them.

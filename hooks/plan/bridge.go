@@ -9,6 +9,7 @@ import (
 	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/link"
+	"libvirt-direct/internal/settings"
 	"libvirt-direct/xmlfilter"
 )
 
@@ -22,8 +23,8 @@ func onBridge(n *xmlfilter.NIC) bool {
 	return n.Type == "bridge" && n.VirtualPort == nil || n.Type == "network"
 }
 
-// portWordsFit refuses words for a bridge's port where the NIC is none.
-func portWordsFit(n *xmlfilter.NIC, s Settings) error {
+// portSettingsFit refuses words for a bridge's port where the NIC is none.
+func portSettingsFit(n *xmlfilter.NIC, s Settings) error {
 	w := s.Port
 	switch {
 	case !w.Set() || onBridge(n):
@@ -44,7 +45,7 @@ func (p bridgePort) prepare(n *xmlfilter.NIC, s Settings) (handled bool, err err
 		return false, nil
 	}
 	if !s.choosesNothing() || s.Uplink != nil && n.Type == "network" {
-		return true, step.Hint(step.ErrUnsuitable, "libvirt makes the device of type='%s': its words cannot say dev, mode or own='hook', nor uplink of a network", n.Type)
+		return true, step.Hint(step.ErrUnsuitable, "libvirt makes the device of type='%s': its settings cannot say dev, mode or own='hook', nor uplink of a network", n.Type)
 	}
 	if n.Type == "network" {
 		return true, nil // what libvirt makes of it is seen at start
@@ -105,13 +106,13 @@ func (p bridgePort) port(n *xmlfilter.NIC, s Settings) (*step.BridgePort, error)
 	return b, nil
 }
 
-// portVLANs returns the VLANs that a NIC's words want of its bridge port; nil where
+// portVLANs returns the VLANs that a NIC's settings want of its bridge port; nil where
 // they say nothing of them.
 func portVLANs(s Settings) ([]link.PortVLAN, error) {
 	if s.Port.Native != "" && (s.VLAN == 0 || s.Port.Trunk == "") {
 		return nil, step.Hint(step.ErrUnsuitable, "native='%s' needs vlan, the native one, and trunk", s.Port.Native)
 	}
-	tagged, err := xmlfilter.ParseVLANs(s.Port.Trunk)
+	tagged, err := settings.ParseVLANs(s.Port.Trunk)
 	if err != nil {
 		return nil, step.Hint(step.ErrUnsuitable, "trunk='%s': %v", s.Port.Trunk, err)
 	}
@@ -149,19 +150,19 @@ func (p bridgePort) start(n *xmlfilter.NIC, s Settings) (handled bool, err error
 }
 
 // convert returns what is to be changed in a NIC that is a tap in a Linux bridge; handled
-// is false for others. libvirt 9.0 refuses <vlan> there: the words have it then.
+// is false for others. libvirt 9.0 refuses <vlan> there: the settings have it then.
 func (p bridgePort) convert(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, handled bool, err error) {
 	if !onBridge(n) {
 		return c, false, nil
 	}
 	if n.Type == "bridge" && n.VLAN != nil {
-		words, err := vlanWords(n.VLAN, s)
+		words, err := vlanSettings(n.VLAN, s)
 		if err != nil {
 			return c, true, err
 		}
-		c.DropVLAN, c.Words = true, newWords(n, words)
-		s.VLAN, _ = strconv.Atoi(words[xmlfilter.WordVLAN])
-		s.Port.Trunk, s.Port.Native = words[xmlfilter.WordTrunk], words[xmlfilter.WordNative]
+		c.DropVLAN, c.Settings = true, newSettings(n, words)
+		s.VLAN, _ = strconv.Atoi(words[settings.NameVLAN])
+		s.Port.Trunk, s.Port.Native = words[settings.NameTrunk], words[settings.NameNative]
 	}
 	here := *n
 	if n.Type == "bridge" && s.Uplink != nil {
@@ -177,8 +178,8 @@ func (p bridgePort) convert(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, h
 	return c, true, err
 }
 
-// vlanWords turns <vlan> into words.
-func vlanWords(v *xmlfilter.VLAN, s Settings) (map[string]string, error) {
+// vlanSettings turns <vlan> into settings.
+func vlanSettings(v *xmlfilter.VLAN, s Settings) (map[string]string, error) {
 	words := map[string]string{}
 	tagged := slices.Clone(v.Tags)
 	native := v.NativeTag
@@ -186,22 +187,22 @@ func vlanWords(v *xmlfilter.VLAN, s Settings) (map[string]string, error) {
 		native = v.Tags[0]
 	}
 	if native != 0 {
-		words[xmlfilter.WordVLAN] = strconv.Itoa(native)
+		words[settings.NameVLAN] = strconv.Itoa(native)
 		tagged = slices.DeleteFunc(tagged, func(id int) bool { return id == native })
 	}
 	if len(tagged) > 0 {
-		words[xmlfilter.WordTrunk] = xmlfilter.FormatVLANs(tagged)
+		words[settings.NameTrunk] = settings.FormatVLANs(tagged)
 		if v.NativeMode == "tagged" {
-			words[xmlfilter.WordNative] = v.NativeMode
+			words[settings.NameNative] = v.NativeMode
 		}
 	}
 	vlan := ""
 	if s.VLAN != 0 {
 		vlan = strconv.Itoa(s.VLAN)
 	}
-	for name, have := range map[string]string{xmlfilter.WordVLAN: vlan, xmlfilter.WordTrunk: s.Port.Trunk} {
+	for name, have := range map[string]string{settings.NameVLAN: vlan, settings.NameTrunk: s.Port.Trunk} {
 		if have != "" && have != words[name] {
-			return nil, step.Hint(step.ErrUnsuitable, "<vlan> says %s='%s' and its words say '%s'", name, words[name], have)
+			return nil, step.Hint(step.ErrUnsuitable, "<vlan> says %s='%s' and its settings say '%s'", name, words[name], have)
 		}
 	}
 	return words, nil

@@ -33,7 +33,7 @@ func Describe(d *xmlfilter.Domain, cfg *config.Config, host Snapshot, n *xmlfilt
 	case onBridge(n) && s.choosesNothing():
 		text += fmt.Sprintf("assisted: libvirt makes its tap in bridge %s", n.Source.Bridge)
 	default:
-		text += "which our words in <metadata> do not fit"
+		text += "which its settings in <metadata> do not fit"
 	}
 	if s.Uplink != nil {
 		text += fmt.Sprintf(", uplink %q", s.Uplink.Name)
@@ -53,16 +53,16 @@ func Loses(n *xmlfilter.NIC) []string {
 		"virsh suspend, save and migration do not take the device down: it is up from start, at the destination of a migration too, until the guest has ended",
 		"libvirt and its tools show type='ethernet': what looks for type='direct' does not see it",
 	}
-	if n.Words != nil && n.Words.Was != nil && isQbg(n.Words.Was.VirtualPort) {
+	if n.Settings != nil && n.Settings.Was != nil && isQbg(n.Settings.Was.VirtualPort) {
 		lost = append(lost, "802.1Qbg: an incoming migration associates the VSI before the memory has arrived, where libvirt pre-associates it")
 	}
-	if n.Words != nil && n.Words.PortProfile != "" {
+	if n.Settings != nil && n.Settings.PortProfile != "" {
 		lost = append(lost, "802.1Qbh: an incoming migration associates the port before the memory has arrived, where libvirt pre-associates it")
 	}
 	if WasOnOVS(n) != nil {
 		return append(lost, "<bandwidth>: libvirt applies it by tc, not by Open vSwitch; say ingressrate and maxrate in the profile")
 	}
-	rx := n.RxFilters || n.Words != nil && n.Words.Was != nil && n.Words.Was.RxFilters
+	rx := n.RxFilters || n.Settings != nil && n.Settings.Was != nil && n.Settings.Was.RxFilters
 	if rx {
 		lost = append(lost, "trustGuestRxFilters: libvirt does not carry the guest's MAC and multicast filters to this device; say allmulticast='yes'")
 	}

@@ -8,6 +8,7 @@ import (
 
 	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/config"
+	"libvirt-direct/internal/settings"
 	"libvirt-direct/xmlfilter"
 )
 
@@ -148,7 +149,7 @@ func (p macvtap) namedVLAN(n *xmlfilter.NIC, parent string, vid int, u *config.U
 	return nil
 }
 
-// assistedVLAN plans for a NIC whose words name the VLAN; <source dev=> then is just
+// assistedVLAN plans for a NIC whose settings name the VLAN; <source dev=> then is just
 // what its sub-interface is called.
 func (p macvtap) assistedVLAN(n *xmlfilter.NIC, s Settings, parentByName string) error {
 	dev, err := p.parent(s, cmp.Or(parentByName, n.Source.Dev))
@@ -187,10 +188,10 @@ func (p macvtap) hookOwned(n *xmlfilter.NIC, s Settings) (lower string, err erro
 		Name: n.Target, Lower: lower, Mode: cmp.Or(s.Mode, "vepa"), MAC: n.MAC,
 		MTU: n.MTU, Queues: n.Queues, AllMulti: s.AllMulti,
 	}})
-	if n.Words == nil || n.Words.Was == nil || !isQbg(n.Words.Was.VirtualPort) {
+	if n.Settings == nil || n.Settings.Was == nil || !isQbg(n.Settings.Was.VirtualPort) {
 		return lower, nil
 	}
-	v, err := vsiOf(n.Words.Was.VirtualPort, n.MAC, dev.Name, s.VLAN)
+	v, err := vsiOf(n.Settings.Was.VirtualPort, n.MAC, dev.Name, s.VLAN)
 	if err != nil {
 		return "", err
 	}
@@ -201,7 +202,7 @@ func (p macvtap) hookOwned(n *xmlfilter.NIC, s Settings) (lower string, err erro
 // obstacle refuses a macvtap that the kernel would refuse, with a bare EBUSY. That of a
 // plain guest is libvirt's to try.
 func (p macvtap) obstacle(n *xmlfilter.NIC) error {
-	if p.op == step.Reconnect || n.Words == nil {
+	if p.op == step.Reconnect || n.Settings == nil {
 		return nil
 	}
 	for _, o := range p.host.Obstacles[p.id(n)] {
@@ -220,7 +221,7 @@ func (p macvtap) remap(n *xmlfilter.NIC, s Settings) (r Rename, handled bool, er
 			s.VLAN = 0 // what libvirt cannot do with it, it says at the start
 		}
 		c, err := p.convertAssisted(&bare, s)
-		return Rename{Dev: c.SourceDev, Noted: c.Words}, true, err
+		return Rename{Dev: c.SourceDev, Noted: c.Settings}, true, err
 	case n.Type == "ethernet" && s.Own:
 		r, err = p.remapOwned(n, s)
 		return r, true, err
@@ -235,7 +236,7 @@ type place struct {
 	vid    int            // 0: on the device itself
 }
 
-// locate finds out where a NIC stands from its words and its <source dev=>, which
+// locate finds out where a NIC stands from its settings and its <source dev=>, which
 // may be this host's name, an uplink's, or another host's.
 func (p macvtap) locate(n *xmlfilter.NIC, s Settings) (place, error) {
 	pl := place{vid: s.VLAN, uplink: s.Uplink}
@@ -247,7 +248,7 @@ func (p macvtap) locate(n *xmlfilter.NIC, s Settings) (place, error) {
 		case n.VLAN.Tags[0] == 0 || n.VLAN.Tags[0] > 4094:
 			return pl, step.Hint(step.ErrUnsuitable, "<vlan> tag %d; VLANs are 1 to 4094", n.VLAN.Tags[0])
 		case pl.vid != 0 && pl.vid != n.VLAN.Tags[0]:
-			return pl, step.Hint(step.ErrUnsuitable, "<vlan> says %d and its words say %d", n.VLAN.Tags[0], pl.vid)
+			return pl, step.Hint(step.ErrUnsuitable, "<vlan> says %d and its settings say %d", n.VLAN.Tags[0], pl.vid)
 		}
 		pl.vid = n.VLAN.Tags[0]
 	}
@@ -275,21 +276,21 @@ func (p macvtap) locate(n *xmlfilter.NIC, s Settings) (place, error) {
 	return pl, nil
 }
 
-// words are the words that say a place.
+// words are the settings that say a place.
 func (pl place) words() map[string]string {
 	w := map[string]string{}
 	if pl.uplink != nil {
-		w[xmlfilter.WordUplink] = pl.uplink.Name
+		w[settings.NameUplink] = pl.uplink.Name
 	} else {
-		w[xmlfilter.WordDev] = pl.dev.Name
+		w[settings.NameDev] = pl.dev.Name
 	}
 	if pl.vid != 0 {
-		w[xmlfilter.WordVLAN] = strconv.Itoa(pl.vid)
+		w[settings.NameVLAN] = strconv.Itoa(pl.vid)
 	}
 	return w
 }
 
-// convertAssisted maps the source device, and turns <vlan> and the words' VLAN into the
+// convertAssisted maps the source device, and turns <vlan> and the settings' VLAN into the
 // sub-interface that libvirt understands.
 func (p macvtap) convertAssisted(n *xmlfilter.NIC, s Settings) (xmlfilter.Change, error) {
 	var c xmlfilter.Change
@@ -321,7 +322,7 @@ func (p macvtap) convertAssisted(n *xmlfilter.NIC, s Settings) (xmlfilter.Change
 	// Words only where the new name does not say it all: so that the next host can
 	// map it back.
 	if pl.uplink != nil || pl.vid != 0 {
-		c.Words = newWords(n, pl.words())
+		c.Settings = newSettings(n, pl.words())
 	}
 	return c, nil
 }
@@ -341,7 +342,7 @@ func (p macvtap) foreign(name string) *config.Uplink {
 }
 
 // toHookOwned turns <interface type='direct'> into type='ethernet' with a device that
-// the hook will make, and notes in the words what the XML no longer says.
+// the hook will make, and notes in the settings what the XML no longer says.
 func (p macvtap) toHookOwned(n *xmlfilter.NIC, s Settings) (xmlfilter.Change, error) {
 	c := xmlfilter.Change{}
 	if n.VirtualPort != nil && !isQbg(n.VirtualPort) {
@@ -360,9 +361,9 @@ func (p macvtap) toHookOwned(n *xmlfilter.NIC, s Settings) (xmlfilter.Change, er
 		}
 	}
 	words := pl.words()
-	words[xmlfilter.WordOwn] = xmlfilter.OwnHook
-	words[xmlfilter.WordMode] = cmp.Or(s.Mode, n.Source.Mode, "vepa")
-	c.Words = newWords(n, words)
+	words[settings.NameOwn] = settings.OwnHook
+	words[settings.NameMode] = cmp.Or(s.Mode, n.Source.Mode, "vepa")
+	c.Settings = newSettings(n, words)
 	c.Ethernet = targetName(p.domain, n)
 	return c, nil
 }
@@ -371,7 +372,7 @@ func (p macvtap) toHookOwned(n *xmlfilter.NIC, s Settings) (xmlfilter.Change, er
 func (p macvtap) convertOwned(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, err error) {
 	lower, err := p.lower(n, s)
 	if lower != "" {
-		c.Words = newWords(n, map[string]string{xmlfilter.WordDev: lower})
+		c.Settings = newSettings(n, map[string]string{settings.NameDev: lower})
 	}
 	return c, err
 }
@@ -393,14 +394,14 @@ func (p macvtap) remapOwned(n *xmlfilter.NIC, s Settings) (r Rename, err error) 
 	if r.Lower, err = p.lower(n, s); err != nil {
 		return r, err
 	}
-	if n.Words != nil && r.Lower == n.Words.Dev {
+	if n.Settings != nil && r.Lower == n.Settings.Dev {
 		r.Lower = ""
 	}
-	if n.Words == nil || n.Words.Was == nil || n.Words.Was.Source.Dev == "" {
+	if n.Settings == nil || n.Settings.Was == nil || n.Settings.Was.Source.Dev == "" {
 		return r, nil
 	}
 	was := *n
-	was.Source, was.VLAN = n.Words.Was.Source, nil
+	was.Source, was.VLAN = n.Settings.Was.Source, nil
 	pl, err := p.locate(&was, Settings{Uplink: s.Uplink})
 	if err != nil { // what was kept serves only undo: a name that means nothing here stays
 		return r, nil

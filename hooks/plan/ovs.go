@@ -8,6 +8,7 @@ import (
 	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/ovs"
+	"libvirt-direct/internal/settings"
 	"libvirt-direct/xmlfilter"
 )
 
@@ -24,13 +25,13 @@ func onOVS(n *xmlfilter.NIC) bool {
 // WasOnOVS returns the NIC as it was before it became hook-owned, nil if that was not
 // on Open vSwitch.
 func WasOnOVS(n *xmlfilter.NIC) *xmlfilter.NIC {
-	if n.Words == nil || n.Words.Was == nil || n.Words.Was.Source.Bridge == "" {
+	if n.Settings == nil || n.Settings.Was == nil || n.Settings.Was.Source.Bridge == "" {
 		return nil
 	}
-	if v := n.Words.Was.VirtualPort; v == nil || v.Type != typeOVS {
+	if v := n.Settings.Was.VirtualPort; v == nil || v.Type != typeOVS {
 		return nil
 	}
-	return n.Words.Was
+	return n.Settings.Was
 }
 
 // ovsPort is a NIC on Open vSwitch.
@@ -77,7 +78,7 @@ func (p ovsPort) start(n *xmlfilter.NIC, s Settings) (handled bool, err error) {
 		return true, step.Hint(step.ErrWrongDevice, "libvirt has named no device for it: %q", n.Target)
 	}
 	port, err := p.port(n, s)
-	if err != nil || n.Words == nil { // a plain guest's is libvirt's alone
+	if err != nil || n.Settings == nil { // a plain guest's is libvirt's alone
 		return true, err
 	}
 	port.Name, port.Bridge = n.Target, ""
@@ -145,13 +146,13 @@ func (p ovsPort) port(in *xmlfilter.NIC, s Settings) (ovs.Port, error) {
 // ProfilePort is the port, but for its name, that a profile means without a domain, and
 // for who says a VLAN himself. It refuses VLANs that the uplink, if any, does not allow.
 func ProfilePort(bridge, owner string, p *config.Profile, u *config.Uplink, vlan int) (ovs.Port, error) {
-	return portOf(bridge, owner, nil, vlan, p.PortWords, p.OVS, u)
+	return portOf(bridge, owner, nil, vlan, p.Port, p.OVS, u)
 }
 
-func portOf(bridge, owner string, x *xmlfilter.VLAN, tag int, w xmlfilter.PortWords, o *config.OVS, u *config.Uplink) (ovs.Port, error) {
+func portOf(bridge, owner string, x *xmlfilter.VLAN, tag int, w settings.Port, o *settings.OVS, u *config.Uplink) (ovs.Port, error) {
 	port := ovs.Port{Bridge: bridge, Owner: owner, Protected: w.Isolated != nil && *w.Isolated}
 	if o == nil {
-		o = &config.OVS{}
+		o = &settings.OVS{}
 	}
 	vlan, err := ovsVLAN(x, tag, w, o.Tunnel)
 	if err != nil {
@@ -169,11 +170,11 @@ func portOf(bridge, owner string, x *xmlfilter.VLAN, tag int, w xmlfilter.PortWo
 }
 
 // ovsVLAN is a port's part in VLANs: x, its NIC's <vlan>, as libvirt translates that, or
-// else what the words and the profile say.
-func ovsVLAN(x *xmlfilter.VLAN, tag int, w xmlfilter.PortWords, tunnel bool) (*ovs.VLAN, error) {
+// else what the settings and the profile say.
+func ovsVLAN(x *xmlfilter.VLAN, tag int, w settings.Port, tunnel bool) (*ovs.VLAN, error) {
 	v := &ovs.VLAN{}
 	var err error
-	if v.Trunks, err = xmlfilter.ParseVLANs(w.Trunk); err != nil {
+	if v.Trunks, err = settings.ParseVLANs(w.Trunk); err != nil {
 		return nil, step.Hint(step.ErrUnsuitable, "trunk='%s': %v", w.Trunk, err)
 	}
 	if tag != 0 {
@@ -183,7 +184,7 @@ func ovsVLAN(x *xmlfilter.VLAN, tag int, w xmlfilter.PortWords, tunnel bool) (*o
 	case w.Native != "" && (v.Tag == nil || v.Trunks == nil):
 		return nil, step.Hint(step.ErrUnsuitable, "native='%s' needs vlan, the native one, and trunk", w.Native)
 	case x != nil && said:
-		return nil, step.Hint(step.ErrUnsuitable, "it has <vlan>, and its words or profile say VLANs too; leave one out")
+		return nil, step.Hint(step.ErrUnsuitable, "it has <vlan>, and its settings or profile say VLANs too; leave one out")
 	case v.Tag != nil && v.Trunks != nil:
 		v.Mode = "native-" + cmp.Or(w.Native, "untagged")
 	case x != nil && x.NativeMode != "":
@@ -206,7 +207,7 @@ func ovsVLAN(x *xmlfilter.VLAN, tag int, w xmlfilter.PortWords, tunnel bool) (*o
 }
 
 // bridgeUplink returns the uplink whose device a bridge is, nil if there is none. said is
-// the one that the NIC's words name.
+// the one that the NIC's settings name.
 func (p ovsPort) bridgeUplink(bridge string, said *config.Uplink) (*config.Uplink, error) {
 	if said == nil {
 		return p.host.uplinkOf(p.cfg, bridge), nil
@@ -249,7 +250,7 @@ func allowOVS(u *config.Uplink, v *ovs.VLAN) error {
 // by uplink.
 func (p ovsPort) convert(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, handled bool, err error) {
 	if n.Type == "ethernet" && s.Own && WasOnOVS(n) != nil {
-		return c, true, nil // its words name the uplink, or its bridge has one name everywhere
+		return c, true, nil // its settings name the uplink, or its bridge has one name everywhere
 	}
 	if !onOVS(n) {
 		return c, false, nil
@@ -268,18 +269,18 @@ func (p ovsPort) convert(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, hand
 			c.SourceBridge = dev.Name
 		}
 		if c.SourceBridge != "" || s.Own {
-			words[xmlfilter.WordUplink] = u.Name
+			words[settings.NameUplink] = u.Name
 		}
 	}
 	if s.Own {
 		if n.MAC == "" {
 			return c, true, step.Hint(step.ErrUnsuitable, "it has no <mac address=>; define the domain first, libvirt gives it one")
 		}
-		words[xmlfilter.WordOwn] = xmlfilter.OwnHook
+		words[settings.NameOwn] = settings.OwnHook
 		c.SourceBridge, c.Ethernet = "", targetName(p.domain, n)
 		c.Keep = true // the bridge, VLANs and interface ID are read from what is kept
 	}
-	c.Words = newWords(n, words)
+	c.Settings = newSettings(n, words)
 	return c, true, nil
 }
 
@@ -296,7 +297,7 @@ func (p ovsPort) remap(n *xmlfilter.NIC, s Settings) (r Rename, handled bool, er
 	}
 	dev, err := p.uplink(u)
 	if err == nil && dev.Name != n.Source.Bridge {
-		r.Bridge, r.Noted = dev.Name, newWords(n, map[string]string{xmlfilter.WordUplink: u.Name})
+		r.Bridge, r.Noted = dev.Name, newSettings(n, map[string]string{settings.NameUplink: u.Name})
 	}
 	return r, true, err
 }

@@ -59,11 +59,11 @@ func (p *planner) nic(n *xmlfilter.NIC) error {
 
 // settings are a NIC's, if they fit it.
 func (p *planner) settings(n *xmlfilter.NIC) (Settings, error) {
-	s, err := SettingsOf(p.cfg, p.host, n)
+	s, err := p.known(n)
 	if err != nil {
 		return s, err
 	}
-	return s, portWordsFit(n, s)
+	return s, portSettingsFit(n, s)
 }
 
 // An attachment is one way in which a NIC is attached to the host's network. handled is
@@ -157,7 +157,7 @@ func (p *planner) parent(s Settings, otherwise string) (Device, error) {
 	}
 	name := cmp.Or(s.Dev, otherwise)
 	if name == "" {
-		return Device{}, step.Hint(ErrNoDevice, "its words name neither uplink nor dev")
+		return Device{}, step.Hint(ErrNoDevice, "its settings name neither uplink nor dev")
 	}
 	dev, ok := p.find(name)
 	if !ok {
@@ -170,6 +170,9 @@ func (p *planner) parent(s Settings, otherwise string) (Device, error) {
 func (p *planner) vlan(n *xmlfilter.NIC, name string, parent Device, vid int) error {
 	u := p.host.uplinkOf(p.cfg, parent.Name)
 	_, there := p.host.Devices[name]
+	if err := p.cfg.VLANFault(); err != nil && !there {
+		return err
+	}
 	switch create := p.cfg.VLAN.Create; {
 	case u != nil && !u.Allows(vid):
 		return step.Hint(ErrNotAllowed, "VLAN %d on uplink %q; add it to vlans of [uplink.%s] in %s", vid, u.Name, u.Name, config.Path)
@@ -183,7 +186,7 @@ func (p *planner) vlan(n *xmlfilter.NIC, name string, parent Device, vid int) er
 	return nil
 }
 
-// onUplink checks that a device leads to the uplink that the NIC's words name: a
+// onUplink checks that a device leads to the uplink that the NIC's settings name: a
 // domain defined for another host must not silently get another network here.
 func (p *planner) onUplink(name string, dev Device, u *config.Uplink) error {
 	if u == nil {
@@ -222,5 +225,5 @@ func (p *planner) prepare(n *xmlfilter.NIC, s Settings) error {
 }
 
 func unsuited(n *xmlfilter.NIC) error {
-	return step.Hint(step.ErrUnsuitable, "our words in <metadata> are for type='direct', this is type='%s'; remove its <nic>", n.Type)
+	return step.Hint(step.ErrUnsuitable, "its settings in <metadata> are for type='direct', this is type='%s'; remove its <nic>", n.Type)
 }

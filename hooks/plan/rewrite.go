@@ -2,11 +2,11 @@ package plan
 
 import (
 	"maps"
-	"strconv"
 	"strings"
 
 	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/config"
+	"libvirt-direct/internal/settings"
 	"libvirt-direct/xmlfilter"
 )
 
@@ -26,7 +26,7 @@ func Rewrite(d *xmlfilter.Domain, cfg *config.Config, host Snapshot) ([]xmlfilte
 		if err != nil {
 			return nil, &NICError{Domain: d.Name, NIC: n.String(), Err: err}
 		}
-		if c.SourceDev != "" || c.SourceBridge != "" || c.SourceMode != "" || c.DropVLAN || c.DropVirtualPort || c.Ethernet != "" || len(c.Words) > 0 {
+		if c.SourceDev != "" || c.SourceBridge != "" || c.SourceMode != "" || c.DropVLAN || c.DropVirtualPort || c.Ethernet != "" || len(c.Settings) > 0 {
 			c.NIC, c.Keep = i, true
 			changes = append(changes, c)
 		}
@@ -63,9 +63,9 @@ type Rename struct {
 }
 
 func (r Rename) change(nic int) xmlfilter.Change {
-	c := xmlfilter.Change{NIC: nic, SourceDev: r.Dev, SourceBridge: r.Bridge, WasDev: r.Kept, Words: maps.Clone(r.Noted)}
+	c := xmlfilter.Change{NIC: nic, SourceDev: r.Dev, SourceBridge: r.Bridge, WasDev: r.Kept, Settings: maps.Clone(r.Noted)}
 	if r.Lower != "" {
-		c.Words = map[string]string{xmlfilter.WordDev: r.Lower}
+		c.Settings = map[string]string{settings.NameDev: r.Lower}
 	}
 	return c
 }
@@ -86,7 +86,7 @@ func Remap(d *xmlfilter.Domain, cfg *config.Config, host Snapshot, from Origin) 
 		if err != nil {
 			return nil, nil, &NICError{Domain: d.Name, NIC: n.String(), Err: err}
 		}
-		if c := r.change(i); c.SourceDev != "" || c.SourceBridge != "" || c.WasDev != "" || len(c.Words) > 0 {
+		if c := r.change(i); c.SourceDev != "" || c.SourceBridge != "" || c.WasDev != "" || len(c.Settings) > 0 {
 			changes = append(changes, c)
 		}
 	}
@@ -97,7 +97,7 @@ func (p *planner) remap(n *xmlfilter.NIC) (Rename, error) {
 	if err := n.Err(); err != nil {
 		return Rename{}, err
 	}
-	s, err := SettingsOf(p.cfg, p.host, n)
+	s, err := p.known(n)
 	if err != nil {
 		return Rename{}, err
 	}
@@ -109,25 +109,18 @@ func (p *planner) remap(n *xmlfilter.NIC) (Rename, error) {
 	return Rename{}, nil
 }
 
-// newWords leaves out what the NIC's words say already.
-func newWords(n *xmlfilter.NIC, words map[string]string) map[string]string {
-	if n.Words == nil {
-		return words
+// newSettings leaves out what the NIC's settings say already.
+func newSettings(n *xmlfilter.NIC, values map[string]string) map[string]string {
+	if n.Settings == nil {
+		return values
 	}
-	w := n.Words
-	vlan := ""
-	if w.VLAN != 0 {
-		vlan = strconv.Itoa(w.VLAN)
-	}
-	for name, have := range map[string]string{
-		xmlfilter.WordUplink: w.Uplink, xmlfilter.WordDev: w.Dev, xmlfilter.WordVLAN: vlan,
-		xmlfilter.WordOwn: w.Own, xmlfilter.WordMode: w.Mode, xmlfilter.WordTrunk: w.Trunk, xmlfilter.WordNative: w.Native,
-	} {
-		if words[name] == have {
-			delete(words, name)
+	for _, s := range settings.At(settings.InNIC) {
+		have, _ := s.Text(n.Settings.NIC)
+		if v, ok := values[s.Name]; ok && v == have {
+			delete(values, s.Name)
 		}
 	}
-	return words
+	return values
 }
 
 // shellWord quotes a domain's name for a command line that a person may copy.

@@ -7,11 +7,13 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
 	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/config"
+	"libvirt-direct/internal/settings"
 	"libvirt-direct/xmlfilter"
 )
 
@@ -24,8 +26,8 @@ var (
 	ErrNoDevice = errors.New("no such device on this host")
 	// ErrNotAllowed: the host's configuration forbids it.
 	ErrNotAllowed = errors.New("not allowed on this host")
-	// ErrUnknownWord: the domain names an uplink or profile that is not configured.
-	ErrUnknownWord = errors.New("not configured on this host")
+	// ErrNotConfigured: the domain names an uplink or profile that is not configured.
+	ErrNotConfigured = errors.New("not configured on this host")
 )
 
 // NICError says which NIC of which domain an error concerns.
@@ -44,7 +46,7 @@ func (e *NICError) Unwrap() error { return e.Err }
 // Open vSwitch for it, or gives the guest a virtual function, the metadata speaks of it, or
 // libvirt might refuse its <vlan>. MayConcern has to know all that is asked here.
 func InScope(n *xmlfilter.NIC) bool {
-	return n.Type == "direct" || n.Words != nil || n.Type == "hostdev" || onOVS(n) ||
+	return n.Type == "direct" || n.Settings != nil || n.Type == "hostdev" || onOVS(n) ||
 		n.Type == "bridge" && n.VLAN != nil && n.VirtualPort == nil
 }
 
@@ -62,19 +64,19 @@ func MayConcern(doc []byte) bool {
 		value("bridge") && (has("<vlan") || has(":vlan"))
 }
 
-// Settings are what holds for a NIC: its own words, then its profile's, then its
+// Settings are what holds for a NIC: its own settings, then its profile's, then its
 // uplink's.
 type Settings struct {
 	Uplink   *config.Uplink
-	Dev      string // lower device or VLAN parent by its setting, where no uplink is named
+	Dev      string // lower device or VLAN parent where no uplink is named
 	Mode     string
 	VLAN     int
 	Own      bool // hook-owned
 	AllMulti bool
-	VF       xmlfilter.VFWords
-	Port     xmlfilter.PortWords
+	VF       settings.VF
+	Port     settings.Port
 	Optional []string // attributes of a VF whose refusal is a warning
-	OVS      *config.OVS
+	OVS      *settings.OVS
 	IfaceID  string
 }
 
@@ -82,37 +84,38 @@ type Settings struct {
 func (s Settings) choosesNothing() bool { return s.Dev == "" && s.Mode == "" && !s.Own }
 
 func SettingsOf(cfg *config.Config, host Snapshot, n *xmlfilter.NIC) (Settings, error) {
-	w := n.Words
-	if w == nil {
-		w = &xmlfilter.Words{}
+	var w settings.NIC
+	if n.Settings != nil {
+		w = n.Settings.NIC
 	}
-	p := &config.Profile{}
+	if err := cfg.ProfileFault(w.Profile); err != nil {
+		return Settings{}, err
+	}
 	if w.Profile != "" {
-		if p = cfg.Profiles[w.Profile]; p == nil {
-			return Settings{}, step.Hint(ErrUnknownWord, "profile %q; add [profile.%s] to %s", w.Profile, w.Profile, config.Path)
+		p := cfg.Profiles[w.Profile]
+		if p == nil {
+			return Settings{}, step.Hint(ErrNotConfigured, "profile %q; add [profile.%s] to %s", w.Profile, w.Profile, config.Path)
 		}
+		w = w.Override(p.NIC)
 	}
-	s := Settings{Dev: w.Dev, Mode: cmp.Or(w.Mode, p.Mode), VLAN: w.VLAN, Own: cmp.Or(w.Own, p.Own) == xmlfilter.OwnHook}
-	s.VF, s.Optional = w.VFWords.Over(p.VFWords), p.Optional
-	s.Port = w.PortWords.Over(p.PortWords)
-	s.OVS, s.IfaceID = p.OVS, w.IfaceID
-	if s.VLAN == 0 {
-		s.VLAN = p.VLAN
+	s := Settings{
+		Dev: w.Dev, Mode: w.Mode, VLAN: w.VLAN, Own: w.Own == settings.OwnHook,
+		VF: w.VF, Port: w.Port, Optional: w.Optional, OVS: w.OVS, IfaceID: w.IfaceID,
 	}
-	if name := cmp.Or(w.Uplink, p.Uplink); name != "" {
+	if name := w.Uplink; name != "" {
+		if err := cfg.UplinkFault(name); err != nil {
+			return Settings{}, err
+		}
 		if s.Uplink = cfg.Uplinks[name]; s.Uplink == nil {
-			return Settings{}, step.Hint(ErrUnknownWord, "uplink %q; add [uplink.%s] with device = \"…\" to %s", name, name, config.Path)
+			return Settings{}, step.Hint(ErrNotConfigured, "uplink %q; add [uplink.%s] with device = \"…\" to %s", name, name, config.Path)
 		}
 	}
 	u := s.Uplink
 	if u == nil {
 		u = host.uplinkOf(cfg, cmp.Or(s.Dev, n.Source.Dev))
 	}
-	for _, say := range []*bool{w.AllMulticast, p.AllMulticast, allMultiOf(u)} {
-		if say != nil {
-			s.AllMulti = *say
-			break
-		}
+	if all := cmp.Or(w.AllMulticast, allMultiOf(u)); all != nil {
+		s.AllMulti = *all
 	}
 	return s, nil
 }
@@ -153,4 +156,10 @@ func vlanName(parent string, vid int) string {
 func targetName(d *xmlfilter.Domain, n *xmlfilter.NIC) string {
 	sum := sha256.Sum256([]byte(cmp.Or(d.UUID, d.Name) + " " + NICID(d, n)))
 	return "ldt" + hex.EncodeToString(sum[:5])
+}
+
+// Plain reports whether a domain says nothing for us in its metadata: its NICs are
+// libvirt's to make, and ours only to know of.
+func Plain(d *xmlfilter.Domain) bool {
+	return !slices.ContainsFunc(d.NICs, func(n xmlfilter.NIC) bool { return n.Settings != nil })
 }

@@ -9,6 +9,7 @@ import (
 	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/link"
+	"libvirt-direct/internal/settings"
 	"libvirt-direct/xmlfilter"
 )
 
@@ -45,7 +46,7 @@ func (p function) prepare(n *xmlfilter.NIC, s Settings) (handled bool, err error
 	}
 	vf, ok := p.onVF(n)
 	switch {
-	case n.Type == "hostdev" && n.Words == nil && !ok:
+	case n.Type == "hostdev" && n.Settings == nil && !ok:
 		return true, nil // a plain guest's, and none of ours to judge
 	case n.Type == "hostdev" && n.Source.PCI == "":
 		return true, step.Hint(step.ErrUnsuitable, "it has no <source><address type='pci'>")
@@ -83,7 +84,7 @@ func (p function) claim(n *xmlfilter.NIC, s Settings, vf VFDevice) error {
 	switch {
 	case p.op == step.Reconnect: // it has it
 		err = nil
-	case n.Words == nil && err != nil && vf.Guest == "":
+	case n.Settings == nil && err != nil && vf.Guest == "":
 		return nil // another claim stays, and libvirt decides
 	}
 	if err != nil {
@@ -102,7 +103,7 @@ func (p function) none(n *xmlfilter.NIC, s Settings) error {
 	if s.Uplink != nil && cmp.Or(s.Mode, n.Source.Mode) == "passthrough" {
 		return p.notRewritten("it is to have a virtual function of uplink " + s.Uplink.Name)
 	}
-	if s.VF.PortProfile != "" && s.VF == (xmlfilter.VFWords{PortProfile: s.VF.PortProfile}) {
+	if s.VF.PortProfile != "" && s.VF == (settings.VF{PortProfile: s.VF.PortProfile}) {
 		return step.Hint(step.ErrUnsuitable, "portprofile='%s' is for own='hook' in mode passthrough, and for virtual functions; this is neither", s.VF.PortProfile)
 	}
 	return step.Hint(step.ErrUnsuitable, "qos, proto, trust and the like are for virtual functions, and <source> is none")
@@ -111,7 +112,7 @@ func (p function) none(n *xmlfilter.NIC, s Settings) error {
 func (p function) addFunction(n *xmlfilter.NIC, s Settings, vf VFDevice, want link.VFSettings, program bool) *step.VF {
 	v := &step.VF{
 		VFPlace: vf.VFPlace, PFName: vf.PFName, MAC: n.MAC, Want: want, Program: program,
-		Managed: n.Words != nil, Hostdev: n.Type == "hostdev", Seen: vf.Netdev, Chosen: vf.chosen,
+		Managed: n.Settings != nil, Hostdev: n.Type == "hostdev", Seen: vf.Netdev, Chosen: vf.chosen,
 	}
 	if program {
 		v.Optional = s.Optional
@@ -123,19 +124,14 @@ func (p function) addFunction(n *xmlfilter.NIC, s Settings, vf VFDevice, want li
 	return v
 }
 
-// want returns what a NIC's words want of its VF.
+// want returns what a NIC's settings want of its VF.
 func (p function) want(n *xmlfilter.NIC, s Settings, vf VFDevice) (link.VFSettings, error) {
 	w := s.VF
-	want := link.VFSettings{
-		Trust: w.Trust, SpoofChk: w.SpoofChk, MinRate: w.MinRate, MaxRate: w.MaxRate, QueryRSS: w.QueryRSS,
-	}
-	if w.LinkState != "" {
-		want.LinkState = &w.LinkState
-	}
+	want := link.VFSettings(w.VFAttributes)
 	id := s.VLAN
 	if n.VLAN != nil && len(n.VLAN.Tags) == 1 {
 		if id != 0 && id != n.VLAN.Tags[0] {
-			return want, step.Hint(step.ErrUnsuitable, "<vlan> says %d and its words say %d", n.VLAN.Tags[0], id)
+			return want, step.Hint(step.ErrUnsuitable, "<vlan> says %d and its settings say %d", n.VLAN.Tags[0], id)
 		}
 		id = n.VLAN.Tags[0]
 	}
@@ -272,7 +268,7 @@ func (p function) choose(u *config.Uplink) (vf VFDevice, ok bool, err error) {
 // ownedPort plans a port profile for a whole device in passthrough mode.
 func (p function) ownedPort(n *xmlfilter.NIC, s Settings) (handled bool, err error) {
 	profile := s.VF.PortProfile
-	if s.VF != (xmlfilter.VFWords{PortProfile: profile}) {
+	if s.VF != (settings.VF{PortProfile: profile}) {
 		return true, step.Hint(step.ErrUnsuitable, "qos, proto, trust and the like are for virtual functions, and its device is none")
 	}
 	if profile == "" {
@@ -311,7 +307,7 @@ func (p function) convert(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, han
 	}
 	if vf.chosen {
 		c.SourceDev = vf.Netdev
-		c.Words = newWords(n, map[string]string{xmlfilter.WordUplink: u.Name})
+		c.Settings = newSettings(n, map[string]string{settings.NameUplink: u.Name})
 	}
 	if s.Mode != "" && s.Mode != n.Source.Mode {
 		c.SourceMode = s.Mode
@@ -335,7 +331,7 @@ func (p function) convertHostdev(n *xmlfilter.NIC, s Settings) (c xmlfilter.Chan
 	}
 	if ok && p.takesPort(n, vf.PFIndex, s.Uplink) {
 		c.DropVirtualPort = true
-		c.Words = map[string]string{xmlfilter.WordPortProfile: n.VirtualPort.Parameters["profileid"]}
+		c.Settings = map[string]string{settings.NamePortProfile: n.VirtualPort.Parameters["profileid"]}
 	}
 	return c, nil
 }
@@ -352,9 +348,9 @@ func (p function) remap(n *xmlfilter.NIC, s Settings) (r Rename, handled bool, e
 		return r, err != nil, err
 	}
 	if vf.chosen {
-		r.Dev, r.Noted = vf.Netdev, newWords(n, map[string]string{xmlfilter.WordUplink: u.Name})
+		r.Dev, r.Noted = vf.Netdev, newSettings(n, map[string]string{settings.NameUplink: u.Name})
 	}
-	if n.Words != nil || len(r.Noted) > 0 {
+	if n.Settings != nil || len(r.Noted) > 0 {
 		p.steps = append(p.steps, step.Step{NIC: p.id(n), Kind: &step.VF{VFPlace: vf.VFPlace, PFName: vf.PFName, MAC: n.MAC, Managed: true}})
 	}
 	return r, true, nil
@@ -402,11 +398,11 @@ func (p function) takesPort(n *xmlfilter.NIC, index int, u *config.Uplink) bool 
 		return false
 	}
 	if u != nil {
-		return u.Associate == xmlfilter.OwnHook
+		return u.Associate == settings.OwnHook
 	}
 	for _, name := range p.cfg.UplinkNames() {
 		if dev, ok := p.host.Uplinks[name]; ok && dev.Index == index && index != 0 {
-			return p.cfg.Uplinks[name].Associate == xmlfilter.OwnHook
+			return p.cfg.Uplinks[name].Associate == settings.OwnHook
 		}
 	}
 	return false
@@ -418,14 +414,14 @@ func (p function) toOwnedPort(n *xmlfilter.NIC, s Settings, vf string) (xmlfilte
 		return xmlfilter.Change{}, step.Hint(step.ErrUnsuitable, "it has no <mac address=>; define the domain first, libvirt gives it one")
 	}
 	words := map[string]string{
-		xmlfilter.WordOwn: xmlfilter.OwnHook, xmlfilter.WordMode: "passthrough",
-		xmlfilter.WordPortProfile: n.VirtualPort.Parameters["profileid"],
+		settings.NameOwn: settings.OwnHook, settings.NameMode: "passthrough",
+		settings.NamePortProfile: n.VirtualPort.Parameters["profileid"],
 	}
 	switch u := s.Uplink; {
 	case u != nil:
-		words[xmlfilter.WordUplink] = u.Name
+		words[settings.NameUplink] = u.Name
 	case vf != "":
-		words[xmlfilter.WordDev] = vf
+		words[settings.NameDev] = vf
 	default:
 		pl, err := p.macvtap().locate(n, s)
 		if err != nil {
@@ -435,7 +431,7 @@ func (p function) toOwnedPort(n *xmlfilter.NIC, s Settings, vf string) (xmlfilte
 			words[k] = v
 		}
 	}
-	return xmlfilter.Change{Words: newWords(n, words), Ethernet: targetName(p.domain, n)}, nil
+	return xmlfilter.Change{Settings: newSettings(n, words), Ethernet: targetName(p.domain, n)}, nil
 }
 
 // macvtap is the NIC as the macvtap that it is as well.

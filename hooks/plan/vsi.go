@@ -77,10 +77,10 @@ func (p macvtap) assistedQbg(n *xmlfilter.NIC) error {
 // hostdevQbg plans the association of a VF that is a guest's by VFIO, for which libvirt
 // knows no 802.1Qbg: at start, when the VF has its MAC and VLAN.
 func (p function) hostdevQbg(n *xmlfilter.NIC, s Settings, vf VFDevice) error {
-	if n.Type != "hostdev" || n.Words == nil || n.Words.Was == nil || !isQbg(n.Words.Was.VirtualPort) {
+	if n.Type != "hostdev" || n.Settings == nil || n.Settings.Was == nil || !isQbg(n.Settings.Was.VirtualPort) {
 		return nil
 	}
-	v, err := vsiOf(n.Words.Was.VirtualPort, n.MAC, vf.PFName, vlanOf(n, s))
+	v, err := vsiOf(n.Settings.Was.VirtualPort, n.MAC, vf.PFName, vlanOf(n, s))
 	if err != nil {
 		return err
 	}
@@ -88,7 +88,7 @@ func (p function) hostdevQbg(n *xmlfilter.NIC, s Settings, vf VFDevice) error {
 	return nil
 }
 
-// vlanOf is the VLAN of a VF: by the NIC's words, or its <vlan>.
+// vlanOf is the VLAN of a VF: by the NIC's settings, or its <vlan>.
 func vlanOf(n *xmlfilter.NIC, s Settings) int {
 	if s.VLAN == 0 && n.VLAN != nil && len(n.VLAN.Tags) == 1 {
 		return n.VLAN.Tags[0]

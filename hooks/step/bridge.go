@@ -7,7 +7,7 @@ import (
 	"strconv"
 
 	"libvirt-direct/internal/link"
-	"libvirt-direct/xmlfilter"
+	"libvirt-direct/internal/settings"
 )
 
 // BridgePort sets on the tap that libvirt has put into a bridge what libvirt does not.
@@ -67,7 +67,7 @@ func portVLANText(vlans []link.PortVLAN) string {
 		}
 	}
 	if len(tagged) > 0 {
-		text = joinText(text, "tagged "+xmlfilter.FormatVLANs(tagged))
+		text = joinText(text, "tagged "+settings.FormatVLANs(tagged))
 	}
 	return text
 }

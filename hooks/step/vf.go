@@ -232,8 +232,8 @@ func (v *VF) Do(ctx context.Context, e *Env) (err error) {
 }
 
 func (v *VF) program(ctx context.Context, e *Env, pf link.Link, noted VF) error {
-	if noted.Program { // by the network's words, behind the domain's own
-		v.Want, v.Optional = v.Want.Over(noted.Want), append(v.Optional, noted.Optional...)
+	if noted.Program { // by the network's settings, behind the domain's own
+		v.Want, v.Optional = v.Want.Override(noted.Want), append(v.Optional, noted.Optional...)
 	}
 	v.Set = true
 	if err := e.Save(journal.Intended); err != nil {

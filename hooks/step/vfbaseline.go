@@ -169,19 +169,20 @@ func refuses(err error, attr string) bool {
 	})
 }
 
-// netdev puts a VF's network device back. Where a macvtap has gone from it the
+// netdev puts a VF's network device back. Where libvirt's macvtap has gone from it the
 // kernel has given it its MAC again, unless its driver takes none while it is up.
 func (r *restoration) netdev(ctx context.Context) error {
 	v, e, dev, was := r.v, r.e, r.dev, r.v.Baseline
 	r.name(ctx)
-	if dev.Up && !was.Up {
-		if err := e.Kernel.SetUp(ctx, dev.Index, false); err != nil {
-			return err
-		}
-	}
+	// While it is up: igbvf takes what it has when it goes down for its permanent one.
 	if dev.MAC == v.MAC && dev.MAC != was.Own {
 		if err := setMAC(ctx, e.Kernel, dev.Index, was.Own); err != nil {
 			e.Event("%s keeps the guest's MAC: %v", dev.Name, err)
+		}
+	}
+	if dev.Up && !was.Up {
+		if err := e.Kernel.SetUp(ctx, dev.Index, false); err != nil {
+			return err
 		}
 	}
 	if !dev.Up && was.Up {

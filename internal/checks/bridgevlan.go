@@ -6,7 +6,7 @@ import (
 	"strings"
 
 	"libvirt-direct/internal/link"
-	"libvirt-direct/xmlfilter"
+	"libvirt-direct/internal/settings"
 )
 
 // bridgeVLANs says which VLANs guests of an uplink that is a Linux bridge may have and yet
@@ -32,7 +32,7 @@ func bridgeVLANs(ctx context.Context, _ *Env, k kernel, u uplink) []Finding {
 	if len(missing) == 0 {
 		return []Finding{finding(OK, about, "%s carries its VLANs beyond the guests' taps", l.Name)}
 	}
-	vids := xmlfilter.FormatVLANs(missing)
+	vids := settings.FormatVLANs(missing)
 	first, _, _ := strings.Cut(vids, ",")
 	return []Finding{finding(Note, about, "no port of %s but guests' taps carries VLANs %s: bridge vlan add dev UPLINK vid %s, and so on", l.Name, vids, first)}
 }

@@ -24,5 +24,12 @@ func configuration(_ context.Context, env *Env) []Finding {
 	case !rootOwned(fi):
 		return []Finding{finding(Fault, "config", "%s can be written by others than root: chown root:root, chmod 644", env.Config)}
 	}
+	var found []Finding
+	for _, fault := range cfg.Faults() {
+		found = append(found, finding(Fault, "config", "%v", fault))
+	}
+	if len(found) > 0 {
+		return found
+	}
 	return []Finding{finding(OK, "config", "%s, with %d uplink(s) and %d profile(s)", env.Config, len(cfg.Uplinks), len(cfg.Profiles))}
 }

@@ -23,7 +23,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"libvirt-direct/internal/link"
-	"libvirt-direct/xmlfilter"
+	"libvirt-direct/internal/settings"
 )
 
 // Path is where the host's configuration lies.
@@ -32,28 +32,8 @@ const Path = "/etc/libvirt-direct/config.toml"
 // DefaultDeadline bounds a whole hook operation when the configuration says nothing.
 const DefaultDeadline = 10 * time.Second
 
-// ErrConfig is matched by every error of this package.
-var ErrConfig = errors.New("configuration")
-
-// Error is a fault of the configuration file. Line is 0 where it belongs to none.
-type Error struct {
-	File string
-	Line int
-	Msg  string
-}
-
-func (e *Error) Error() string {
-	if e.Line > 0 {
-		return fmt.Sprintf("%s:%d: %s", e.File, e.Line, e.Msg)
-	}
-	return e.File + ": " + e.Msg
-}
-
-// Is reports whether target is ErrConfig.
-func (e *Error) Is(target error) bool { return target == ErrConfig }
-
-// Config is the whole file. Its zero value, completed by Load or Parse, is the
-// configuration of a host without one.
+// Config is what the file says, but for its faulty sections, which Faults has. Load and
+// Parse make one; that of an empty file is the configuration of a host without any.
 type Config struct {
 	// Deadline bounds each hook operation, as a Go duration ("10s").
 	Deadline Duration `toml:"deadline"`
@@ -64,6 +44,9 @@ type Config struct {
 	Uplinks map[string]*Uplink `toml:"uplink"`
 	// Profiles by name: what a NIC gets by naming one.
 	Profiles map[string]*Profile `toml:"profile"`
+
+	faults []*Error       // by line
+	faulty []FaultyUplink // by name
 }
 
 // VLAN says where VLAN sub-interfaces may be made.
@@ -107,21 +90,8 @@ type Uplink struct {
 	Associate string `toml:"associate"`
 }
 
-// Profile is a set of words for NICs that name it; the NIC's own words go first.
-type Profile struct {
-	Uplink       string `toml:"uplink"`
-	Mode         string `toml:"mode"`
-	VLAN         int    `toml:"vlan"`
-	Own          string `toml:"own"`
-	AllMulticast *bool  `toml:"allmulticast"`
-	xmlfilter.VFWords
-	xmlfilter.PortWords
-	// OVS is for NICs on Open vSwitch; nil where nothing is said.
-	OVS *OVS `toml:"ovs"`
-	// Optional names attributes of a VF (link.VFAttrs) whose refusal by the driver
-	// is a warning.
-	Optional []string `toml:"optional"`
-}
+// Profile is a set of settings for NICs that name it; the NIC's own go first.
+type Profile struct{ settings.NIC }
 
 // VLANRange is an inclusive range of VLAN identifiers, written "100" or "100-199".
 type VLANRange struct{ First, Last int }
@@ -187,6 +157,9 @@ func (d *Duration) UnmarshalText(b []byte) error {
 }
 
 // Load reads a file. A file that does not exist gives the defaults.
+//
+// A file that cannot be read, or is no TOML, is an *Error. A section that is wrong is
+// none: the others hold, and Faults tells which it is.
 func Load(file string) (*Config, error) {
 	data, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -198,34 +171,43 @@ func Load(file string) (*Config, error) {
 	return Parse(file, data)
 }
 
-// Parse reads the text of a configuration; file is its name for messages.
-func Parse(file string, data []byte) (*Config, error) {
-	c := &Config{Deadline: Duration(DefaultDeadline), VLAN: VLAN{Create: "any"}}
-	dec := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields()
-	if err := dec.Decode(c); err != nil {
-		return nil, decodeError(file, err)
-	}
-	for name, u := range c.Uplinks {
-		u.Name = name
-	}
-	if msg := c.check(); msg != "" {
-		return nil, &Error{File: file, Msg: msg}
-	}
-	return c, nil
+func defaults() *Config {
+	return &Config{Deadline: Duration(DefaultDeadline), VLAN: VLAN{Create: "any"}}
 }
 
-func decodeError(file string, err error) error {
+// Parse reads the text of a configuration, as Load does; file is its name for messages.
+func Parse(file string, data []byte) (*Config, error) {
+	r := reader{file: file, data: data, config: defaults()}
+	dec := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields()
+	if err := dec.Decode(r.config); err != nil {
+		var doc map[string]any
+		if err := toml.Unmarshal(data, &doc); err != nil {
+			return nil, decodeError(file, err)
+		}
+		r.config = defaults()
+		r.bySection()
+	}
+	for name, u := range r.config.Uplinks {
+		u.Name = name
+	}
+	r.check()
+	r.finish()
+	return r.config, nil
+}
+
+// decodeError is what the decoder refuses, with its line.
+func decodeError(file string, err error) *Error {
 	var strict *toml.StrictMissingError
 	if errors.As(err, &strict) && len(strict.Errors) > 0 {
 		e := strict.Errors[0]
 		row, _ := e.Position()
 		key := e.Key()
-		msg := fmt.Sprintf("unknown key %q", strings.Join(key, "."))
+		fault := &Error{File: file, Line: row, Msg: fmt.Sprintf("unknown key %q", strings.Join(key, ".")), unknown: true}
 		part, known := unknown(key)
 		if near := nearest(part, known); near != "" {
-			msg += fmt.Sprintf("; did you mean %q?", near)
+			fault.Fix = fmt.Sprintf("did you mean %q?", near)
 		}
-		return &Error{File: file, Line: row, Msg: msg}
+		return fault
 	}
 	var dec *toml.DecodeError
 	if errors.As(err, &dec) {
@@ -240,34 +222,40 @@ var (
 	pciAddress = regexp.MustCompile(`^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$`)
 )
 
-// check returns the first fault of the values, or "".
-func (c *Config) check() string {
+// check takes out the sections whose values are wrong.
+func (r *reader) check() {
+	c := r.config
 	if !slices.Contains([]string{"any", "uplinks", "never"}, c.VLAN.Create) {
-		return fmt.Sprintf("vlan.create = %q: want \"any\", \"uplinks\" or \"never\"", c.VLAN.Create)
+		r.refuse(rootVLAN, "", "create", fmt.Sprintf("create = %q: want \"any\", \"uplinks\" or \"never\"", c.VLAN.Create), "")
+		c.VLAN = defaults().VLAN
 	}
 	for _, p := range c.Watch.Domains {
 		if _, err := path.Match(p, ""); err != nil {
-			return fmt.Sprintf("watch.domains: %q is no pattern", p)
+			r.refuse(rootWatch, "", "domains", fmt.Sprintf("domains: %q is no pattern", p), "")
+			c.Watch = Watch{}
+			break
 		}
 	}
 	called := map[string]string{}
 	for _, name := range c.UplinkNames() {
-		if msg := c.Uplinks[name].check(called); msg != "" {
-			return "uplink." + name + ": " + msg
+		if key, msg, fix := c.Uplinks[name].check(called); msg != "" {
+			r.refuse(rootUplink, name, key, msg, fix)
+			delete(c.Uplinks, name)
 		}
 	}
 	for name, p := range c.Profiles {
-		if msg := c.checkProfile(p); msg != "" {
-			return "profile." + name + ": " + msg
+		if key, msg := r.checkProfile(p); msg != "" {
+			r.refuse(rootProfile, name, key, msg, "")
+			delete(c.Profiles, name)
 		}
 	}
-	return ""
 }
 
-// check adds the names that the uplink is called by to called.
-func (u *Uplink) check(called map[string]string) string {
+// check adds the names that the uplink is called by to called, if it has no fault. It
+// returns which key is wrong, what is, and how to fix that.
+func (u *Uplink) check(called map[string]string) (key, msg, fix string) {
 	if !uplinkName.MatchString(u.Name) {
-		return "a name has letters, digits, '-' and '_', at most 32"
+		return "", "a name has letters, digits, '-' and '_', at most 32", ""
 	}
 	found := 0
 	for _, s := range []string{u.Device, u.PCI, u.MAC} {
@@ -276,23 +264,23 @@ func (u *Uplink) check(called map[string]string) string {
 		}
 	}
 	if found != 1 {
-		return "say exactly one of device, pci and mac"
+		return "", "say exactly one of device, pci and mac", ""
 	}
 	if u.Device != "" && !ValidIfname(u.Device) {
-		return fmt.Sprintf("device = %q is no device name", u.Device)
+		return "device", fmt.Sprintf("device = %q is no device name", u.Device), ""
 	}
 	if u.PCI != "" && !pciAddress.MatchString(u.PCI) {
-		return fmt.Sprintf("pci = %q: want 0000:03:00.0", u.PCI)
+		return "pci", fmt.Sprintf("pci = %q: want 0000:03:00.0", u.PCI), ""
 	}
 	if u.MAC != "" {
 		mac, err := net.ParseMAC(u.MAC)
 		if err != nil || len(mac) != 6 {
-			return fmt.Sprintf("mac = %q: want six octets", u.MAC)
+			return "mac", fmt.Sprintf("mac = %q: want six octets", u.MAC), ""
 		}
 		u.MAC = mac.String()
 	}
-	if u.Associate != "" && u.Associate != xmlfilter.OwnHook && u.Associate != xmlfilter.OwnLibvirt {
-		return fmt.Sprintf("associate = %q: want \"hook\" or \"libvirt\"", u.Associate)
+	if u.Associate != "" && u.Associate != settings.OwnHook && u.Associate != settings.OwnLibvirt {
+		return "associate", fmt.Sprintf("associate = %q: want \"hook\" or \"libvirt\"", u.Associate), ""
 	}
 	names := append([]string{u.Name}, u.Also...)
 	if u.Device != "" && u.Device != u.Name {
@@ -300,38 +288,31 @@ func (u *Uplink) check(called map[string]string) string {
 	}
 	for _, n := range names {
 		if by, taken := called[n]; taken && by != u.Name {
-			return fmt.Sprintf("%q already means uplink %q", n, by)
+			return "", fmt.Sprintf("%q already means uplink %q", n, by), "leave it to one of them"
 		}
+	}
+	for _, n := range names {
 		called[n] = u.Name
 	}
-	return ""
+	return "", "", ""
 }
 
-func (c *Config) checkProfile(p *Profile) string {
-	if p.Uplink != "" && c.Uplinks[p.Uplink] == nil {
-		return fmt.Sprintf("uplink = %q is not configured", p.Uplink)
+// checkProfile returns which key of a profile is wrong, and what is. An uplink whose own
+// section is faulty is no fault of the profile.
+func (r *reader) checkProfile(p *Profile) (key, msg string) {
+	c := r.config
+	faulty := slices.ContainsFunc(c.faults, func(e *Error) bool { return e.root == rootUplink && (e.name == p.Uplink || e.name == "") })
+	if p.Uplink != "" && c.Uplinks[p.Uplink] == nil && !faulty {
+		return "uplink", fmt.Sprintf("uplink = %q is not configured", p.Uplink)
 	}
-	if p.Mode != "" && !slices.Contains(xmlfilter.Modes(), p.Mode) {
-		return fmt.Sprintf("mode = %q: want %s", p.Mode, strings.Join(xmlfilter.Modes(), ", "))
-	}
-	if p.VLAN < 0 || p.VLAN > 4094 {
-		return fmt.Sprintf("vlan = %d: want 1 to 4094", p.VLAN)
-	}
-	if p.Own != "" && p.Own != xmlfilter.OwnHook && p.Own != xmlfilter.OwnLibvirt {
-		return fmt.Sprintf("own = %q: want \"hook\" or \"libvirt\"", p.Own)
-	}
-	if err := errors.Join(p.VFWords.Check(), p.PortWords.Check()); err != nil {
-		return err.Error()
-	}
-	if msg := p.OVS.check(); msg != "" {
-		return "ovs." + msg
-	}
-	for _, attr := range p.Optional {
-		if !slices.Contains(link.VFAttrs(), attr) {
-			return fmt.Sprintf("optional: %q is no attribute of a VF: %s", attr, strings.Join(link.VFAttrs(), ", "))
+	if err := p.NIC.Check(); err != nil {
+		var wrong *settings.ValueError
+		if errors.As(err, &wrong) {
+			key = wrong.Name
 		}
+		return key, err.Error()
 	}
-	return ""
+	return "", ""
 }
 
 // UplinkNames returns the configured uplinks' names, sorted.
@@ -376,9 +357,5 @@ func (w *Watch) Wants(domain string) bool {
 	})
 }
 
-// ValidIfname reports whether the kernel would take a name for a network device
-// (dev_valid_name in net/core/dev.c): 1 to 15 octets, no '/', ':' or white space,
-// neither "." nor "..".
-func ValidIfname(s string) bool {
-	return s != "" && len(s) <= 15 && s != "." && s != ".." && !strings.ContainsAny(s, "/: \t\n\v\f\r\x00")
-}
+// ValidIfname reports whether the kernel would take a name for a network device.
+func ValidIfname(s string) bool { return link.ValidName(s) }

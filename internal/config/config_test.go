@@ -1,8 +1,10 @@
 package config
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -47,33 +49,184 @@ func TestFaultsNameTheirPlace(t *testing.T) {
 		"[uplnik.storage]\ndevice = \"eth0\"\n":               `unknown key "uplnik`,
 		"[uplnik.lan]\ndevice = \"eth0\"\n":                   `did you mean "uplink"?`,
 		"zzzzzzzzzz = 1\n":                                    `c:1: unknown key "zzzzzzzzzz"`,
-		"deadline = \"soon\"\n":                               `c:1: "soon": want a duration such as "10s", at most 10m`,
-		"deadline = \n":                                       `c:1:`,
-		"[vlan]\ncreate = \"some\"\n":                         `c: vlan.create = "some": want "any", "uplinks" or "never"`,
-		"[uplink.a]\n":                                        `c: uplink.a: say exactly one of device, pci and mac`,
-		"[uplink.a]\ndevice='x'\npci='0000:00:00.0'\n":        `c: uplink.a: say exactly one of device, pci and mac`,
-		"[uplink.a]\ndevice='a/b'\n":                          `c: uplink.a: device = "a/b" is no device name`,
-		"[uplink.a]\npci='3:0.0'\n":                           `c: uplink.a: pci = "3:0.0": want 0000:03:00.0`,
-		"[uplink.a]\nmac='12'\n":                              `c: uplink.a: mac = "12": want six octets`,
-		"[uplink.'a b']\ndevice='x'\n":                        `c: uplink.a b: a name has letters, digits, '-' and '_', at most 32`,
-		"[uplink.a]\ndevice='x'\n[uplink.b]\ndevice='x'\n":    `c: uplink.b: "x" already means uplink "a"`,
-		"[uplink.a]\ndevice='x'\nvlans=['0-5']\n":             `c:3: "0-5": want a VLAN identifier or a range within 1-4094`,
-		"[profile.p]\nuplink='a'\n":                           `c: profile.p: uplink = "a" is not configured`,
-		"[profile.p]\nmode='passthru'\n":                      `c: profile.p: mode = "passthru": want vepa, bridge, private, passthrough`,
-		"[profile.p]\nvlan=4095\n":                            `c: profile.p: vlan = 4095: want 1 to 4094`,
-		"[profile.p.ovs]\nmtu=5\n":                            `c: profile.p: ovs.mtu = 5: want 68 to 65535`,
-		"[profile.p.ovs]\nmaxrate=5\nminrate=6\n":             `c: profile.p: ovs.minrate = 6 is more than maxrate`,
-		"[profile.p.ovs]\ningressrate=-5\n":                   `c: profile.p: ovs.ingressrate = -5 is out of range`,
-		"[profile.p.ovs]\nqueueing='fifo'\n":                  `c: profile.p: ovs.queueing = "fifo": want linux-htb`,
-		"[profile.p.ovs]\nmirror='a/b'\n":                     `c: profile.p: ovs.mirror = "a/b" is no port's name`,
+		"deadline = \"soon\"\n":                               `c:1: deadline: "soon": want a duration such as "10s", at most 10m`,
+		"[vlan]\ncreate = \"some\"\n":                         `c:2: vlan: create = "some": want "any", "uplinks" or "never"`,
+		"[uplink.a]\n":                                        `c:1: uplink.a: say exactly one of device, pci and mac`,
+		"[uplink.a]\ndevice='x'\npci='0000:00:00.0'\n":        `c:1: uplink.a: say exactly one of device, pci and mac`,
+		"[uplink.a]\ndevice='a/b'\n":                          `c:2: uplink.a: device = "a/b" is no device name`,
+		"[uplink.a]\npci='3:0.0'\n":                           `c:2: uplink.a: pci = "3:0.0": want 0000:03:00.0`,
+		"[uplink.a]\nmac='12'\n":                              `c:2: uplink.a: mac = "12": want six octets`,
+		"[uplink.'a b']\ndevice='x'\n":                        `c:1: uplink.a b: a name has letters, digits, '-' and '_', at most 32`,
+		"[uplink.a]\ndevice='x'\n[uplink.b]\ndevice='x'\n":    `c:3: uplink.b: "x" already means uplink "a"`,
+		"[uplink.a]\ndevice='x'\nvlans=['0-5']\n":             `c:3: uplink.a: "0-5": want a VLAN identifier or a range within 1-4094`,
+		"[profile.p]\nuplink='a'\n":                           `c:2: profile.p: uplink = "a" is not configured`,
+		"[profile.p]\nmode='passthru'\n":                      `c:2: profile.p: mode = "passthru": want vepa, bridge, private, passthrough`,
+		"[profile.p]\nvlan=4095\n":                            `c:2: profile.p: vlan = 4095: want 1 to 4094`,
+		"[profile.p.ovs]\nmtu=5\n":                            `c:2: profile.p: ovs.mtu = 5: want 68 to 65535`,
+		"[profile.p.ovs]\nmaxrate=5\nminrate=6\n":             `c:3: profile.p: ovs.minrate = 6: want no more than maxrate`,
+		"[profile.p.ovs]\ningressrate=-5\n":                   `c:2: profile.p: ovs.ingressrate = -5: want kbit/s, 0 for no bound`,
+		"[profile.p.ovs]\nqueueing='fifo'\n":                  `c:2: profile.p: ovs.queueing = "fifo": want linux-htb`,
+		"[profile.p.ovs]\nmirror='a/b'\n":                     `c:2: profile.p: ovs.mirror = "a/b": want the name of a port`,
 		"[profile.p.ovs]\nmirrors='a'\n":                      `unknown key "profile.p.ovs.mirrors"; did you mean "mirror"?`,
-		"[watch]\ndomains=['[']\n":                            `c: watch.domains: "[" is no pattern`,
+		"[watch]\ndomains=['[']\n":                            `c:2: watch: domains: "[" is no pattern`,
 	} {
+		c, err := Parse("c", []byte(text))
+		require.NoError(t, err, text)
+		require.Len(t, c.Faults(), 1, text)
+		fault := c.Faults()[0]
+		require.ErrorIs(t, fault, ErrConfig)
+		require.Contains(t, fault.Error(), want)
+		require.NotContains(t, fault.Error(), "\n", "one line")
+		require.NotEmpty(t, fault.Section)
+		require.Equal(t, "c", fault.File)
+	}
+}
+
+func TestNoTOMLIsAnError(t *testing.T) {
+	for _, text := range []string{"deadline = \n", "[uplink.a\n", "[uplink.a]\n[uplink.a]\n", "vlan = 1\nvlan = 2\n"} {
 		_, err := Parse("c", []byte(text))
-		require.ErrorIs(t, err, ErrConfig, text)
-		require.Contains(t, err.Error(), want)
+		var fault *Error
+		require.ErrorAs(t, err, &fault)
+		require.ErrorIs(t, err, ErrConfig)
+		require.NotZero(t, fault.Line)
+		require.Empty(t, fault.Section)
 		require.NotContains(t, err.Error(), "\n", "one line")
 	}
+}
+
+// What is wrong with one section is nothing to the others.
+func TestFaultsBySection(t *testing.T) {
+	const sound = "[uplink.good]\ndevice = \"eth0\"\nvlans = [\"100-199\"]\n[profile.fine]\nuplink = \"good\"\nvlan = 100\n"
+	for name, c := range map[string]struct {
+		text     string
+		faults   []string                  // their sections
+		uplinks  map[string]string         // a name, and the section whose fault it has
+		profiles map[string]string         // the same
+		devices  map[string][]string       // what finds a faulty uplink's device
+		check    func(*testing.T, *Config) // more
+	}{
+		"unknown key": {
+			text: "[uplink.bad]\ndevice = \"eth1\"\nalso = [\"ens1\"]\nvlan = 3\n", faults: []string{"uplink.bad"},
+			uplinks: map[string]string{"bad": "uplink.bad", "eth1": "uplink.bad", "ens1": "uplink.bad", "good": "", "eth0": "", "eth2": ""},
+			devices: map[string][]string{"bad": {"eth1"}},
+		},
+		"misspelt device": {
+			text: "[uplink.bad]\ndevcie = \"eth1\"\n", faults: []string{"uplink.bad"},
+			uplinks: map[string]string{"eth1": "uplink.bad"}, devices: map[string][]string{"bad": {"eth1"}},
+		},
+		"misspelt section": {
+			text: "[uplnik.bad]\ndevice = \"eth1\"\n", faults: []string{"uplnik.bad"},
+			uplinks: map[string]string{"bad": "uplnik.bad", "eth1": "uplnik.bad"}, devices: map[string][]string{"bad": {"eth1"}},
+		},
+		"wrong type": {
+			text: "[uplink.bad]\ndevice = [\"eth1\"]\n", faults: []string{"uplink.bad"},
+			uplinks: map[string]string{"bad": "uplink.bad", "eth1": ""}, devices: map[string][]string{"bad": nil},
+		},
+		"two ways to a device": {
+			text: "[uplink.bad]\npci = \"0000:03:00.0\"\nmac = \"3C:FD:FE:00:11:22\"\n", faults: []string{"uplink.bad"},
+			devices: map[string][]string{"bad": {"0000:03:00.0", "3c:fd:fe:00:11:22"}},
+		},
+		"no device": {
+			text: "[uplink.bad]\n", faults: []string{"uplink.bad"}, uplinks: map[string]string{"bad": "uplink.bad"}, devices: map[string][]string{"bad": nil},
+		},
+		"the device of another": {
+			text: "[uplink.worse]\ndevice = \"eth0\"\n", faults: []string{"uplink.worse"},
+			uplinks: map[string]string{"worse": "uplink.worse", "good": "", "eth0": "uplink.worse"},
+		},
+		"in capitals": {
+			text: "[UPLINK.bad]\nDEVICE = \"eth1\"\nPCI = \"0000:03:00.0\"\n[Profile.odd]\nvlan = 4095\n", faults: []string{"UPLINK.bad", "Profile.odd"},
+			uplinks: map[string]string{"bad": "UPLINK.bad", "eth1": "UPLINK.bad"}, profiles: map[string]string{"odd": "Profile.odd"},
+			devices: map[string][]string{"bad": {"0000:03:00.0", "eth1"}},
+		},
+		"capitals beside a fault": {
+			text: "[UPLINK.other]\ndevice = \"eth2\"\n[vlan]\ncreate = 3\n", faults: []string{"vlan"},
+			check: func(t *testing.T, c *Config) { require.NotNil(t, c.UplinkCalled("eth2")) },
+		},
+		"in one line": {
+			text: "uplink.bad = {devcie = \"eth1\"}\n", faults: []string{"uplink.bad"}, uplinks: map[string]string{"bad": "uplink.bad", "good": ""},
+		},
+		"a profile": {
+			text: "[profile.bad]\nmode = \"passthru\"\n[profile.bad.ovs]\nmtu = 1400\n", faults: []string{"profile.bad"},
+			profiles: map[string]string{"bad": "profile.bad", "fine": ""}, uplinks: map[string]string{"good": ""},
+		},
+		"a profile of a faulty uplink": {
+			text: "[uplink.bad]\n[profile.p]\nuplink = \"bad\"\n", faults: []string{"uplink.bad"}, profiles: map[string]string{"p": ""},
+		},
+		"VLANs": {
+			text: "[vlan]\ncreate = \"some\"\n", faults: []string{"vlan"},
+			check: func(t *testing.T, c *Config) {
+				require.Error(t, c.VLANFault())
+				require.NoError(t, c.WatchFault())
+				require.Equal(t, "any", c.VLAN.Create)
+			},
+		},
+		"deadline": {
+			text: "deadline = \"soon\"\n", faults: []string{"deadline"},
+			check: func(t *testing.T, c *Config) {
+				require.NoError(t, c.VLANFault())
+				require.Equal(t, DefaultDeadline, time.Duration(c.Deadline))
+			},
+		},
+		"like nothing": {
+			text: "[zzzzzzzzzz]\na = 1\n", faults: []string{"zzzzzzzzzz"},
+			check: func(t *testing.T, c *Config) { require.Error(t, c.VLANFault()) },
+		},
+		"several": {
+			text:   "zzzzzzzzzz = 1\n[watch]\ndomain = []\n[vlan]\ncreate = 3\n[uplink.b]\n[uplink.a]\ndevice = 3\n[profile.x]\nvlan = \"y\"\n",
+			faults: []string{"zzzzzzzzzz", "watch", "vlan", "uplink.b", "uplink.a", "profile.x"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := Parse("c", []byte(c.text+sound))
+			require.NoError(t, err)
+			var faults []string
+			for _, f := range got.Faults() {
+				faults = append(faults, f.Section)
+				require.NotZero(t, f.Line)
+			}
+			require.Equal(t, c.faults, faults)
+			require.Contains(t, got.UplinkNames(), "good")
+			require.NotContains(t, got.UplinkNames(), "bad")
+			require.True(t, got.Uplinks["good"].Allows(100) && !got.Uplinks["good"].Allows(200))
+			require.Equal(t, 100, got.Profiles["fine"].VLAN)
+			section := func(err error) string {
+				var fault *Error
+				if !errors.As(err, &fault) {
+					require.NoError(t, err)
+					return ""
+				}
+				return fault.Section
+			}
+			for name, want := range c.uplinks {
+				require.Equal(t, want, section(got.UplinkFault(name)), name)
+			}
+			for name, want := range c.profiles {
+				require.Equal(t, want, section(got.ProfileFault(name)), name)
+			}
+			for _, u := range got.FaultyUplinks() {
+				var found []string
+				for _, d := range u.Devices {
+					found = append(found, d.Device+d.PCI+d.MAC)
+				}
+				slices.Sort(found)
+				if want, asked := c.devices[u.Name]; asked {
+					require.Equal(t, want, found)
+				}
+			}
+			if c.check != nil {
+				c.check(t, got)
+			}
+		})
+	}
+}
+
+// A line is the file's, wherever the section stands in it.
+func TestLinesOfFaults(t *testing.T) {
+	c, err := Parse("c", []byte("# 1\n[uplink]\n\na.device = \"x\" # 4\nb.also = [\n  \"y\",\n  7,\n]\n[uplink.c]\n# 10\ndevice = \"a/b\"\n"))
+	require.NoError(t, err)
+	require.Equal(t, []string{"a"}, c.UplinkNames())
+	require.Equal(t, 7, c.Faults()[0].Line, c.Faults()[0])
+	require.Equal(t, 11, c.Faults()[1].Line, c.Faults()[1])
 }
 
 func TestUnreadableIsAnError(t *testing.T) {
@@ -96,11 +249,20 @@ func FuzzParse(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(b)
+	f.Add([]byte("uplnik.a = {devcie='x'}\n[[uplink]]\n[profile]\na.vlan=''\n[vlan]\r\ncreate = '''\n'''"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if c, err := Parse("c", b); err != nil {
+		c, err := Parse("c", b)
+		if err != nil {
 			require.ErrorIs(t, err, ErrConfig)
-		} else {
-			require.NotEmpty(t, c.VLAN.Create)
+			return
+		}
+		require.NotEmpty(t, c.VLAN.Create)
+		for _, e := range c.Faults() {
+			require.NotContains(t, e.File+e.Fix, "\n")
+			require.NotContains(t, c.UplinkNames(), e.name)
+		}
+		for name, u := range c.Uplinks {
+			require.Equal(t, name, u.Name)
 		}
 	})
 }

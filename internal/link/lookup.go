@@ -27,6 +27,13 @@ func parseMAC(s string) (net.HardwareAddr, error) {
 	return mac, err
 }
 
+// ValidName reports whether the kernel would take a name for a network device
+// (dev_valid_name in net/core/dev.c): 1 to 15 octets, no '/', ':' or white space,
+// neither "." nor "..".
+func ValidName(s string) bool {
+	return s != "" && len(s) <= 15 && s != "." && s != ".." && !strings.ContainsAny(s, "/: \t\n\v\f\r\x00")
+}
+
 // FreeIndex proposes an interface index for a new device. Node names count: the
 // kernel calls a macvtap's node /dev/tap<index> in every network namespace alike, so
 // an index is drawn at random from a wide range, and one whose node exists is

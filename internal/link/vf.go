@@ -1,11 +1,9 @@
 package link
 
 import (
-	"cmp"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink/nl"
@@ -22,25 +20,6 @@ var (
 	// ErrNoVF: the PF has no VF of that number, or none at all.
 	ErrNoVF = errors.New("no such virtual function")
 )
-
-// The attributes of a VF, by the names that messages, `optional` and the words use.
-const (
-	AttrMAC       = "mac"
-	AttrVLAN      = "vlan"
-	AttrTrust     = "trust"
-	AttrSpoofChk  = "spoofchk"
-	AttrMinRate   = "minrate"
-	AttrMaxRate   = "maxrate"
-	AttrLinkState = "linkstate"
-	AttrQueryRSS  = "queryrss"
-)
-
-// VFAttrs lists the attributes in the order in which SetVF writes them: trust before
-// the MAC, which the VF's own driver may only then change; the VLAN before what
-// limits and opens the link; a minimum and a maximum rate travel together.
-func VFAttrs() []string {
-	return []string{AttrTrust, AttrSpoofChk, AttrMAC, AttrVLAN, AttrMinRate, AttrMaxRate, AttrQueryRSS, AttrLinkState}
-}
 
 // VFVLAN is the VLAN that the card adds to a VF's frames and takes off. ID 0 is none.
 type VFVLAN struct {
@@ -69,122 +48,66 @@ func (v VFVLAN) String() string {
 	return s
 }
 
-// The values of VFSettings.LinkState (IFLA_VF_LINK_STATE_…).
-const (
-	LinkAuto    = "auto"
-	LinkEnable  = "enable"
-	LinkDisable = "disable"
-)
-
-var linkStates = [...]string{LinkAuto, LinkEnable, LinkDisable}
-
 // VFSettings are values for a VF's attributes, wanted or read. A nil field is not
-// wanted, or was not reported by the driver.
+// wanted, or was not reported by the driver. The toml tags are the settings' names in
+// the host's configuration; what has none there is libvirt's.
 type VFSettings struct {
 	// MAC is the address that the PF has given the VF, six octets with colons;
 	// 00:00:00:00:00:00 where it has given none.
-	MAC  *string `json:"mac,omitempty"`
-	VLAN *VFVLAN `json:"vlan,omitempty"`
+	MAC  *string `json:"mac,omitempty" toml:"-"`
+	VLAN *VFVLAN `json:"vlan,omitempty" toml:"-"`
 	// Trust lets the VF's driver change its MAC and become promiscuous.
-	Trust *bool `json:"trust,omitempty"`
+	Trust *bool `json:"trust,omitempty" toml:"trust"`
 	// SpoofChk drops frames from other MACs than the VF's.
-	SpoofChk *bool `json:"spoofchk,omitempty"`
+	SpoofChk *bool `json:"spoofchk,omitempty" toml:"spoofchk"`
 	// MinRate and MaxRate bound what the VF sends, in Mbit/s; 0 is no bound.
-	MinRate *int `json:"minrate,omitempty"`
-	MaxRate *int `json:"maxrate,omitempty"`
+	MinRate *int `json:"minrate,omitempty" toml:"minrate"`
+	MaxRate *int `json:"maxrate,omitempty" toml:"maxrate"`
 	// LinkState is what the VF sees of the link: LinkAuto (the PF's), LinkEnable
 	// or LinkDisable.
-	LinkState *string `json:"linkstate,omitempty"`
+	LinkState *string `json:"linkstate,omitempty" toml:"linkstate"`
 	// QueryRSS lets the VF's driver read the receive-side-scaling key.
-	QueryRSS *bool `json:"queryrss,omitempty"`
+	QueryRSS *bool `json:"queryrss,omitempty" toml:"queryrss"`
 }
 
 // Value returns an attribute as text, and whether it is set.
 func (s VFSettings) Value(attr string) (string, bool) {
-	switch attr {
-	case AttrMAC:
-		return textOf(s.MAC)
-	case AttrVLAN:
-		return textOf(s.VLAN)
-	case AttrTrust:
-		return onOff(s.Trust)
-	case AttrSpoofChk:
-		return onOff(s.SpoofChk)
-	case AttrMinRate:
-		return textOf(s.MinRate)
-	case AttrMaxRate:
-		return textOf(s.MaxRate)
-	case AttrLinkState:
-		return textOf(s.LinkState)
-	case AttrQueryRSS:
-		return onOff(s.QueryRSS)
+	for _, a := range vfTable {
+		if a.Name == attr {
+			return a.access.text(s)
+		}
 	}
 	return "", false
 }
 
-func textOf[T any](v *T) (string, bool) {
-	if v == nil {
-		return "", false
-	}
-	return fmt.Sprint(*v), true
-}
-
-func onOff(v *bool) (string, bool) {
-	switch {
-	case v == nil:
-		return "", false
-	case *v:
-		return "on", true
-	}
-	return "off", true
-}
-
 // Only returns the settings with no attributes but those of which keep says true.
 func (s VFSettings) Only(keep func(attr string) bool) VFSettings {
-	if !keep(AttrMAC) {
-		s.MAC = nil
-	}
-	if !keep(AttrVLAN) {
-		s.VLAN = nil
-	}
-	if !keep(AttrTrust) {
-		s.Trust = nil
-	}
-	if !keep(AttrSpoofChk) {
-		s.SpoofChk = nil
-	}
-	if !keep(AttrMinRate) {
-		s.MinRate = nil
-	}
-	if !keep(AttrMaxRate) {
-		s.MaxRate = nil
-	}
-	if !keep(AttrLinkState) {
-		s.LinkState = nil
-	}
-	if !keep(AttrQueryRSS) {
-		s.QueryRSS = nil
+	for _, a := range vfTable {
+		if !keep(a.Name) {
+			a.access.move(&s, VFSettings{})
+		}
 	}
 	return s
 }
 
-// Over returns the settings that hold when s's go before others'.
-func (s VFSettings) Over(others VFSettings) VFSettings {
-	return VFSettings{
-		MAC: cmp.Or(s.MAC, others.MAC), VLAN: cmp.Or(s.VLAN, others.VLAN), Trust: cmp.Or(s.Trust, others.Trust),
-		SpoofChk: cmp.Or(s.SpoofChk, others.SpoofChk), MinRate: cmp.Or(s.MinRate, others.MinRate), MaxRate: cmp.Or(s.MaxRate, others.MaxRate),
-		LinkState: cmp.Or(s.LinkState, others.LinkState), QueryRSS: cmp.Or(s.QueryRSS, others.QueryRSS),
+// Override returns the settings that hold when s's go before others'.
+func (s VFSettings) Override(others VFSettings) VFSettings {
+	for _, a := range vfTable {
+		if _, set := a.access.text(s); !set {
+			a.access.move(&s, others)
+		}
 	}
+	return s
 }
 
 // Differ lists the attributes that want sets and s does not have, those that s does
 // not report included.
 func (s VFSettings) Differ(want VFSettings) []string {
 	var attrs []string
-	for _, a := range VFAttrs() {
-		w, set := want.Value(a)
-		if have, said := s.Value(a); set && (!said || have != w) {
-			attrs = append(attrs, a)
+	for _, a := range vfTable {
+		w, set := a.access.text(want)
+		if have, said := a.access.text(s); set && (!said || have != w) {
+			attrs = append(attrs, a.Name)
 		}
 	}
 	return attrs
@@ -192,57 +115,30 @@ func (s VFSettings) Differ(want VFSettings) []string {
 
 // String lists what is set, as "trust on, vlan 42 qos 3".
 func (s VFSettings) String() string {
-	var words []string
-	for _, a := range VFAttrs() {
-		if v, set := s.Value(a); set {
-			words = append(words, a+" "+v)
+	var set []string
+	for _, a := range vfTable {
+		if v, ok := a.access.text(s); ok {
+			set = append(set, a.Name+" "+v)
 		}
 	}
-	return strings.Join(words, ", ")
+	return strings.Join(set, ", ")
 }
 
 // Check refuses values that no driver can be asked for.
 func (s VFSettings) Check() error {
-	if s.MAC != nil {
-		if mac, err := parseMAC(*s.MAC); err != nil || mac[0]&1 != 0 {
-			return fmt.Errorf("mac %q: want a unicast address of six octets", *s.MAC)
-		}
-	}
-	if v := s.VLAN; v != nil {
+	for _, a := range vfTable {
+		text, set := a.access.text(s)
 		switch {
-		case v.ID < 0 || v.ID > 4094:
-			return fmt.Errorf("vlan %d: want 0 to 4094", v.ID)
-		case v.QoS < 0 || v.QoS > 7:
-			return fmt.Errorf("qos %d: want 0 to 7", v.QoS)
-		case v.Proto != Dot1Q && v.Proto != Dot1AD:
-			return fmt.Errorf("VLAN protocol %q: want %s or %s", v.Proto, Dot1Q, Dot1AD)
-		case v.ID == 0 && (v.QoS != 0 || v.Proto == Dot1AD):
-			return errors.New("qos and 802.1ad need a VLAN")
-		}
-	}
-	for _, r := range []*int{s.MinRate, s.MaxRate} {
-		if r != nil && *r < 0 {
-			return fmt.Errorf("rate %d: want Mbit/s, 0 for none", *r)
-		}
-	}
-	if s.MinRate != nil && s.MaxRate != nil && *s.MaxRate != 0 && *s.MinRate > *s.MaxRate {
-		return fmt.Errorf("minrate %d is above maxrate %d", *s.MinRate, *s.MaxRate)
-	}
-	if s.LinkState != nil {
-		if _, ok := linkStateValue(*s.LinkState); !ok {
-			return fmt.Errorf("link state %q: want %s", *s.LinkState, strings.Join(linkStates[:], ", "))
+		case !set:
+		case a.check != nil:
+			if err := a.check(s); err != nil {
+				return err
+			}
+		case a.Values != nil && !slices.Contains(a.Values, text):
+			return fmt.Errorf("%s %q: want %s", a.Name, text, a.Want)
 		}
 	}
 	return nil
-}
-
-func linkStateValue(word string) (uint32, bool) {
-	for i, w := range linkStates {
-		if w == word {
-			return uint32(i), true
-		}
-	}
-	return 0, false
 }
 
 // VF is what a PF's driver says of one virtual function. Number is the kernel's own,
@@ -284,76 +180,10 @@ func parseVFs(b []byte) ([]VF, error) {
 // must agree.
 func parseVF(b []byte) (VF, error) {
 	vf := VF{Number: -1}
-	number := func(v []byte, size int) error {
-		if len(v) < size {
-			return fmt.Errorf("%w: VF attribute of %d octets, want %d", ErrMalformed, len(v), size)
-		}
-		n := int(int32(binary.NativeEndian.Uint32(v)))
-		if n < 0 || vf.Number >= 0 && vf.Number != n {
-			return fmt.Errorf("%w: attribute of VF %d among those of VF %d", ErrMalformed, n, vf.Number)
-		}
-		vf.Number = n
-		return nil
-	}
-	// struct ifla_vf_…: the VF's number, then one u32.
-	setting := func(v []byte) (uint32, error) {
-		if err := number(v, 8); err != nil {
-			return 0, err
-		}
-		return binary.NativeEndian.Uint32(v[4:]), nil
-	}
 	err := eachAttr(b, func(typ uint16, v []byte) error {
-		switch typ {
-		case nl.IFLA_VF_MAC: // struct ifla_vf_mac: 32 octets for any link layer
-			if err := number(v, 36); err != nil {
+		for _, a := range vfTable {
+			if err := a.read(&vf, typ, v); err != nil {
 				return err
-			}
-			mac := net.HardwareAddr(v[4:10]).String()
-			vf.MAC = &mac
-		case nl.IFLA_VF_VLAN:
-			if err := number(v, 12); err != nil {
-				return err
-			}
-			// The list says the same and the protocol; it comes behind this.
-			vf.VLAN = &VFVLAN{
-				ID: int(binary.NativeEndian.Uint32(v[4:])), QoS: int(binary.NativeEndian.Uint32(v[8:])), Proto: Dot1Q,
-			}
-		case nl.IFLA_VF_VLAN_LIST:
-			return eachAttr(v, func(typ uint16, v []byte) error {
-				if typ != nl.IFLA_VF_VLAN_INFO {
-					return nil
-				}
-				if err := number(v, 16); err != nil { // two octets of padding at the end count
-					return err
-				}
-				vlan := VFVLAN{
-					ID: int(binary.NativeEndian.Uint32(v[4:])), QoS: int(binary.NativeEndian.Uint32(v[8:])), Proto: Dot1Q,
-				}
-				if binary.BigEndian.Uint16(v[12:]) == unix.ETH_P_8021AD {
-					vlan.Proto = Dot1AD
-				}
-				vf.VLANs = append(vf.VLANs, vlan)
-				return nil
-			})
-		case nl.IFLA_VF_RATE: // struct ifla_vf_rate: min, max
-			if err := number(v, 12); err != nil {
-				return err
-			}
-			low, high := int(int32(binary.NativeEndian.Uint32(v[4:]))), int(int32(binary.NativeEndian.Uint32(v[8:])))
-			vf.MinRate, vf.MaxRate = &low, &high
-		case nl.IFLA_VF_SPOOFCHK:
-			return triState(&vf.SpoofChk, v, setting)
-		case nl.IFLA_VF_TRUST:
-			return triState(&vf.Trust, v, setting)
-		case nl.IFLA_VF_RSS_QUERY_EN:
-			return triState(&vf.QueryRSS, v, setting)
-		case nl.IFLA_VF_LINK_STATE:
-			state, err := setting(v)
-			if err != nil {
-				return err
-			}
-			if int(state) < len(linkStates) {
-				vf.LinkState = &linkStates[state]
 			}
 		}
 		return nil
@@ -368,15 +198,4 @@ func parseVF(b []byte) (VF, error) {
 		vf.VLANs = nil
 	}
 	return vf, err
-}
-
-// triState reads 1 and 0. The kernel presets -1, which stays where the driver says
-// nothing (rtnl_fill_vfinfo in net/core/rtnetlink.c).
-func triState(to **bool, v []byte, read func([]byte) (uint32, error)) error {
-	n, err := read(v)
-	if err == nil && n <= 1 {
-		on := n == 1
-		*to = &on
-	}
-	return err
 }

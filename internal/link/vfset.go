@@ -2,7 +2,6 @@ package link
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -196,7 +195,7 @@ func (s *vfSetter) write(ctx context.Context, attr string, want VFSettings) erro
 	req := message(unix.RTM_SETLINK, unix.NLM_F_ACK, s.pf.Index)
 	req.AddData(vfList(body))
 	err = s.c.retryBusy(ctx, req)
-	if errors.Is(err, unix.EINVAL) && (attr == AttrMinRate || attr == AttrMaxRate) && s.carrier(ctx) {
+	if errors.Is(err, unix.EINVAL) && rated(attr) && s.carrier(ctx) {
 		err = s.c.retryBusy(ctx, req)
 	}
 	if err != nil {
@@ -267,60 +266,17 @@ func vfList(body *nl.RtAttr) *nl.RtAttr {
 	return list
 }
 
-// vfAttr is one attribute as the kernel takes it (struct ifla_vf_… of
-// include/uapi/linux/if_link.h). The two rates are one attribute there: the one that
-// is not wanted is sent as it is now.
+// vfAttr is one attribute as the kernel takes it.
 func vfAttr(number int, attr string, want, now VFSettings) (*nl.RtAttr, error) {
-	words := func(more ...int) []byte {
-		b := binary.NativeEndian.AppendUint32(nil, uint32(number))
-		for _, w := range more {
-			b = binary.NativeEndian.AppendUint32(b, uint32(w))
+	for _, a := range vfTable {
+		if a.Name == attr {
+			return a.build(number, want, now)
 		}
-		return b
-	}
-	flag := func(typ int, on bool) *nl.RtAttr {
-		v := 0
-		if on {
-			v = 1
-		}
-		return nl.NewRtAttr(typ, words(v))
-	}
-	switch attr {
-	case AttrMAC:
-		mac, err := parseMAC(*want.MAC)
-		if err != nil {
-			return nil, err
-		}
-		return nl.NewRtAttr(nl.IFLA_VF_MAC, append(words(), append(mac, make([]byte, 26)...)...)), nil
-	case AttrVLAN:
-		v := want.VLAN
-		if v.Proto != Dot1AD { // as every driver takes it
-			return nl.NewRtAttr(nl.IFLA_VF_VLAN, words(v.ID, v.QoS)), nil
-		}
-		info := binary.BigEndian.AppendUint16(words(v.ID, v.QoS), unix.ETH_P_8021AD)
-		list := nl.NewRtAttr(nl.IFLA_VF_VLAN_LIST|unix.NLA_F_NESTED, nil)
-		list.AddRtAttr(nl.IFLA_VF_VLAN_INFO, append(info, 0, 0))
-		return list, nil
-	case AttrTrust:
-		return flag(nl.IFLA_VF_TRUST, *want.Trust), nil
-	case AttrSpoofChk:
-		return flag(nl.IFLA_VF_SPOOFCHK, *want.SpoofChk), nil
-	case AttrQueryRSS:
-		return flag(nl.IFLA_VF_RSS_QUERY_EN, *want.QueryRSS), nil
-	case AttrMinRate, AttrMaxRate:
-		return nl.NewRtAttr(nl.IFLA_VF_RATE, words(oneOf(want.MinRate, now.MinRate), oneOf(want.MaxRate, now.MaxRate))), nil
-	case AttrLinkState:
-		state, _ := linkStateValue(*want.LinkState)
-		return nl.NewRtAttr(nl.IFLA_VF_LINK_STATE, words(int(state))), nil
 	}
 	return nil, fmt.Errorf("unknown attribute %q", attr)
 }
 
-func oneOf(values ...*int) int {
-	for _, v := range values {
-		if v != nil {
-			return *v
-		}
-	}
-	return 0
+// rated reports whether a driver measures an attribute against the speed of its link.
+func rated(attr string) bool {
+	return slices.ContainsFunc(vfTable, func(a VFAttribute) bool { return a.rated && a.Name == attr })
 }

@@ -58,6 +58,9 @@ func Collect(ctx context.Context, s Sources) (t *Topology, missing []error, err 
 	if err != nil {
 		return nil, nil, err
 	}
+	for _, fault := range cfg.Faults() {
+		missing = append(missing, fault)
+	}
 	missing = append(missing, t.findUplinks(ctx, k, cfg)...)
 	if err := t.askLibvirt(ctx, s.Libvirt); err != nil {
 		missing = append(missing, err)
@@ -198,7 +201,7 @@ func (t *Topology) askLibvirt(ctx context.Context, uri string) error {
 			continue
 		}
 		d, err := xmlfilter.Parse([]byte(text))
-		if err != nil && !errors.Is(err, xmlfilter.ErrWords) {
+		if err != nil && !errors.Is(err, xmlfilter.ErrSettings) {
 			failed = append(failed, fmt.Errorf("domain %q: %w", r.Name, err))
 			continue
 		}
