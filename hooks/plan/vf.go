@@ -435,4 +435,4 @@ func (p function) toOwnedPort(n *xmlfilter.NIC, s Settings, vf string) (xmlfilte
 }
 
 // macvtap is the NIC as the macvtap that it is as well.
-func (p function) macvtap() macvtap { return macvtap{p.planner} }
+func (p function) macvtap() macvtap { return macvtap(p) }
