@@ -366,7 +366,7 @@ func (h *Hook) remap(ctx context.Context, k step.Kernel, cfg *config.Config, d *
 	})
 }
 
-func (h *Hook) records() Records { return Records{Journal: h.Journal, Libvirt: h.Libvirt} }
+func (h *Hook) records() Records { return Records{Journal: h.Journal, Libvirt: h.Libvirt, OVS: h.OVS} }
 
 // open locks a domain and reads its journal.
 func (h *Hook) open(ctx context.Context, uuid, name string) (a *session, unlock func(), err error) {

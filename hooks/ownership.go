@@ -210,3 +210,9 @@ func (a *session) beaten(e journal.Entry) (bool, error) {
 	}
 	return claims.Beaten(a.journal.UUID, e.Gen), err
 }
+
+// hasVFs reports whether a device is a physical function with virtual functions.
+func hasVFs(ctx context.Context, k step.Kernel, name string) (bool, error) {
+	uses, err := k.VFUses(ctx, name)
+	return len(uses) > 0, step.Ignore(err, link.ErrNotFound, link.ErrNoVF)
+}

@@ -20,6 +20,8 @@ type Records struct {
 	Journal *journal.Dir
 	// Libvirt is the folder in which libvirt keeps its state.
 	Libvirt fs.FS
+	// OVS names the host's Open vSwitch, nil where it is not to be asked.
+	OVS func() step.Switch
 	// Named are virtual functions, by network device or PCI address, that definitions of
 	// other domains name: no free choice takes them.
 	Named []string
@@ -79,6 +81,9 @@ func Survey(ctx context.Context, k step.Kernel, cfg *config.Config, rec Records,
 		}
 	}
 	s.lowers(ctx, &h)
+	if err := s.pfsBelow(ctx, &h); err != nil {
+		return h, err
+	}
 	return h, s.vfs(ctx, &h)
 }
 

@@ -87,6 +87,10 @@ type AnyKernel interface {
 	SetPortFlags(ctx context.Context, index int, want link.PortFlags) error
 	SetPortVLANs(ctx context.Context, index int, want []link.PortVLAN) error
 	AddPortMAC(ctx context.Context, index int, mac string) error
+
+	SelfEntries(ctx context.Context, index int) ([]string, error)
+	AddSelfEntry(ctx context.Context, index int, mac string) error
+	RemoveSelfEntry(ctx context.Context, index int, mac string) error
 }
 
 // AnySwitch is what the hook asks of Open vSwitch: ovs.DB, or OVS.
@@ -96,6 +100,7 @@ type AnySwitch interface {
 	Installed(ctx context.Context, name string) error
 	Detach(ctx context.Context, name, owner string) (was bool, err error)
 	List(ctx context.Context) ([]ovs.Owned, error)
+	Bridges(ctx context.Context) ([]ovs.Bridge, error)
 	Close()
 }
 

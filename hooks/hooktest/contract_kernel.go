@@ -489,6 +489,35 @@ func KernelContract() Contract[KernelHost] {
 			a.no(a.k.AddPortMAC(a.ctx, a.link("nica").Index, macB))
 			require.ElementsMatch(a, []string{macA, macB}, h.PortMACs("nica"))
 		}),
+		row("AddSelfEntry", "enters an address once, and RemoveSelfEntry takes it out", func(a ask, _ KernelHost) {
+			index := a.link("nica").Index
+			entries := func() []string {
+				macs, err := a.k.SelfEntries(a.ctx, index)
+				a.no(err)
+				return macs
+			}
+			require.Empty(a, entries())
+			for _, mac := range []string{macA, macB} {
+				a.no(a.k.AddSelfEntry(a.ctx, index, mac))
+				require.ErrorIs(a, a.k.AddSelfEntry(a.ctx, index, mac), link.ErrExists)
+			}
+			require.ElementsMatch(a, []string{macA, macB}, entries())
+			a.no(a.k.RemoveSelfEntry(a.ctx, index, macA))
+			require.ErrorIs(a, a.k.RemoveSelfEntry(a.ctx, index, macA), link.ErrNotFound)
+			require.Equal(a, []string{macB}, entries())
+		}),
+		row("SelfEntries", "of nobody are none", func(a ask, _ KernelHost) {
+			macs, err := a.k.SelfEntries(a.ctx, noIndex)
+			a.no(err)
+			require.Empty(a, macs)
+		}),
+		row("AddSelfEntry", "of no address", func(a ask, _ KernelHost) {
+			require.Error(a, a.k.AddSelfEntry(a.ctx, a.link("nica").Index, "52:54:00"))
+			require.Error(a, a.k.RemoveSelfEntry(a.ctx, a.link("nica").Index, "52:54:00"))
+		}),
+		row("RemoveSelfEntry", "that is not there", func(a ask, _ KernelHost) {
+			require.ErrorIs(a, a.k.RemoveSelfEntry(a.ctx, a.link("nica").Index, macA), link.ErrNotFound)
+		}),
 		row("AddPortMAC", "of what is no port, or no address", func(a ask, h KernelHost) {
 			require.Error(a, a.k.AddPortMAC(a.ctx, a.link("nica").Index, macA))
 			h.Bridge("br0")
@@ -565,6 +594,8 @@ func KernelContract() Contract[KernelHost] {
 		"AddAltName":      func(a ask) error { return a.k.AddAltName(a.ctx, noIndex, "storage") },
 		"RemoveAltName":   func(a ask) error { return a.k.RemoveAltName(a.ctx, noIndex, "storage") },
 		"SetPortFlags":    func(a ask) error { return a.k.SetPortFlags(a.ctx, noIndex, link.PortFlags{Isolated: &on}) },
+		"AddSelfEntry":    func(a ask) error { return a.k.AddSelfEntry(a.ctx, noIndex, macA) },
+		"RemoveSelfEntry": func(a ask) error { return a.k.RemoveSelfEntry(a.ctx, noIndex, macA) },
 		"AddPortMAC":      func(a ask) error { return a.k.AddPortMAC(a.ctx, noIndex, macA) },
 	} {
 		rows = append(rows, row(method, "of nobody", func(a ask, _ KernelHost) { require.ErrorIs(a, call(a), link.ErrNotFound) }))

@@ -52,6 +52,15 @@ func SwitchContract() Contract[SwitchHost] {
 			less.MTU, less.IngressRate, less.IngressBurst = full.MTU, full.IngressRate, full.IngressBurst
 			require.Equal(t, less, shown(t, h, "t0"))
 		}),
+		row("Bridges", "lists the ports of each bridge with their VLANs", func(t *testing.T, ctx context.Context, h SwitchHost, s AnySwitch) {
+			h.Tap("t0")
+			require.NoError(t, s.Attach(ctx, ovs.Port{Name: "t0", Bridge: "br0", Owner: mine, VLAN: &ovs.VLAN{Tag: &seven}}))
+			bridges, err := s.Bridges(ctx)
+			require.NoError(t, err)
+			require.Equal(t, []ovs.Bridge{{Name: "br0", Devices: []ovs.Device{{Name: "br0"}, {Name: "t0", Tag: 7}}}}, bridges)
+			_, err = h.Away().Bridges(ctx)
+			require.ErrorIs(t, err, ovs.ErrUnreachable)
+		}),
 		row("Attach", "leaves somebody else's port alone", func(t *testing.T, ctx context.Context, h SwitchHost, s AnySwitch) {
 			h.Tap("t0")
 			h.Tap("t1")

@@ -39,8 +39,12 @@ type Devices struct {
 	// PortVLANs and PortMACs are what ports of bridges have, by index.
 	PortVLANs map[int][]link.PortVLAN
 	PortMACs  map[int][]string
-	VFs       []*VF
-	Driver    Driver
+	// SelfMACs are the devices' own forwarding entries, by index; SelfRoom is how many one has
+	// room for.
+	SelfMACs map[int][]string
+	SelfRoom int
+	VFs      []*VF
+	Driver   Driver
 	// Profiles are the 802.1Qbh port profiles, by "eth0/3", "eth0/-1" for the device itself.
 	Profiles map[string]string
 	// Host is what the host itself does with devices, by name: addresses, routes.
@@ -73,6 +77,7 @@ type Kernel struct {
 func NewKernel(names ...string) *Kernel {
 	d := &Devices{
 		Links: map[int]*link.Link{}, PCI: map[string]string{}, PortVLANs: map[int][]link.PortVLAN{}, PortMACs: map[int][]string{},
+		SelfMACs: map[int][]string{}, SelfRoom: 16,
 		Profiles: map[string]string{}, OwnMACs: map[int]string{}, Away: map[string][]*link.Link{}, NoIPv6: map[int]bool{}, Next: 1,
 	}
 	for _, n := range names {
@@ -465,6 +470,7 @@ func (d *Devices) remove(index int) {
 	delete(d.NoIPv6, index)
 	delete(d.PortVLANs, index)
 	delete(d.PortMACs, index)
+	delete(d.SelfMACs, index)
 }
 
 // Move moves a device into a container. It stays on the one below it, and goes with it.
@@ -628,6 +634,9 @@ func (d *Devices) Dump() string {
 		}
 		lines = append(lines, fmt.Sprintf("%s kind=%s mac=%s up=%t allmulti=%t parent=%s vlan=%d mode=%s alias=%q alt=%v",
 			l.Name, l.Kind, l.MAC, l.Up, l.AllMulti, parent, l.VLANID, l.Mode, l.Alias, append([]string{}, l.AltNames...)))
+		if macs := d.SelfMACs[l.Index]; len(macs) > 0 {
+			lines = append(lines, fmt.Sprintf("%s forwards %v", l.Name, slices.Sorted(slices.Values(macs))))
+		}
 	}
 	return strings.Join(lines, "\n")
 }

@@ -38,6 +38,26 @@ func NewOVS(bridge string) *OVS {
 	return &OVS{Ports: &Ports{Bridge: bridge, ByName: map[string]ovs.Port{}}}
 }
 
+// Bridges is ovs.DB.Bridges.
+func (f *OVS) Bridges(context.Context) ([]ovs.Bridge, error) {
+	if err := f.at(Point{Op: "list bridges"}); err != nil {
+		return nil, err
+	}
+	b := ovs.Bridge{Name: f.Bridge, Devices: []ovs.Device{{Name: f.Bridge}}}
+	for _, name := range slices.Sorted(maps.Keys(f.ByName)) {
+		d := ovs.Device{Name: name}
+		if v := f.ByName[name].VLAN; v != nil {
+			d.Tag = value(v.Tag)
+		}
+		b.Devices = append(b.Devices, d)
+	}
+	for _, name := range f.Others {
+		b.Devices = append(b.Devices, ovs.Device{Name: name})
+	}
+	slices.SortFunc(b.Devices, func(a, b ovs.Device) int { return cmp.Compare(a.Name, b.Name) })
+	return []ovs.Bridge{b}, nil
+}
+
 // With is another connection to the same Open vSwitch.
 func (f *OVS) With(g Gate) *OVS { return &OVS{Ports: f.Ports, Gate: g} }
 

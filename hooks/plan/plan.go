@@ -63,7 +63,7 @@ func (p *planner) settings(n *xmlfilter.NIC) (Settings, error) {
 	if err != nil {
 		return s, err
 	}
-	return s, portSettingsFit(n, s)
+	return s, cmp.Or(portSettingsFit(n, s), fdbFits(n, s))
 }
 
 // An attachment is one way in which a NIC is attached to the host's network. handled is
@@ -204,6 +204,7 @@ func (p *planner) onUplink(name string, dev Device, u *config.Uplink) error {
 
 // start plans what is to be set on the devices that libvirt has made by then.
 func (p *planner) start(n *xmlfilter.NIC, s Settings) error {
+	p.fdb(n, s)
 	if n.Type == "ethernet" && s.Own && config.ValidIfname(n.Target) {
 		p.last = append(p.last, step.Step{NIC: p.id(n), Kind: &step.LinkUp{Device: n.Target}})
 	}

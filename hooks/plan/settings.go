@@ -78,6 +78,7 @@ type Settings struct {
 	Optional []string // attributes of a VF whose refusal is a warning
 	OVS      *settings.OVS
 	IfaceID  string
+	FDB      string
 }
 
 // choosesNothing reports whether nothing is said that would choose or make a device.
@@ -100,7 +101,7 @@ func SettingsOf(cfg *config.Config, host Snapshot, n *xmlfilter.NIC) (Settings, 
 	}
 	s := Settings{
 		Dev: w.Dev, Mode: w.Mode, VLAN: w.VLAN, Own: w.Own == settings.OwnHook,
-		VF: w.VF, Port: w.Port, Optional: w.Optional, OVS: w.OVS, IfaceID: w.IfaceID,
+		VF: w.VF, Port: w.Port, Optional: w.Optional, OVS: w.OVS, IfaceID: w.IfaceID, FDB: w.FDB,
 	}
 	if name := w.Uplink; name != "" {
 		if err := cfg.UplinkFault(name); err != nil {

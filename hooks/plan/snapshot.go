@@ -76,6 +76,9 @@ type Snapshot struct {
 	Pooled map[string][]string
 	// Held are the VFs that this domain's hook-owned NICs have already, by NIC.
 	Held map[string]VFDevice
+	// PFsBelow are the physical functions with virtual functions that a bridge, of Linux or of
+	// Open vSwitch, stands on, for NICs that could want an entry in their forwarding tables.
+	PFsBelow map[string][]Device
 	// Obstacles are what stands in the way of a NIC's macvtap on its device, by NIC.
 	Obstacles map[string][]link.Obstacle
 }

@@ -53,6 +53,11 @@ type Kernel interface {
 	SetPortFlags(ctx context.Context, index int, want link.PortFlags) error
 	SetPortVLANs(ctx context.Context, index int, want []link.PortVLAN) error
 	AddPortMAC(ctx context.Context, index int, mac string) error
+
+	// Forwarding tables of cards.
+	SelfEntries(ctx context.Context, index int) ([]string, error)
+	AddSelfEntry(ctx context.Context, index int, mac string) error
+	RemoveSelfEntry(ctx context.Context, index int, mac string) error
 }
 
 var _ Kernel = (*link.Conn)(nil)
@@ -65,6 +70,7 @@ type Switch interface {
 	Installed(ctx context.Context, name string) error
 	Detach(ctx context.Context, name, owner string) (was bool, err error)
 	List(ctx context.Context) ([]ovs.Owned, error)
+	Bridges(ctx context.Context) ([]ovs.Bridge, error)
 	Close()
 }
 

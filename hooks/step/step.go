@@ -36,6 +36,7 @@ func kinds() []Kind {
 		new(OVSPort),
 		new(BridgePort),
 		new(LinkUp),
+		new(FDB),
 	}
 }
 

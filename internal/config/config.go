@@ -84,6 +84,8 @@ type Uplink struct {
 	VFs *[]VFRange `toml:"vfs"`
 	// AllMulticast holds for NICs on this uplink that do not say it themselves.
 	AllMulticast *bool `toml:"allmulticast"`
+	// FDB holds for NICs on it that do not say it themselves: "pf", "no" or "".
+	FDB string `toml:"fdb"`
 	// Associate says who associates the 802.1Qbh port profiles of NICs on it:
 	// "libvirt" (the default) or "hook", which makes the rewriter take
 	// <virtualport type='802.1Qbh'> over.
@@ -281,6 +283,9 @@ func (u *Uplink) check(called map[string]string) (key, msg, fix string) {
 	}
 	if u.Associate != "" && u.Associate != settings.OwnHook && u.Associate != settings.OwnLibvirt {
 		return "associate", fmt.Sprintf("associate = %q: want \"hook\" or \"libvirt\"", u.Associate), ""
+	}
+	if fdb, _ := settings.Lookup(settings.InUplink, "fdb"); u.FDB != "" && !slices.Contains(fdb.Values, u.FDB) {
+		return "fdb", fmt.Sprintf("fdb = %q: want \"pf\" or \"no\"", u.FDB), ""
 	}
 	names := append([]string{u.Name}, u.Also...)
 	if u.Device != "" && u.Device != u.Name {

@@ -350,25 +350,13 @@ func (c *Conn) filterUses(ctx context.Context, d device) ([]Use, error) {
 	if d.hardware != unix.ARPHRD_ETHER {
 		return nil, nil
 	}
-	req := nl.NewNetlinkRequest(unix.RTM_GETNEIGH, 0)
-	req.AddData(fdbMsg(d.Index))
-	out, err := c.dump(ctx, req)
-	if err != nil {
-		return nil, err
-	}
+	macs, err := c.SelfEntries(ctx, d.Index)
 	var uses []Use
-	for _, b := range out {
-		n, err := parseNeighbour(b)
-		if err != nil {
-			return uses, err
-		}
-		if n.index != d.Index || !n.self || len(n.mac) != 6 || n.mac[0]&1 != 0 {
-			continue
-		}
+	for _, mac := range macs {
 		uses = append(uses, Use{Kind: UseElsewhere, Evidence: fmt.Sprintf(
-			"it receives frames for %s, as for a macvlan in a network namespace that cannot be seen", n.mac)})
+			"it receives frames for %s, as for a macvlan in a network namespace that cannot be seen", mac)})
 	}
-	return uses, nil
+	return uses, err
 }
 
 // fdbMsg is struct ndmsg that asks for the forwarding entries of one device.

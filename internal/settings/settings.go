@@ -30,6 +30,9 @@ type NIC struct {
 	// IfaceID is Open vSwitch's external_ids:iface-id of the NIC's port: the logical
 	// port of OVN that it is.
 	IfaceID string `toml:"-"`
+	// FDB is "pf" where physical functions below the NIC's bridge are to know its MAC, "no" where
+	// they are not.
+	FDB string `toml:"fdb"`
 	// VF is for a NIC that is a virtual function, or stands on one.
 	VF
 	// Port is for a NIC whose tap is a bridge's port.

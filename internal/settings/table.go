@@ -183,6 +183,12 @@ var table = slices.Concat([]Setting{
 		func(n *NIC) **bool { return &n.Hairpin }),
 	yesNoSetting("bpduguard", OnBridge, inBoth, "a spanning tree BPDU from the guest disables the port", func(n *NIC) **bool { return &n.BPDUGuard }),
 	{
+		Name: "fdb", NICs: OnBridge | OnOVS, Places: inBoth | InUplink, Since: release0, Change: AtReconnect, Values: []string{"pf", "no"},
+		want: "pf or no", typ: typeString,
+		Help:   "`pf`: the MAC is entered in the forwarding table of each network card below the bridge that has virtual functions; without it guests on those do not reach this one",
+		access: choice(func(n *NIC) *string { return &n.FDB }, "pf", "no"),
+	},
+	{
 		Name: NameTrunk, NICs: OnBridge | OnOVS, Places: inBoth, Since: release0, Change: AtReconnect, Form: formVLANs, want: wantVLANs,
 		typ: typeString, blank: true,
 		Help: "the VLANs that the guest gets tagged",
