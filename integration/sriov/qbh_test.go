@@ -91,20 +91,26 @@ func TestPortProfileUnderLibvirt(t *testing.T) {
 	require.Empty(t, sh(t, "ls /run/libvirt-direct/domains"))
 }
 
-// record returns the port-profile requests that were sent to the kernel meanwhile.
+// record returns port-profile requests that were sent to the kernel meanwhile, at least the
+// first.
 func record(t *testing.T, do func()) [][]byte {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "netlink.pcap")
-	capture := exec.Command("tcpdump", "-Z", "root", "-U", "-i", "nl0", "-w", file)
+	capture := exec.Command("tcpdump", "-Z", "root", "-U", "--immediate-mode", "-i", "nl0", "-w", file)
 	require.NoError(t, capture.Start())
 	require.Eventually(t, func() bool { fi, err := os.Stat(file); return err == nil && fi.Size() >= 24 }, 10*time.Second, 20*time.Millisecond)
 	do()
-	time.Sleep(500 * time.Millisecond) // tcpdump has no way to say that it has seen all
+	var messages [][]byte
+	require.Eventually(t, func() bool {
+		b, err := os.ReadFile(file)
+		if err == nil {
+			messages = portMessages(b[24:])
+		}
+		return len(messages) > 0
+	}, 10*time.Second, 20*time.Millisecond, "no request was seen")
 	require.NoError(t, capture.Process.Signal(unix.SIGINT))
 	require.NoError(t, capture.Wait())
-	b, err := os.ReadFile(file)
-	require.NoError(t, err)
-	return portMessages(b[24:])
+	return messages
 }
 
 // portMessages picks the RTM_SETLINK messages with a port profile out of the packets
