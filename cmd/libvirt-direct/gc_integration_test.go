@@ -51,7 +51,7 @@ func TestGCAfterEverythingWasKilled(t *testing.T) {
 
 	h.killGuest("o")
 	out := h.ok("gc", "--dry-run")
-	require.Regexp(t, `^domain "o" \([0-9a-f-]{36}\): would remove macvtap ldt[0-9a-f]{10}\n$`, out)
+	require.Regexp(t, `^domain "o" \([0-9a-f-]{36}\): would take (ldt[0-9a-f]{10}) down\ndomain "o" \([0-9a-f-]{36}\): would remove macvtap ldt[0-9a-f]{10}\n$`, out)
 	require.Empty(t, guest.Diff(h.MustSnapshot()))
 	require.Equal(t, out, h.ok("gc", "--dry-run"))
 

@@ -534,7 +534,7 @@ func (b *testbed) then(r request, a *answer, succeeded bool) error {
 		if out, err := cmd.CombinedOutput(); err != nil {
 			b.problem("gc: %v: %s", err, out)
 		}
-	} else if err := b.runAll("prepare", "stopped", "release"); err != nil {
+	} else if err := b.runAll("prepare", "start", "stopped", "release"); err != nil {
 		return err
 	}
 	after, err := b.different()

@@ -20,16 +20,16 @@ func TestCardBelowABridgeKnowsTheGuest(t *testing.T) {
 	l := newLife(t)
 	before := links(t)
 	_, netdev := device(t, "eth0", 1)
-	sh(t, `ip netns add guest && ip netns add vf && ip link add br0 type bridge && ip link set br0 up && ip link set eth0 master br0
+	sh(t, `ip netns add guest && ip netns add far && ip link add br0 type bridge && ip link set br0 up && ip link set eth0 master br0
 		ip link add vnet9 type veth peer name eth0 netns guest address %s && ip link set vnet9 master br0 up
 		ip -n guest addr add 10.7.0.1/24 dev eth0 && ip -n guest link set eth0 up
-		ip link set %s netns vf name vf && ip -n vf addr add 10.7.0.2/24 dev vf && ip -n vf link set vf up`, macX, netdev)
+		ip link set %s netns far name vf0 && ip -n far addr add 10.7.0.2/24 dev vf0 && ip -n far link set dev vf0 up`, macX, netdev)
 	t.Cleanup(func() {
-		sh(t, "ip -n vf link set vf down; ip -n vf link set vf netns 1 name %s; ip link del vnet9; ip link del br0; ip netns del guest; ip netns del vf", netdev)
+		sh(t, "ip -n far link set dev vf0 down; ip -n far link set dev vf0 netns 1 name %s; ip link del vnet9; ip link del br0; ip netns del guest; ip netns del far", netdev)
 		require.Equal(t, before, links(t))
 	})
 	reached := func() bool {
-		_, err := tryShell("ip netns exec vf busybox ping -q -c 3 -W 1 10.7.0.1")
+		_, err := tryShell("ip netns exec far busybox ping -q -c 3 -W 1 10.7.0.1")
 		return err == nil
 	}
 	entered := func() bool {
