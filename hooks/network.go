@@ -96,11 +96,11 @@ func (h networkPort) created(ctx context.Context, n *xmlfilter.Network) error {
 	if err := step.Ignore(step.Ignore(err, link.ErrNoVF), link.ErrNotFound); err != nil {
 		return err
 	}
-	words := n.Settings(p)
-	if words == nil || p.OwnerUUID == "" {
+	wanted := n.Settings(p)
+	if wanted == nil || p.OwnerUUID == "" {
 		return h.handedOut(ctx, k, place, isVF)
 	}
-	of, err := h.function(ctx, k, words, place, isVF)
+	of, err := h.function(ctx, k, wanted, place, isVF)
 	if err != nil {
 		return &plan.NICError{Domain: p.Owner, NIC: "NIC " + p.MAC, Err: err}
 	}
@@ -174,20 +174,20 @@ func (h networkPort) passedThrough(ctx context.Context, k step.Kernel) (domain s
 }
 
 // function is the step for a VF that a network's settings concern.
-func (h networkPort) function(ctx context.Context, k step.Kernel, words *xmlfilter.NetworkSettings, place link.VFPlace, isVF bool) (step.Step, error) {
+func (h networkPort) function(ctx context.Context, k step.Kernel, wanted *xmlfilter.NetworkSettings, place link.VFPlace, isVF bool) (step.Step, error) {
 	p := h.NetworkPort
-	vf, optional := words.VF, []string(nil)
-	if words.Profile != "" {
+	vf, optional := wanted.VF, []string(nil)
+	if wanted.Profile != "" {
 		cfg, err := h.Config()
 		if err != nil {
 			return step.Step{}, err
 		}
-		if err := cfg.ProfileFault(words.Profile); err != nil {
+		if err := cfg.ProfileFault(wanted.Profile); err != nil {
 			return step.Step{}, err
 		}
-		profile := cfg.Profiles[words.Profile]
+		profile := cfg.Profiles[wanted.Profile]
 		if profile == nil {
-			return step.Step{}, step.Hint(plan.ErrNotConfigured, "profile %q; add [profile.%s] to %s", words.Profile, words.Profile, config.Path)
+			return step.Step{}, step.Hint(plan.ErrNotConfigured, "profile %q; add [profile.%s] to %s", wanted.Profile, wanted.Profile, config.Path)
 		}
 		vf, optional = vf.Override(profile.VF), profile.Optional
 	}

@@ -17,7 +17,7 @@ import (
 	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/link"
-	setting "libvirt-direct/internal/settings"
+	"libvirt-direct/internal/settings"
 	"libvirt-direct/xmlfilter"
 )
 
@@ -681,7 +681,7 @@ func TestRewriteTakesVirtualPortOver(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, changes, 3)
 	for _, c := range changes {
-		require.Equal(t, "gold", c.Settings[setting.NamePortProfile])
+		require.Equal(t, "gold", c.Settings[settings.NamePortProfile])
 	}
 	out, err := d.Rewrite(changes)
 	require.NoError(t, err)

@@ -276,8 +276,8 @@ func (p macvtap) locate(n *xmlfilter.NIC, s Settings) (place, error) {
 	return pl, nil
 }
 
-// words are the settings that say a place.
-func (pl place) words() map[string]string {
+// noted are the settings that say a place.
+func (pl place) noted() map[string]string {
 	w := map[string]string{}
 	if pl.uplink != nil {
 		w[settings.NameUplink] = pl.uplink.Name
@@ -322,7 +322,7 @@ func (p macvtap) convertAssisted(n *xmlfilter.NIC, s Settings) (xmlfilter.Change
 	// Words only where the new name does not say it all: so that the next host can
 	// map it back.
 	if pl.uplink != nil || pl.vid != 0 {
-		c.Settings = newSettings(n, pl.words())
+		c.Settings = newSettings(n, pl.noted())
 	}
 	return c, nil
 }
@@ -360,10 +360,10 @@ func (p macvtap) toHookOwned(n *xmlfilter.NIC, s Settings) (xmlfilter.Change, er
 			return c, err
 		}
 	}
-	words := pl.words()
-	words[settings.NameOwn] = settings.OwnHook
-	words[settings.NameMode] = cmp.Or(s.Mode, n.Source.Mode, "vepa")
-	c.Settings = newSettings(n, words)
+	noted := pl.noted()
+	noted[settings.NameOwn] = settings.OwnHook
+	noted[settings.NameMode] = cmp.Or(s.Mode, n.Source.Mode, "vepa")
+	c.Settings = newSettings(n, noted)
 	c.Ethernet = targetName(p.domain, n)
 	return c, nil
 }

@@ -259,7 +259,7 @@ func (p ovsPort) convert(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, hand
 	if u == nil {
 		u = p.host.Called(p.cfg, n.Source.Bridge)
 	}
-	words := map[string]string{}
+	noted := map[string]string{}
 	if u != nil {
 		dev, err := p.uplink(u)
 		if err != nil {
@@ -269,18 +269,18 @@ func (p ovsPort) convert(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, hand
 			c.SourceBridge = dev.Name
 		}
 		if c.SourceBridge != "" || s.Own {
-			words[settings.NameUplink] = u.Name
+			noted[settings.NameUplink] = u.Name
 		}
 	}
 	if s.Own {
 		if n.MAC == "" {
 			return c, true, step.Hint(step.ErrUnsuitable, "it has no <mac address=>; define the domain first, libvirt gives it one")
 		}
-		words[settings.NameOwn] = settings.OwnHook
+		noted[settings.NameOwn] = settings.OwnHook
 		c.SourceBridge, c.Ethernet = "", targetName(p.domain, n)
 		c.Keep = true // the bridge, VLANs and interface ID are read from what is kept
 	}
-	c.Settings = newSettings(n, words)
+	c.Settings = newSettings(n, noted)
 	return c, true, nil
 }
 

@@ -413,25 +413,25 @@ func (p function) toOwnedPort(n *xmlfilter.NIC, s Settings, vf string) (xmlfilte
 	if n.MAC == "" {
 		return xmlfilter.Change{}, step.Hint(step.ErrUnsuitable, "it has no <mac address=>; define the domain first, libvirt gives it one")
 	}
-	words := map[string]string{
+	noted := map[string]string{
 		settings.NameOwn: settings.OwnHook, settings.NameMode: "passthrough",
 		settings.NamePortProfile: n.VirtualPort.Parameters["profileid"],
 	}
 	switch u := s.Uplink; {
 	case u != nil:
-		words[settings.NameUplink] = u.Name
+		noted[settings.NameUplink] = u.Name
 	case vf != "":
-		words[settings.NameDev] = vf
+		noted[settings.NameDev] = vf
 	default:
 		pl, err := p.macvtap().locate(n, s)
 		if err != nil {
 			return xmlfilter.Change{}, err
 		}
-		for k, v := range pl.words() {
-			words[k] = v
+		for k, v := range pl.noted() {
+			noted[k] = v
 		}
 	}
-	return xmlfilter.Change{Settings: newSettings(n, words), Ethernet: targetName(p.domain, n)}, nil
+	return xmlfilter.Change{Settings: newSettings(n, noted), Ethernet: targetName(p.domain, n)}, nil
 }
 
 // macvtap is the NIC as the macvtap that it is as well.
