@@ -25,72 +25,104 @@ func Explain(w io.Writer, op step.Op, d *xmlfilter.Domain, cfg *config.Config, h
 		n := &d.NICs[i]
 		fmt.Fprintf(w, "  %s: %s\n", n, plan.Describe(d, cfg, host, n))
 	}
-	before := d
-	changes, rewriteErr := plan.Rewrite(d, cfg, host)
-	// What needs rewriting first is planned as it is afterwards.
-	planned, planErr := plan.For(step.Prepare, d, cfg, host)
-	then := ""
-	if errors.Is(planErr, plan.ErrNotRewritten) && rewriteErr == nil && op == "" {
-		if after, err := rewritten(d, changes); err == nil {
-			d, then = after, ", once rewritten"
-			planned, planErr = plan.For(step.Prepare, d, cfg, host)
-		}
+	e := newExplanation(op, d, cfg, host)
+	ops := []step.Op{op}
+	if op == "" { // XML from elsewhere, and a guest that libvirtd finds running, are asked for by name
+		ops = []step.Op{opRewrite, step.Prepare, step.Start, step.Stopped, step.Release}
 	}
-	for _, o := range []step.Op{"rewrite", step.Prepare, step.Start, step.Started, step.Stopped, step.Release, step.Migrate, step.Restore, step.Reconnect} {
-		if op != "" && o != op || op == "" && o == step.Started {
-			continue
-		}
-		var lines []string
-		var err error
-		switch o {
-		case "rewrite":
-			lines, err = ExplainChanges(before, changes), rewriteErr
-		case step.Migrate, step.Restore:
-			if op == "" {
-				continue // XML from elsewhere
-			}
-			var renames []xmlfilter.Change
-			renames, _, err = plan.Remap(before, cfg, host, plan.OriginOf(o))
-			lines = ExplainChanges(before, renames)
-		case step.Prepare, step.Start, step.Reconnect:
-			if op == "" && o == step.Reconnect {
-				continue
-			}
-			var steps []step.Step
-			steps, err = plan.For(o, d, cfg, host)
-			for _, s := range steps {
-				lines = append(lines, "NIC "+s.NIC+": "+s.String())
-			}
-		case step.Stopped, step.Release:
-			if err = planErr; err != nil && op == "" {
-				continue // said under prepare
-			}
-			started, startErr := plan.For(step.Start, d, cfg, host)
-			if startErr != nil {
-				started = nil // said under start
-			}
-			lines = explainUndo(o, slices.Concat(planned, started))
-		}
-		if o == "rewrite" {
-			fmt.Fprintf(w, "%s:\n", o)
-		} else {
-			fmt.Fprintf(w, "%s%s:\n", o, then)
-		}
+	for _, o := range ops {
+		lines, err := e.of(o)
 		switch {
 		case err != nil && op != "":
+			fmt.Fprintf(w, "%s:\n", o)
 			return err
-		case err != nil:
-			fmt.Fprintf(w, "  refused: %s\n", OneLine(err))
-		case len(lines) == 0:
-			fmt.Fprintln(w, "  nothing")
+		case errors.Is(err, errSaid):
+			continue
+		}
+		if o == opRewrite {
+			fmt.Fprintf(w, "%s:\n", o)
+		} else {
+			fmt.Fprintf(w, "%s%s:\n", o, e.then)
+		}
+		if err != nil {
+			lines = []string{"refused: " + OneLine(err)}
+		} else if len(lines) == 0 {
+			lines = []string{"nothing"}
 		}
 		for _, l := range lines {
 			fmt.Fprintf(w, "  %s\n", l)
 		}
 	}
-	for i := range d.NICs {
-		n := &d.NICs[i]
-		if s, err := plan.SettingsOf(cfg, host, n); err != nil || n.Settings == nil || !s.Own {
+	e.losses(w)
+	return nil
+}
+
+// opRewrite is no operation of libvirt's, but what somebody does before.
+const opRewrite step.Op = "rewrite"
+
+// errSaid is for what another operation's lines have said already.
+var errSaid = errors.New("said already")
+
+// explanation has what the operations of one domain's life have in common.
+type explanation struct {
+	op            step.Op
+	before, after *xmlfilter.Domain // being rewritten, where that is what it needs
+	then          string            // says so
+	cfg           *config.Config
+	host          plan.Snapshot
+
+	changes    []xmlfilter.Change
+	rewriteErr error
+	planned    []step.Step // by prepare
+	planErr    error
+}
+
+func newExplanation(op step.Op, d *xmlfilter.Domain, cfg *config.Config, host plan.Snapshot) *explanation {
+	e := &explanation{op: op, before: d, after: d, cfg: cfg, host: host}
+	e.changes, e.rewriteErr = plan.Rewrite(d, cfg, host)
+	e.planned, e.planErr = plan.For(step.Prepare, d, cfg, host)
+	if !errors.Is(e.planErr, plan.ErrNotRewritten) || e.rewriteErr != nil || op != "" {
+		return e
+	}
+	if after, err := rewritten(d, e.changes); err == nil {
+		e.after, e.then = after, ", once rewritten"
+		e.planned, e.planErr = plan.For(step.Prepare, after, cfg, host)
+	}
+	return e
+}
+
+// of says what one operation does, a line for each thing.
+func (e *explanation) of(op step.Op) (lines []string, err error) {
+	switch op {
+	case opRewrite:
+		return ExplainChanges(e.before, e.changes), e.rewriteErr
+	case step.Migrate, step.Restore:
+		renames, _, err := plan.Remap(e.before, e.cfg, e.host, plan.OriginOf(op))
+		return ExplainChanges(e.before, renames), err
+	case step.Prepare, step.Start, step.Reconnect:
+		steps, err := plan.For(op, e.after, e.cfg, e.host)
+		for _, s := range steps {
+			lines = append(lines, "NIC "+s.NIC+": "+s.String())
+		}
+		return lines, err
+	case step.Stopped, step.Release:
+		if e.planErr != nil && e.op == "" {
+			return nil, errSaid // under prepare
+		}
+		started, err := plan.For(step.Start, e.after, e.cfg, e.host)
+		if err != nil {
+			started = nil // said under start
+		}
+		return explainUndo(op, slices.Concat(e.planned, started)), e.planErr
+	}
+	return nil, nil
+}
+
+// losses says what hook-owned NICs cannot have.
+func (e *explanation) losses(w io.Writer) {
+	for i := range e.after.NICs {
+		n := &e.after.NICs[i]
+		if s, err := plan.SettingsOf(e.cfg, e.host, n); err != nil || n.Settings == nil || !s.Own {
 			continue
 		}
 		fmt.Fprintf(w, "what hook-owned %s loses:\n", n)
@@ -98,7 +130,6 @@ func Explain(w io.Writer, op step.Op, d *xmlfilter.Domain, cfg *config.Config, h
 			fmt.Fprintf(w, "  %s\n", l)
 		}
 	}
-	return nil
 }
 
 // rewritten is the domain as it is after its changes.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -43,10 +44,10 @@ func TestCardBelowABridgeKnowsTheGuest(t *testing.T) {
 	require.False(t, reached(), "the card sends it out of its port")
 	require.NoError(t, l.run("start"))
 	require.True(t, entered())
-	require.True(t, reached())
+	require.Eventually(t, reached, 20*time.Second, 20*time.Millisecond)
 	sh(t, "bridge fdb del %s dev eth0 self", macX)
 	require.NoError(t, l.run("reconnect"))
-	require.True(t, reached(), "entered again")
+	require.Eventually(t, reached, 20*time.Second, 20*time.Millisecond, "entered again")
 	require.NoError(t, l.run("stopped"))
 	require.False(t, entered())
 	require.False(t, reached())
