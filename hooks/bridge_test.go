@@ -64,7 +64,7 @@ func TestBridgePortOfANetwork(t *testing.T) {
 
 	for name, c := range map[string]struct{ words, nic, want string }{
 		"macvtap": {"isolated='yes'", "<interface type='direct'><mac address='" + mac1 + "'/><source network='pool' dev='nica' mode='bridge'/></interface>",
-			"are for ports of a bridge, and this is type='direct'"},
+			"isolated='yes' is for ports of a bridge, and this is type='direct'"},
 		"VLAN of a macvtap": {"vlan='10'", "<interface type='direct'><mac address='" + mac1 + "'/><source network='pool' dev='nica' mode='bridge'/></interface>",
 			`libvirt's network "pool" has given it nica, which is no virtual function`},
 		"VF words": {"trust='yes'", bridged(mac1, "br0", "vnet0"), "virtual functions, and libvirt has put it into bridge br0"},
@@ -91,7 +91,8 @@ func TestBridgePortRefused(t *testing.T) {
 		"native alone":     {"vlan='10' native='tagged'", bridged(mac1, "br0", ""), "native='tagged' needs vlan, the native one, and trunk", step.ErrUnsuitable},
 		"own":              {"own='hook'", bridged(mac1, "br0", ""), "libvirt makes the device of type='bridge'", step.ErrUnsuitable},
 		"VF words":         {"trust='yes'", bridged(mac1, "br0", ""), "this is a port of br0", step.ErrUnsuitable},
-		"macvtap":          {"hairpin='yes'", direct(mac1, "nica", "vepa"), "are for ports of a bridge", step.ErrUnsuitable},
+		"macvtap":          {"hairpin='yes'", direct(mac1, "nica", "vepa"), "hairpin='yes' is for ports of a bridge", step.ErrUnsuitable},
+		"Open vSwitch":     {"learning='no'", bridged(mac1, "br0", "", "<virtualport type='openvswitch'/>"), "learning='no' is for ports of a Linux bridge, and this is one of Open vSwitch", step.ErrUnsuitable},
 		"other uplink":     {"uplink='office' isolated='yes'", bridged(mac1, "br1", ""), `uplink "office" is br0 here, and its <source> says br1`, plan.ErrNotRewritten},
 	} {
 		_, err := w.run(step.Prepare, domain(uuidA, vfWords(mac1, c.words), c.nic))

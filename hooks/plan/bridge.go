@@ -25,13 +25,19 @@ func onBridge(n *xmlfilter.NIC) bool {
 
 // portSettingsFit refuses words for a bridge's port where the NIC is none.
 func portSettingsFit(n *xmlfilter.NIC, s Settings) error {
-	w := s.Port
-	switch {
-	case !w.Set() || onBridge(n):
-	case !onOVS(n) && WasOnOVS(n) == nil:
-		return step.Hint(step.ErrUnsuitable, "isolated, learning, hairpin, bpduguard, trunk and native are for ports of a bridge, and this is type='%s'", n.Type)
-	case w.Learning != nil || w.Hairpin != nil || w.BPDUGuard != nil:
-		return step.Hint(step.ErrUnsuitable, "learning, hairpin and bpduguard are for ports of a Linux bridge, and this is one of Open vSwitch")
+	if onBridge(n) {
+		return nil
+	}
+	isOVS := onOVS(n) || WasOnOVS(n) != nil
+	for _, setting := range settings.All() {
+		text, set := setting.Text(settings.NIC{Port: s.Port})
+		switch {
+		case !set || isOVS && setting.NICs&settings.OnOVS != 0:
+		case isOVS:
+			return step.Hint(step.ErrUnsuitable, "%s='%s' is for ports of a Linux bridge, and this is one of Open vSwitch", setting.Name, text)
+		default:
+			return step.Hint(step.ErrUnsuitable, "%s='%s' is for ports of a bridge, and this is type='%s'", setting.Name, text, n.Type)
+		}
 	}
 	return nil
 }
@@ -94,9 +100,7 @@ func (p bridgePort) port(n *xmlfilter.NIC, s Settings) (*step.BridgePort, error)
 			}
 		}
 	}
-	b := &step.BridgePort{Device: n.Target, Bridge: dev.Name, VLANs: vlans, Flags: link.PortFlags{
-		Isolated: s.Port.Isolated, Learning: s.Port.Learning, Hairpin: s.Port.Hairpin, BPDUGuard: s.Port.BPDUGuard,
-	}}
+	b := &step.BridgePort{Device: n.Target, Bridge: dev.Name, VLANs: vlans, Flags: link.PortFlags(s.Port.PortFlags)}
 	if l := s.Port.Learning; l != nil && !*l {
 		b.MAC = n.MAC
 	}

@@ -26,15 +26,15 @@ type Bridge struct {
 // kernel.
 type PortFlags struct {
 	// Isolated keeps frames of the port from other isolated ports.
-	Isolated *bool `json:"isolated,omitempty"`
+	Isolated *bool `json:"isolated,omitempty" toml:"isolated"`
 	// Learning lets the bridge learn where MAC addresses are from the port's frames.
-	Learning *bool `json:"learning,omitempty"`
+	Learning *bool `json:"learning,omitempty" toml:"learning"`
 	// Hairpin lets a frame leave by the port that it came in by: reflective relay
 	// (IEEE 802.1Qbg), what VEPA asks of a switch.
-	Hairpin *bool `json:"hairpin,omitempty"`
+	Hairpin *bool `json:"hairpin,omitempty" toml:"hairpin"`
 	// BPDUGuard disables the port when a spanning tree BPDU comes in by it. The kernel
 	// looks only where the bridge runs its own STP (br_stp_rcv).
-	BPDUGuard *bool `json:"bpduguard,omitempty"`
+	BPDUGuard *bool `json:"bpduguard,omitempty" toml:"bpduguard"`
 }
 
 // BridgePort is what the kernel says of a port of a Linux bridge.
