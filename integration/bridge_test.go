@@ -53,7 +53,7 @@ func TestIsolatedBridgePorts(t *testing.T) {
 	}
 	for i, tap := range taps {
 		require.Equal(t, "1\n0\n1\n0\n", flags(tap))
-		require.Contains(t, h.MustRun("bridge", "fdb", "show", "brport", tap), mac(i+1)+" master br0 static")
+		require.Contains(t, h.MustRun("bridge", "fdb", "show", "brport", tap), mac(i+1)+" sticky master br0 static")
 	}
 	a.talks(l)
 	b.talks(l)

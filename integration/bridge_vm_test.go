@@ -79,7 +79,7 @@ func TestBridgeVLANs(t *testing.T) {
 	for i, want := range []string{"10 PVID Egress Untagged", "10 PVID Egress Untagged 20 21", "10 PVID 20 21 22"} {
 		require.Equal(t, want, h.vlansOf(names[i]))
 	}
-	require.Contains(t, h.MustRun("bridge", "fdb", "show", "brport", names[0]), mac(1)+" vlan 10 master br0 static")
+	require.Contains(t, h.MustRun("bridge", "fdb", "show", "brport", names[0]), mac(1)+" vlan 10 sticky master br0 static")
 
 	// The far side asks for an address in each VLAN; what the guests' taps get of it.
 	taps := map[string]*host.Capture{}

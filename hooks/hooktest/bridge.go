@@ -67,10 +67,16 @@ func (k *Kernel) AddPortMAC(ctx context.Context, index int, mac string) error {
 	if err := unicast(mac); err != nil {
 		return refused(op, k.Name(index), err)
 	}
-	return k.port(ctx, op, index, func(*link.Link) error {
-		if !slices.Contains(k.PortMACs[index], mac) {
-			k.PortMACs[index] = append(slices.Clone(k.PortMACs[index]), mac)
+	return k.port(ctx, op, index, func(l *link.Link) error {
+		if slices.Contains(k.PortMACs[index], mac) {
+			return nil
 		}
+		for other, macs := range k.PortMACs { // it is behind one port of a bridge
+			if o := k.Links[other]; o != nil && o.Master == l.Master {
+				k.PortMACs[other] = slices.DeleteFunc(slices.Clone(macs), func(m string) bool { return m == mac })
+			}
+		}
+		k.PortMACs[index] = append(slices.Clone(k.PortMACs[index]), mac)
 		return nil
 	})
 }

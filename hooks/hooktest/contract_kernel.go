@@ -489,6 +489,16 @@ func KernelContract() Contract[KernelHost] {
 			a.no(a.k.AddPortMAC(a.ctx, a.link("nica").Index, macB))
 			require.ElementsMatch(a, []string{macA, macB}, h.PortMACs("nica"))
 		}),
+		row("AddPortMAC", "takes the address from another port", func(a ask, h KernelHost) {
+			h.Card("nicb")
+			h.Bridge("br0")
+			for _, port := range []string{"nica", "nicb"} {
+				h.Join(port, "br0")
+				a.no(a.k.AddPortMAC(a.ctx, a.link(port).Index, macA))
+				require.Equal(a, []string{macA}, h.PortMACs(port))
+			}
+			require.Empty(a, h.PortMACs("nica"))
+		}),
 		row("AddPortMAC", "of what is no port, or no address", func(a ask, h KernelHost) {
 			require.Error(a, a.k.AddPortMAC(a.ctx, a.link("nica").Index, macA))
 			h.Bridge("br0")

@@ -338,8 +338,9 @@ func vlanSpec(vlans []PortVLAN) *nl.RtAttr {
 }
 
 // AddPortMAC tells a bridge that an address is behind a port, for as long as the port
-// is one, in each of the port's VLANs (`bridge fdb replace … master static`). For ports
-// that do not learn.
+// is one, in each of the port's VLANs (`bridge fdb replace … master static sticky`). For
+// ports that do not learn. Were it not sticky, a frame with that source address that comes
+// in by another port, as while the guest migrates, would take the address there for good.
 func (c *Conn) AddPortMAC(ctx context.Context, index int, mac string) error {
 	const op = "add a static address to"
 	b, err := parseMAC(mac)
@@ -353,6 +354,9 @@ func (c *Conn) AddPortMAC(ctx context.Context, index int, mac string) error {
 	return err
 }
 
+// ntfSticky is NTF_STICKY of include/uapi/linux/neighbour.h (Linux 4.20; older ones pass over it).
+const ntfSticky = 1 << 6
+
 // ndMsg is struct ndmsg (include/uapi/linux/neighbour.h) of a static address.
 type ndMsg int
 
@@ -361,5 +365,5 @@ func (m ndMsg) Len() int { return unix.SizeofNdMsg }
 func (m ndMsg) Serialize() []byte {
 	b := binary.NativeEndian.AppendUint32([]byte{unix.AF_BRIDGE, 0, 0, 0}, uint32(m))
 	b = binary.NativeEndian.AppendUint16(b, unix.NUD_NOARP|unix.NUD_REACHABLE)
-	return append(b, unix.NTF_MASTER, 0)
+	return append(b, unix.NTF_MASTER|ntfSticky, 0)
 }

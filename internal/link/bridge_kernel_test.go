@@ -40,7 +40,7 @@ func TestBridgePort(t *testing.T) {
 	}
 	out, err := exec.Command("bridge", "fdb", "show", "brport", "tap0").CombinedOutput()
 	require.NoError(t, err)
-	require.Contains(t, string(out), "52:54:00:00:00:01 master br0 static")
+	require.Contains(t, string(out), "52:54:00:00:00:01 sticky master br0 static")
 
 	// The guard sees a BPDU only where the bridge runs a spanning tree.
 	for _, l := range []string{"br0", "tap0", "wire"} {
