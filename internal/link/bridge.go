@@ -35,6 +35,18 @@ type PortFlags struct {
 	// BPDUGuard disables the port when a spanning tree BPDU comes in by it. The kernel
 	// looks only where the bridge runs its own STP (br_stp_rcv).
 	BPDUGuard *bool `json:"bpduguard,omitempty" toml:"bpduguard"`
+	// Flood lets frames to an address that the bridge does not know leave by the port.
+	Flood *bool `json:"flood,omitempty" toml:"flood"`
+	// MulticastFlood lets frames to a multicast group leave by the port although nobody
+	// behind it is known to have joined.
+	MulticastFlood *bool `json:"mcastflood,omitempty" toml:"mcastflood"`
+	// NeighSuppress lets the bridge answer ARP requests and neighbour solicitations for
+	// what is behind the port, out of its own neighbour table, and keeps them from it.
+	NeighSuppress *bool `json:"neighsuppress,omitempty" toml:"neighsuppress"`
+	// Locked drops frames that come in by the port unless the bridge knows their source
+	// address to be behind it (Linux 5.18). A locked port that learns is none: what a
+	// link-local frame, which the lock lets pass, says of its source is learnt.
+	Locked *bool `json:"locked,omitempty" toml:"locked"`
 }
 
 // BridgePort is what the kernel says of a port of a Linux bridge.
@@ -51,6 +63,10 @@ func (f *PortFlags) attrs() []portFlag {
 		{"learning", unix.IFLA_BRPORT_LEARNING, &f.Learning},
 		{"hairpin", unix.IFLA_BRPORT_MODE, &f.Hairpin},
 		{"bpduguard", unix.IFLA_BRPORT_GUARD, &f.BPDUGuard},
+		{"flood", unix.IFLA_BRPORT_UNICAST_FLOOD, &f.Flood},
+		{"mcastflood", unix.IFLA_BRPORT_MCAST_FLOOD, &f.MulticastFlood},
+		{"neighsuppress", unix.IFLA_BRPORT_NEIGH_SUPPRESS, &f.NeighSuppress},
+		{"locked", unix.IFLA_BRPORT_LOCKED, &f.Locked},
 	}
 }
 
@@ -136,7 +152,8 @@ func parseBridgePort(data []byte) (*BridgePort, error) {
 }
 
 // SetPortFlags sets flags of a bridge's port and reads them back: a kernel that does
-// not know one passes over it without a word, which is ErrNotSupported here.
+// not know one passes over it without a word, which is ErrNotSupported here. A port that
+// is to be locked forgets what it has learnt, and keeps its static addresses.
 func (c *Conn) SetPortFlags(ctx context.Context, index int, want PortFlags) error {
 	const op = "set port flags of"
 	req := message(unix.RTM_NEWLINK, unix.NLM_F_ACK, index) // RTM_SETLINK passes over IFLA_LINKINFO
@@ -151,6 +168,9 @@ func (c *Conn) SetPortFlags(ctx context.Context, index int, want PortFlags) erro
 			}
 			data.AddRtAttr(int(a.attr), []byte{v})
 		}
+	}
+	if want.Locked != nil && *want.Locked {
+		data.AddRtAttr(unix.IFLA_BRPORT_FLUSH, nil)
 	}
 	info.AddChild(data)
 	req.AddData(info)

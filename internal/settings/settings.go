@@ -64,7 +64,7 @@ func (v VF) Set() bool { return v != VF{} }
 func (v VF) Override(others VF) VF { return NIC{VF: v}.Override(NIC{VF: others}).VF }
 
 // PortFlags are the flags of a port of a Linux bridge; of those, Open vSwitch knows Isolated.
-// Without Learning the NIC's own address is entered.
+// Without Learning the NIC's own address is entered; Locked takes Learning away.
 type PortFlags link.PortFlags
 
 // Port are settings of the bridge port that a NIC's tap is. The zero value of each field
