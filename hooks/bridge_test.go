@@ -17,7 +17,8 @@ import (
 func withBridges(f *hooktest.Kernel) {
 	f.Links[100] = &link.Link{Index: 100, Name: "br0", Kind: "bridge", MTU: 1500, Bridge: &link.Bridge{VLANFiltering: true, STP: true}}
 	f.Links[101] = &link.Link{Index: 101, Name: "br1", Kind: "bridge", MTU: 1500, Bridge: &link.Bridge{}}
-	f.Links[102] = &link.Link{Index: 102, Name: "vnet0", Kind: "tun", MTU: 1500, Master: 100, Port: &link.BridgePort{}}
+	f.Links[102] = &link.Link{Index: 102, Name: "vnet0", Kind: "tun", MTU: 1500}
+	f.Join("vnet0", "br0")
 }
 
 // bridged is a NIC in a bridge; its tap has a name once libvirt has made it.
@@ -41,16 +42,46 @@ func TestBridgePortIsSetAtStart(t *testing.T) {
 	withBridges(w.kernel)
 	doc := domain(uuidA, vfWords(mac1, "profile='access' vlan='10' trunk='20-21' learning='no' bpduguard='yes'"), bridged(mac1, "br0", "vnet0"))
 	w.must(step.Prepare, domain(uuidA, vfWords(mac1, "profile='access'"), bridged(mac1, "br0", "")))
-	require.Empty(t, w.kernel.PortVLANs)
+	require.Zero(t, w.calls)
 	for _, op := range []step.Op{step.Start, step.Reconnect} {
-		w.kernel.Links[102].Port, w.kernel.PortVLANs[102], w.kernel.PortMACs[102] = nil, nil, nil
+		w.kernel.Join("vnet0", "br0")
+		w.kernel.PortMACs[102] = nil
 		w.must(op, doc)
-		require.Equal(t, "isolated on, learning off, bpduguard on", w.kernel.Links[102].Port.String())
+		require.Equal(t, "isolated on, learning off, hairpin off, bpduguard on, flood on, mcastflood on, neighsuppress off, locked off",
+			w.kernel.Links[102].Port.String())
 		require.Equal(t, []link.PortVLAN{{ID: 10, PVID: true, Untagged: true}, {ID: 20}, {ID: 21}}, w.kernel.PortVLANs[102])
 		require.Equal(t, []string{mac1}, w.kernel.PortMACs[102])
 	}
 	require.Contains(t, w.log.String(), "vnet0 in br0 has isolated on, learning off, bpduguard on, native VLAN 10, tagged 20-21, address "+mac1)
 	require.Empty(t, w.journals())
+}
+
+// A locked port does not learn, and has the NIC's address before it is locked. What the
+// kernel does not know refuses the start.
+func TestLockedBridgePort(t *testing.T) {
+	w := newWorld(t, "[profile.tenant]\nlocked = true\nflood = false\nmcastflood = false\nneighsuppress = true\n")
+	withBridges(w.kernel)
+	var ops []string
+	w.fail = func(_ int, op string) error {
+		ops = append(ops, op)
+		return nil
+	}
+	doc := domain(uuidA, vfWords(mac1, "profile='tenant' vlan='10'"), bridged(mac1, "br0", "vnet0"))
+	for _, op := range []step.Op{step.Start, step.Reconnect} {
+		w.must(op, doc)
+		require.Equal(t, []string{"set port VLANs", "add port MAC", "set port flags"}, ops)
+		require.Equal(t, "isolated off, learning off, hairpin off, bpduguard off, flood off, mcastflood off, neighsuppress on, locked on",
+			w.kernel.Links[102].Port.String())
+		require.Equal(t, []string{mac1}, w.kernel.PortMACs[102])
+		ops = nil
+	}
+	w.kernel.Join("vnet0", "br0")
+	w.kernel.Links[102].Port.Locked = nil
+	_, err := w.run(step.Start, doc)
+	require.ErrorIs(t, err, link.ErrNotSupported)
+	require.ErrorContains(t, err, mac1)
+	require.ErrorContains(t, err, "vnet0: locked: not supported by this kernel")
+	w.must(step.Start, domain(uuidA, vfWords(mac1, "flood='no'"), bridged(mac1, "br0", "vnet0")))
 }
 
 // What libvirt's network turned out to be decides.
@@ -60,11 +91,11 @@ func TestBridgePortOfANetwork(t *testing.T) {
 	doc := domain(uuidA, vfWords(mac1, "isolated='yes'"), "<interface type='network'><mac address='"+mac1+"'/><source network='default' bridge='br0'/><target dev='vnet0'/></interface>")
 	w.must(step.Prepare, doc)
 	w.must(step.Start, doc)
-	require.Equal(t, "isolated on", w.kernel.Links[102].Port.String())
+	require.True(t, *w.kernel.Links[102].Port.Isolated)
 
 	for name, c := range map[string]struct{ words, nic, want string }{
 		"macvtap": {"isolated='yes'", "<interface type='direct'><mac address='" + mac1 + "'/><source network='pool' dev='nica' mode='bridge'/></interface>",
-			"are for ports of a bridge, and this is type='direct'"},
+			"isolated='yes' is for ports of a bridge, and this is type='direct'"},
 		"VLAN of a macvtap": {"vlan='10'", "<interface type='direct'><mac address='" + mac1 + "'/><source network='pool' dev='nica' mode='bridge'/></interface>",
 			`libvirt's network "pool" has given it nica, which is no virtual function`},
 		"VF words": {"trust='yes'", bridged(mac1, "br0", "vnet0"), "virtual functions, and libvirt has put it into bridge br0"},
@@ -83,21 +114,27 @@ func TestBridgePortRefused(t *testing.T) {
 	}{
 		"no filter": {"vlan='10'", bridged(mac1, "br1", ""),
 			"br1 does not filter VLANs; run: ip link set br1 type bridge vlan_filtering 1, and let its uplink have them: bridge vlan add dev UPLINK vid 10", plan.ErrBridge},
-		"no spanning tree": {"bpduguard='yes'", bridged(mac1, "br1", ""), "br1 runs no spanning tree", plan.ErrBridge},
-		"MTU":              {"isolated='yes'", bridged(mac1, "br0", "", "<mtu size='9000'/>"), "<mtu size='9000'> is larger than 1500 of br0; run: ip link set br0 mtu 9000", plan.ErrBridge},
-		"no bridge":        {"isolated='yes'", bridged(mac1, "br7", ""), `bridge "br7"`, plan.ErrNoDevice},
-		"no Linux bridge":  {"isolated='yes'", bridged(mac1, "nica", ""), "nica is no Linux bridge", step.ErrUnsuitable},
-		"VLAN not allowed": {"vlan='10' trunk='20'", bridged(mac1, "br0", ""), `VLAN 20 on uplink "office"; add it to vlans of [uplink.office]`, plan.ErrNotAllowed},
-		"native alone":     {"vlan='10' native='tagged'", bridged(mac1, "br0", ""), "native='tagged' needs vlan, the native one, and trunk", step.ErrUnsuitable},
-		"own":              {"own='hook'", bridged(mac1, "br0", ""), "libvirt makes the device of type='bridge'", step.ErrUnsuitable},
-		"VF words":         {"trust='yes'", bridged(mac1, "br0", ""), "this is a port of br0", step.ErrUnsuitable},
-		"macvtap":          {"hairpin='yes'", direct(mac1, "nica", "vepa"), "are for ports of a bridge", step.ErrUnsuitable},
-		"other uplink":     {"uplink='office' isolated='yes'", bridged(mac1, "br1", ""), `uplink "office" is br0 here, and its <source> says br1`, plan.ErrNotRewritten},
+		"no spanning tree":         {"bpduguard='yes'", bridged(mac1, "br1", ""), "br1 runs no spanning tree", plan.ErrBridge},
+		"MTU":                      {"isolated='yes'", bridged(mac1, "br0", "", "<mtu size='9000'/>"), "<mtu size='9000'> is larger than 1500 of br0; run: ip link set br0 mtu 9000", plan.ErrBridge},
+		"no bridge":                {"isolated='yes'", bridged(mac1, "br7", ""), `bridge "br7"`, plan.ErrNoDevice},
+		"no Linux bridge":          {"isolated='yes'", bridged(mac1, "nica", ""), "nica is no Linux bridge", step.ErrUnsuitable},
+		"VLAN not allowed":         {"vlan='10' trunk='20'", bridged(mac1, "br0", ""), `VLAN 20 on uplink "office"; add it to vlans of [uplink.office]`, plan.ErrNotAllowed},
+		"native alone":             {"vlan='10' native='tagged'", bridged(mac1, "br0", ""), "native='tagged' needs vlan, the native one, and trunk", step.ErrUnsuitable},
+		"own":                      {"own='hook'", bridged(mac1, "br0", ""), "libvirt makes the device of type='bridge'", step.ErrUnsuitable},
+		"VF words":                 {"trust='yes'", bridged(mac1, "br0", ""), "this is a port of br0", step.ErrUnsuitable},
+		"macvtap":                  {"hairpin='yes'", direct(mac1, "nica", "vepa"), "hairpin='yes' is for ports of a bridge", step.ErrUnsuitable},
+		"learns what it locks out": {"locked='yes' learning='yes'", bridged(mac1, "br0", ""), "locked='yes' with learning='yes'", step.ErrUnsuitable},
+		"other uplink":             {"uplink='office' isolated='yes'", bridged(mac1, "br1", ""), `uplink "office" is br0 here, and its <source> says br1`, plan.ErrNotRewritten},
 	} {
 		_, err := w.run(step.Prepare, domain(uuidA, vfWords(mac1, c.words), c.nic))
 		require.ErrorContains(t, err, c.want, name)
 		require.ErrorIs(t, err, c.kind, name)
 		require.ErrorContains(t, err, mac1)
+	}
+	for _, flag := range []string{"learning", "hairpin", "bpduguard", "flood", "mcastflood", "neighsuppress", "locked"} {
+		_, err := w.run(step.Prepare, domain(uuidA, vfWords(mac1, "isolated='yes' "+flag+"='no'"), bridged(mac1, "br0", "", "<virtualport type='openvswitch'/>")))
+		require.ErrorIs(t, err, step.ErrUnsuitable)
+		require.ErrorContains(t, err, flag+"='no' is for ports of a Linux bridge, and this is one of Open vSwitch")
 	}
 	require.Zero(t, w.calls)
 }

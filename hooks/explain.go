@@ -31,13 +31,13 @@ func Explain(w io.Writer, op step.Op, d *xmlfilter.Domain, cfg *config.Config, h
 		ops = []step.Op{opRewrite, step.Prepare, step.Start, step.Stopped, step.Release}
 	}
 	for _, o := range ops {
+		if op == "" && e.planErr != nil && (o == step.Stopped || o == step.Release) {
+			continue // said under prepare
+		}
 		lines, err := e.of(o)
-		switch {
-		case err != nil && op != "":
+		if err != nil && op != "" {
 			fmt.Fprintf(w, "%s:\n", o)
 			return err
-		case errors.Is(err, errSaid):
-			continue
 		}
 		if o == opRewrite {
 			fmt.Fprintf(w, "%s:\n", o)
@@ -60,12 +60,8 @@ func Explain(w io.Writer, op step.Op, d *xmlfilter.Domain, cfg *config.Config, h
 // opRewrite is no operation of libvirt's, but what somebody does before.
 const opRewrite step.Op = "rewrite"
 
-// errSaid is for what another operation's lines have said already.
-var errSaid = errors.New("said already")
-
 // explanation has what the operations of one domain's life have in common.
 type explanation struct {
-	op            step.Op
 	before, after *xmlfilter.Domain // being rewritten, where that is what it needs
 	then          string            // says so
 	cfg           *config.Config
@@ -78,7 +74,7 @@ type explanation struct {
 }
 
 func newExplanation(op step.Op, d *xmlfilter.Domain, cfg *config.Config, host plan.Snapshot) *explanation {
-	e := &explanation{op: op, before: d, after: d, cfg: cfg, host: host}
+	e := &explanation{before: d, after: d, cfg: cfg, host: host}
 	e.changes, e.rewriteErr = plan.Rewrite(d, cfg, host)
 	e.planned, e.planErr = plan.For(step.Prepare, d, cfg, host)
 	if !errors.Is(e.planErr, plan.ErrNotRewritten) || e.rewriteErr != nil || op != "" {
@@ -106,9 +102,6 @@ func (e *explanation) of(op step.Op) (lines []string, err error) {
 		}
 		return lines, err
 	case step.Stopped, step.Release:
-		if e.planErr != nil && e.op == "" {
-			return nil, errSaid // under prepare
-		}
 		started, err := plan.For(step.Start, e.after, e.cfg, e.host)
 		if err != nil {
 			started = nil // said under start

@@ -24,7 +24,7 @@ func bridged(n int, bridge string, more string) string {
 // the flags are taken away, and again when libvirtd comes back.
 func TestIsolatedBridgePorts(t *testing.T) {
 	ctx := hosttest.Deadline(t, 3*time.Minute)
-	h := newFixture(ctx, t, "a", "[profile.tenant]\nisolated = true\nlearning = false\nbpduguard = true\n")
+	h := newFixture(ctx, t, "a", "[profile.tenant]\nisolated = true\nlocked = true\nflood = false\nbpduguard = true\n")
 	l := newLAN(ctx, t, plug{h, "nica"})
 	require.NoError(t, h.Bridge(ctx, "br0", host.Port{Name: "nica"}))
 	h.MustStartLibvirtd()
@@ -49,11 +49,12 @@ func TestIsolatedBridgePorts(t *testing.T) {
 	taps := []string{h.tap("a"), h.tap("b")}
 	flags := func(tap string) string {
 		at := "/sys/class/net/" + tap + "/brport/"
-		return h.MustRun("cat", at+"isolated", at+"learning", at+"bpdu_guard", at+"hairpin_mode")
+		return h.MustRun("cat", at+"isolated", at+"learning", at+"bpdu_guard", at+"hairpin_mode", at+"unicast_flood")
 	}
 	for i, tap := range taps {
-		require.Equal(t, "1\n0\n1\n0\n", flags(tap))
-		require.Contains(t, h.MustRun("bridge", "fdb", "show", "brport", tap), mac(i+1)+" master br0 static")
+		require.Equal(t, "1\n0\n1\n0\n0\n", flags(tap))
+		require.Contains(t, h.MustRun("bridge", "fdb", "show", "brport", tap), mac(i+1)+" sticky master br0 static")
+		require.Contains(t, h.MustRun("bridge", "-d", "link", "show", "dev", tap), "locked on")
 	}
 	a.talks(l)
 	b.talks(l)
@@ -67,7 +68,7 @@ func TestIsolatedBridgePorts(t *testing.T) {
 	h.MustStartLibvirtd()
 	// The hook runs for each guest after libvirtd answers.
 	for _, tap := range taps {
-		require.Eventually(t, func() bool { return flags(tap) == "1\n0\n1\n0\n" }, time.Minute, 50*time.Millisecond)
+		require.Eventually(t, func() bool { return flags(tap) == "1\n0\n1\n0\n0\n" }, time.Minute, 50*time.Millisecond)
 	}
 	a.reports(l, "ping "+addr(2)+" lost")
 	a.talks(l)

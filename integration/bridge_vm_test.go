@@ -50,7 +50,7 @@ func TestBridgeVLANs(t *testing.T) {
 		tapNIC(1, "<boot order='1'/>"),
 		tapNIC(2, "<vlan trunk='yes'><tag id='10' nativeMode='untagged'/><tag id='20'/><tag id='21'/></vlan><rom enabled='no'/>"),
 		tapNIC(3, "<rom enabled='no'/>"),
-	}, Metadata: "<ld:nics xmlns:ld='urn:libvirt-direct:1'>" + nic(1, "vlan='10' learning='no'") + nic(3, "uplink='office' vlan='10' trunk='20-22' native='tagged'") + "</ld:nics>"}
+	}, Metadata: "<ld:nics xmlns:ld='urn:libvirt-direct:1'>" + nic(1, "vlan='10' locked='yes'") + nic(3, "uplink='office' vlan='10' trunk='20-22' native='tagged'") + "</ld:nics>"}
 	outside := host.Domain{Name: "outside", MemoryMiB: 32, Interfaces: []string{tapNIC(4, "")}, Metadata: metadata(4, "vlan='30'")}
 	h.MustDefine(outside)
 	_, err = h.Virsh(ctx, "start", "outside")
@@ -79,7 +79,8 @@ func TestBridgeVLANs(t *testing.T) {
 	for i, want := range []string{"10 PVID Egress Untagged", "10 PVID Egress Untagged 20 21", "10 PVID 20 21 22"} {
 		require.Equal(t, want, h.vlansOf(names[i]))
 	}
-	require.Contains(t, h.MustRun("bridge", "fdb", "show", "brport", names[0]), mac(1)+" vlan 10 master br0 static")
+	require.Contains(t, h.MustRun("bridge", "fdb", "show", "brport", names[0]), mac(1)+" vlan 10 sticky master br0 static")
+	require.Contains(t, h.MustRun("bridge", "-d", "link", "show", "dev", names[0]), "locked on")
 
 	// The far side asks for an address in each VLAN; what the guests' taps get of it.
 	taps := map[string]*host.Capture{}
@@ -118,7 +119,7 @@ func TestBridgeVLANs(t *testing.T) {
 		}
 	}
 
-	// iPXE asks for an address, which comes tagged to the far side.
+	// iPXE asks for an address, which the lock lets pass, and comes tagged to the far side.
 	hw, err := net.ParseMAC(mac(1))
 	require.NoError(t, err)
 	frame, err := wire.Wait(ctx, func(f []byte) bool { return len(f) > 18 && bytes.Equal(f[6:12], hw) })

@@ -1,9 +1,9 @@
 package hooktest
 
 import (
-	"cmp"
 	"context"
 	"fmt"
+	"reflect"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -13,10 +13,19 @@ import (
 
 // Join makes a device a port of a bridge, as `ip link` does.
 func (d *Devices) Join(port, bridge string) {
-	l, on, off := d.byName(port), true, false
+	l := d.byName(port)
 	l.Master = d.byName(bridge).Index
-	l.Port = &link.BridgePort{PortFlags: link.PortFlags{Isolated: &off, Learning: &on, Hairpin: &off, BPDUGuard: &off}}
+	l.Port = &link.BridgePort{PortFlags: newPort()}
 	d.PortVLANs[l.Index] = []link.PortVLAN{{ID: 1, PVID: true, Untagged: true}}
+}
+
+// newPort are the flags of a new port, and those that the kernel knows.
+func newPort() link.PortFlags {
+	on, off := true, false
+	return link.PortFlags{
+		Isolated: &off, Learning: &on, Hairpin: &off, BPDUGuard: &off,
+		Flood: &on, MulticastFlood: &on, NeighSuppress: &off, Locked: &off,
+	}
 }
 
 // leave undoes Join.
@@ -29,26 +38,28 @@ func (d *Devices) leave(l *link.Link) {
 // port runs a change of a bridge's port.
 func (k *Kernel) port(ctx context.Context, op string, index int, do func(l *link.Link) error) error {
 	return k.set(ctx, op, index, func(l *link.Link) error {
-		if l.Master == 0 {
+		if l.Port == nil {
 			return fmt.Errorf("%w: %w", link.ErrNotSupported, unix.EOPNOTSUPP)
 		}
 		return do(l)
 	})
 }
 
-// SetPortFlags is link.Conn.SetPortFlags.
+// SetPortFlags is link.Conn.SetPortFlags. A flag that the port does not have is one that
+// this kernel does not know: the others are set all the same.
 func (k *Kernel) SetPortFlags(ctx context.Context, index int, want link.PortFlags) error {
 	return k.port(ctx, "set port flags", index, func(l *link.Link) error {
-		port := link.BridgePort{}
-		if l.Port != nil {
-			port = *l.Port
-		}
-		have := port.PortFlags
-		port.PortFlags = link.PortFlags{
-			Isolated: cmp.Or(want.Isolated, have.Isolated), Learning: cmp.Or(want.Learning, have.Learning),
-			Hairpin: cmp.Or(want.Hairpin, have.Hairpin), BPDUGuard: cmp.Or(want.BPDUGuard, have.BPDUGuard),
+		port := *l.Port
+		have, wanted := reflect.ValueOf(&port.PortFlags).Elem(), reflect.ValueOf(want)
+		for i := range have.NumField() {
+			if !have.Field(i).IsNil() && !wanted.Field(i).IsNil() {
+				have.Field(i).Set(wanted.Field(i))
+			}
 		}
 		l.Port = &port
+		if name := port.Differ(want); name != "" {
+			return fmt.Errorf("%s: %w", name, link.ErrNotSupported)
+		}
 		return nil
 	})
 }
@@ -67,10 +78,16 @@ func (k *Kernel) AddPortMAC(ctx context.Context, index int, mac string) error {
 	if err := unicast(mac); err != nil {
 		return refused(op, k.Name(index), err)
 	}
-	return k.port(ctx, op, index, func(*link.Link) error {
-		if !slices.Contains(k.PortMACs[index], mac) {
-			k.PortMACs[index] = append(slices.Clone(k.PortMACs[index]), mac)
+	return k.port(ctx, op, index, func(l *link.Link) error {
+		if slices.Contains(k.PortMACs[index], mac) {
+			return nil
 		}
+		for other, macs := range k.PortMACs { // it is behind one port of a bridge
+			if o := k.Links[other]; o != nil && o.Master == l.Master {
+				k.PortMACs[other] = slices.DeleteFunc(slices.Clone(macs), func(m string) bool { return m == mac })
+			}
+		}
+		k.PortMACs[index] = append(slices.Clone(k.PortMACs[index]), mac)
 		return nil
 	})
 }

@@ -468,10 +468,26 @@ func KernelContract() Contract[KernelHost] {
 			h.Bridge("br0")
 			h.Join("nica", "br0")
 			index, on, off := a.link("nica").Index, true, false
-			require.Equal(a, "isolated off, learning on, hairpin off, bpduguard off", a.link("nica").Port.String())
+			require.Equal(a, "isolated off, learning on, hairpin off, bpduguard off, flood on, mcastflood on, neighsuppress off, locked off",
+				a.link("nica").Port.String())
 			a.no(a.k.SetPortFlags(a.ctx, index, link.PortFlags{Isolated: &on, Learning: &off}))
 			a.no(a.k.SetPortFlags(a.ctx, index, link.PortFlags{Isolated: &off, BPDUGuard: &on}))
-			require.Equal(a, "isolated off, learning off, hairpin off, bpduguard on", a.link("nica").Port.String())
+			a.no(a.k.SetPortFlags(a.ctx, index, link.PortFlags{Flood: &off, MulticastFlood: &off}))
+			a.no(a.k.SetPortFlags(a.ctx, index, link.PortFlags{NeighSuppress: &on, Locked: &on}))
+			require.Equal(a, "isolated off, learning off, hairpin off, bpduguard on, flood off, mcastflood off, neighsuppress on, locked on",
+				a.link("nica").Port.String())
+		}),
+		row("SetPortFlags", "locks a port and leaves it its addresses", func(a ask, h KernelHost) {
+			h.Bridge("br0")
+			h.Join("nica", "br0")
+			index, on, off := a.link("nica").Index, true, false
+			a.no(a.k.AddPortMAC(a.ctx, index, macA))
+			for range 2 {
+				a.no(a.k.SetPortFlags(a.ctx, index, link.PortFlags{Learning: &off, Locked: &on}))
+				require.Equal(a, []string{macA}, h.PortMACs("nica"))
+			}
+			a.no(a.k.SetPortFlags(a.ctx, index, link.PortFlags{Locked: &off}))
+			require.Equal(a, []string{macA}, h.PortMACs("nica"))
 		}),
 		row("SetPortFlags", "of what is no port", func(a ask, _ KernelHost) {
 			on := true
@@ -517,6 +533,16 @@ func KernelContract() Contract[KernelHost] {
 		}),
 		row("RemoveSelfEntry", "that is not there", func(a ask, _ KernelHost) {
 			require.ErrorIs(a, a.k.RemoveSelfEntry(a.ctx, a.link("nica").Index, macA), link.ErrNotFound)
+		}),
+		row("AddPortMAC", "takes the address from another port", func(a ask, h KernelHost) {
+			h.Card("nicb")
+			h.Bridge("br0")
+			for _, port := range []string{"nica", "nicb"} {
+				h.Join(port, "br0")
+				a.no(a.k.AddPortMAC(a.ctx, a.link(port).Index, macA))
+				require.Equal(a, []string{macA}, h.PortMACs(port))
+			}
+			require.Empty(a, h.PortMACs("nica"))
 		}),
 		row("AddPortMAC", "of what is no port, or no address", func(a ask, h KernelHost) {
 			require.Error(a, a.k.AddPortMAC(a.ctx, a.link("nica").Index, macA))

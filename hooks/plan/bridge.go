@@ -23,18 +23,30 @@ func onBridge(n *xmlfilter.NIC) bool {
 	return n.Type == "bridge" && n.VirtualPort == nil || n.Type == "network"
 }
 
-// portSettingsFit refuses words for a bridge's port where the NIC is none.
+// portSettingsFit refuses settings for a bridge's port where the NIC is none.
 func portSettingsFit(n *xmlfilter.NIC, s Settings) error {
-	w := s.Port
-	switch {
-	case !w.Set() || onBridge(n):
-	case !onOVS(n) && WasOnOVS(n) == nil:
-		return step.Hint(step.ErrUnsuitable, "isolated, learning, hairpin, bpduguard, trunk and native are for ports of a bridge, and this is type='%s'", n.Type)
-	case w.Learning != nil || w.Hairpin != nil || w.BPDUGuard != nil:
-		return step.Hint(step.ErrUnsuitable, "learning, hairpin and bpduguard are for ports of a Linux bridge, and this is one of Open vSwitch")
+	if onBridge(n) {
+		if is(s.Port.Locked, true) && is(s.Port.Learning, true) {
+			return step.Hint(step.ErrUnsuitable, "locked='yes' with learning='yes': the bridge would learn the addresses that the lock is to keep out; leave learning out, or say learning='no'")
+		}
+		return nil
+	}
+	isOVS := onOVS(n) || WasOnOVS(n) != nil
+	for _, setting := range settings.All() {
+		text, set := setting.Text(settings.NIC{Port: s.Port})
+		switch {
+		case !set || isOVS && setting.NICs&settings.OnOVS != 0:
+		case isOVS:
+			return step.Hint(step.ErrUnsuitable, "%s='%s' is for ports of a Linux bridge, and this is one of Open vSwitch", setting.Name, text)
+		default:
+			return step.Hint(step.ErrUnsuitable, "%s='%s' is for ports of a bridge, and this is type='%s'", setting.Name, text, n.Type)
+		}
 	}
 	return nil
 }
+
+// is reports whether a flag is set to a value.
+func is(flag *bool, value bool) bool { return flag != nil && *flag == value }
 
 // bridgePort is a NIC whose tap is, or can turn out to be, a port of a Linux bridge.
 type bridgePort struct{ *planner }
@@ -75,7 +87,7 @@ func (p bridgePort) port(n *xmlfilter.NIC, s Settings) (*step.BridgePort, error)
 	case vlans != nil && !br.VLANFiltering:
 		return nil, step.Hint(ErrBridge, "%s does not filter VLANs; run: ip link set %[1]s type bridge vlan_filtering 1, and let its uplink have them: bridge vlan add dev UPLINK vid %d",
 			dev.Name, vlans[0].ID)
-	case s.Port.BPDUGuard != nil && *s.Port.BPDUGuard && !br.STP:
+	case is(s.Port.BPDUGuard, true) && !br.STP:
 		return nil, step.Hint(ErrBridge, "%s runs no spanning tree, so that a guard on its ports sees no BPDU; run: ip link set %[1]s type bridge stp_state 1, or leave bpduguard out", dev.Name)
 	}
 	if s.Uplink != nil {
@@ -94,10 +106,12 @@ func (p bridgePort) port(n *xmlfilter.NIC, s Settings) (*step.BridgePort, error)
 			}
 		}
 	}
-	b := &step.BridgePort{Device: n.Target, Bridge: dev.Name, VLANs: vlans, Flags: link.PortFlags{
-		Isolated: s.Port.Isolated, Learning: s.Port.Learning, Hairpin: s.Port.Hairpin, BPDUGuard: s.Port.BPDUGuard,
-	}}
-	if l := s.Port.Learning; l != nil && !*l {
+	b := &step.BridgePort{Device: n.Target, Bridge: dev.Name, VLANs: vlans, Flags: link.PortFlags(s.Port.PortFlags)}
+	if is(b.Flags.Locked, true) {
+		learning := false
+		b.Flags.Learning = &learning
+	}
+	if is(b.Flags.Learning, false) {
 		b.MAC = n.MAC
 	}
 	if b.Flags == (link.PortFlags{}) && vlans == nil {

@@ -84,11 +84,6 @@ func (b *BridgePort) Do(ctx context.Context, e *Env) error {
 	if dev.Master != bridge.Index {
 		return fmt.Errorf("%w: %s is no port of %s", ErrWrongDevice, b.Device, b.Bridge)
 	}
-	if b.Flags != (link.PortFlags{}) {
-		if err := e.Kernel.SetPortFlags(ctx, dev.Index, b.Flags); err != nil {
-			return err
-		}
-	}
 	if b.VLANs != nil {
 		if err := e.Kernel.SetPortVLANs(ctx, dev.Index, b.VLANs); err != nil {
 			return err
@@ -96,6 +91,12 @@ func (b *BridgePort) Do(ctx context.Context, e *Env) error {
 	}
 	if b.MAC != "" { // behind the VLANs: it is entered in each that the port has
 		if err := e.Kernel.AddPortMAC(ctx, dev.Index, b.MAC); err != nil {
+			return err
+		}
+	}
+	// Behind the address: a locked port takes frames from no other.
+	if b.Flags != (link.PortFlags{}) {
+		if err := e.Kernel.SetPortFlags(ctx, dev.Index, b.Flags); err != nil {
 			return err
 		}
 	}

@@ -26,15 +26,27 @@ type Bridge struct {
 // kernel.
 type PortFlags struct {
 	// Isolated keeps frames of the port from other isolated ports.
-	Isolated *bool `json:"isolated,omitempty"`
+	Isolated *bool `json:"isolated,omitempty" toml:"isolated"`
 	// Learning lets the bridge learn where MAC addresses are from the port's frames.
-	Learning *bool `json:"learning,omitempty"`
+	Learning *bool `json:"learning,omitempty" toml:"learning"`
 	// Hairpin lets a frame leave by the port that it came in by: reflective relay
 	// (IEEE 802.1Qbg), what VEPA asks of a switch.
-	Hairpin *bool `json:"hairpin,omitempty"`
+	Hairpin *bool `json:"hairpin,omitempty" toml:"hairpin"`
 	// BPDUGuard disables the port when a spanning tree BPDU comes in by it. The kernel
 	// looks only where the bridge runs its own STP (br_stp_rcv).
-	BPDUGuard *bool `json:"bpduguard,omitempty"`
+	BPDUGuard *bool `json:"bpduguard,omitempty" toml:"bpduguard"`
+	// Flood lets frames to an address that the bridge does not know leave by the port.
+	Flood *bool `json:"flood,omitempty" toml:"flood"`
+	// MulticastFlood lets frames to a multicast group leave by the port although nobody
+	// behind it is known to have joined.
+	MulticastFlood *bool `json:"mcastflood,omitempty" toml:"mcastflood"`
+	// NeighSuppress lets the bridge answer ARP requests and neighbour solicitations for
+	// what is behind the port, out of its own neighbour table, and keeps them from it.
+	NeighSuppress *bool `json:"neighsuppress,omitempty" toml:"neighsuppress"`
+	// Locked drops frames that come in by the port unless the bridge knows their source
+	// address to be behind it (Linux 5.18). A locked port that learns is none: what a
+	// link-local frame, which the lock lets pass, says of its source is learnt.
+	Locked *bool `json:"locked,omitempty" toml:"locked"`
 }
 
 // BridgePort is what the kernel says of a port of a Linux bridge.
@@ -51,6 +63,10 @@ func (f *PortFlags) attrs() []portFlag {
 		{"learning", unix.IFLA_BRPORT_LEARNING, &f.Learning},
 		{"hairpin", unix.IFLA_BRPORT_MODE, &f.Hairpin},
 		{"bpduguard", unix.IFLA_BRPORT_GUARD, &f.BPDUGuard},
+		{"flood", unix.IFLA_BRPORT_UNICAST_FLOOD, &f.Flood},
+		{"mcastflood", unix.IFLA_BRPORT_MCAST_FLOOD, &f.MulticastFlood},
+		{"neighsuppress", unix.IFLA_BRPORT_NEIGH_SUPPRESS, &f.NeighSuppress},
+		{"locked", unix.IFLA_BRPORT_LOCKED, &f.Locked},
 	}
 }
 
@@ -136,7 +152,8 @@ func parseBridgePort(data []byte) (*BridgePort, error) {
 }
 
 // SetPortFlags sets flags of a bridge's port and reads them back: a kernel that does
-// not know one passes over it without a word, which is ErrNotSupported here.
+// not know one passes over it without a word, which is ErrNotSupported here. A port that
+// is to be locked forgets what it has learnt, and keeps its static addresses.
 func (c *Conn) SetPortFlags(ctx context.Context, index int, want PortFlags) error {
 	const op = "set port flags of"
 	req := message(unix.RTM_NEWLINK, unix.NLM_F_ACK, index) // RTM_SETLINK passes over IFLA_LINKINFO
@@ -151,6 +168,9 @@ func (c *Conn) SetPortFlags(ctx context.Context, index int, want PortFlags) erro
 			}
 			data.AddRtAttr(int(a.attr), []byte{v})
 		}
+	}
+	if want.Locked != nil && *want.Locked {
+		data.AddRtAttr(unix.IFLA_BRPORT_FLUSH, nil)
 	}
 	info.AddChild(data)
 	req.AddData(info)
@@ -338,8 +358,9 @@ func vlanSpec(vlans []PortVLAN) *nl.RtAttr {
 }
 
 // AddPortMAC tells a bridge that an address is behind a port, for as long as the port
-// is one, in each of the port's VLANs (`bridge fdb replace … master static`). For ports
-// that do not learn.
+// is one, in each of the port's VLANs (`bridge fdb replace … master static sticky`). For
+// ports that do not learn. Were it not sticky, a frame with that source address that comes
+// in by another port, as while the guest migrates, would take the address there for good.
 func (c *Conn) AddPortMAC(ctx context.Context, index int, mac string) error {
 	const op = "add a static address to"
 	b, err := parseMAC(mac)
@@ -353,6 +374,9 @@ func (c *Conn) AddPortMAC(ctx context.Context, index int, mac string) error {
 	return err
 }
 
+// ntfSticky is NTF_STICKY of include/uapi/linux/neighbour.h (Linux 4.20; older ones pass over it).
+const ntfSticky = 1 << 6
+
 // ndMsg is struct ndmsg (include/uapi/linux/neighbour.h) of a static address.
 type ndMsg int
 
@@ -361,5 +385,5 @@ func (m ndMsg) Len() int { return unix.SizeofNdMsg }
 func (m ndMsg) Serialize() []byte {
 	b := binary.NativeEndian.AppendUint32([]byte{unix.AF_BRIDGE, 0, 0, 0}, uint32(m))
 	b = binary.NativeEndian.AppendUint16(b, unix.NUD_NOARP|unix.NUD_REACHABLE)
-	return append(b, unix.NTF_MASTER, 0)
+	return append(b, unix.NTF_MASTER|ntfSticky, 0)
 }

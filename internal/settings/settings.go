@@ -66,18 +66,14 @@ func (v VF) Set() bool { return v != VF{} }
 // Override returns the settings that hold when v's go before others'.
 func (v VF) Override(others VF) VF { return NIC{VF: v}.Override(NIC{VF: others}).VF }
 
+// PortFlags are the flags of a port of a Linux bridge; of those, Open vSwitch knows Isolated.
+// Without Learning the NIC's own address is entered; Locked takes Learning away.
+type PortFlags link.PortFlags
+
 // Port are settings of the bridge port that a NIC's tap is. The zero value of each field
 // means that it is unset.
 type Port struct {
-	// Isolated keeps the guest from other isolated ports of the bridge.
-	Isolated *bool `toml:"isolated"`
-	// Learning lets the bridge learn MAC addresses from the guest's frames; without
-	// it the guest's own is entered.
-	Learning *bool `toml:"learning"`
-	// Hairpin sends frames back by the port that they came in by: reflective relay.
-	Hairpin *bool `toml:"hairpin"`
-	// BPDUGuard disables the port when the guest sends a spanning tree BPDU.
-	BPDUGuard *bool `toml:"bpduguard"`
+	PortFlags
 	// Trunk are the VLANs that the guest gets tagged: "100,200-299" (ParseVLANs).
 	Trunk string `toml:"trunk"`
 	// Native says how frames of the native VLAN leave to the guest of a trunk,

@@ -86,7 +86,7 @@ func pages() []page {
 		{"libvirt-direct", 1, "guests attached directly to the host's network", "**libvirt-direct** *COMMAND* [*OPTION*]…", "commands.md", nil},
 		{"libvirt-direct.toml", 5, "the host's uplinks and profiles for libvirt-direct", "*/etc/libvirt-direct/config.toml*", "config.md", nil},
 		{"libvirt-direct-metadata", 7, "what a libvirt domain says of its NICs to libvirt-direct", "`<ld:nics xmlns:ld='urn:libvirt-direct:1'>`", "metadata.md", nil},
-		{"libvirt-direct-bridges", 7, "what the hook does for bridge ports and libvirt's networks", "`<ld:nic isolated= learning= hairpin= bpduguard= vlan= trunk= native=/>`", "bridges-and-networks.md", nil},
+		{"libvirt-direct-bridges", 7, "what the hook does for bridge ports and libvirt's networks", "`<ld:nic isolated= learning= hairpin= bpduguard= flood= mcastflood= neighsuppress= locked= vlan= trunk= native=/>`", "bridges-and-networks.md", nil},
 		{"libvirt-direct-openvswitch", 7, "what the hook does for ports of Open vSwitch and OVN", "`<ld:nic vlan= trunk= native= ifaceid= profile=/>`", "openvswitch.md", nil},
 		{"libvirt-direct-hook", 8, "what libvirt runs at every step in a domain's life", "*/etc/libvirt/hooks/qemu* *DOMAIN* *OPERATION* *SUB-OPERATION* *EXTRA* \\< *domain.xml*", "hook.md", nil},
 		{"qemu-direct-helper", 8, "network devices for guests of ordinary users", "**qemu-direct-helper** [**--use-vnet**] **--br=***NAME*[*/MAC*] **--fd=***N* [**--queues=***N*]\n\n**qemu-direct-helper** **--list**", "helper.md", nil},
