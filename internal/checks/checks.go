@@ -74,6 +74,7 @@ func daemonChecks() []func(daemon) []Finding {
 func uplinkChecks() []func(context.Context, *Env, kernel, uplink) []Finding {
 	return []func(context.Context, *Env, kernel, uplink) []Finding{
 		macvtap,
+		enforced,
 		bridgeVLANs,
 		bridgePort,
 		qbg,

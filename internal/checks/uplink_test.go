@@ -92,6 +92,39 @@ func TestBridgeVLANs(t *testing.T) {
 	}
 }
 
+func TestEnforced(t *testing.T) {
+	some, none, all := &[]config.VLANRange{{First: 100, Last: 199}}, &[]config.VLANRange{}, &[]config.VLANRange{{First: 1, Last: 4094}}
+	card := link.Link{Name: "eth0"}
+	flat, filtering := link.Link{Name: "br0", Bridge: &link.Bridge{}}, link.Link{Name: "br0", Bridge: &link.Bridge{VLANFiltering: true}}
+	const not = "vlans of [uplink.u] is not enforced for "
+	for _, c := range []struct {
+		name    string
+		device  link.Link
+		vlans   *[]config.VLANRange
+		enforce bool
+		want    []Finding
+	}{
+		{"no vlans", card, nil, false, nil},
+		{"all of them", card, all, false, nil},
+		{"nothing to enforce", card, nil, true, []Finding{{Note, "uplink u", "enforce of [uplink.u] has no effect"}}},
+		{"all of them enforced", card, all, true, []Finding{{Note, "uplink u", "enforce of [uplink.u] has no effect"}}},
+		{"not enforced", card, some, false, []Finding{{Note, "uplink u",
+			not + "macvtaps on eth0 itself and for virtual functions without a VLAN, whose guests can send any tag: to refuse these, set enforce = true in /c.toml"}}},
+		{"none allowed, not enforced", card, none, false, []Finding{{Note, "uplink u", not + "macvtaps on eth0 itself"}}},
+		{"enforced", card, some, true, []Finding{{OK, "uplink u", "a guest that could send VLANs that are not allowed onto eth0 is refused"}}},
+		{"none allowed, enforced", card, none, true, []Finding{{OK, "uplink u", "a guest that could send VLANs that are not allowed onto eth0 is refused"}}},
+		{"bridge without a filter", flat, some, false, []Finding{{Note, "uplink u", not + "taps in br0, which does not filter VLANs: ip link set br0 type bridge vlan_filtering 1"}}},
+		{"the same, enforced", flat, some, true, []Finding{{Note, "uplink u", not + "taps in br0 that have no settings: ip link set br0 type bridge vlan_filtering 1"}}},
+		{"bridge that filters", filtering, some, false, nil},
+		{"the same, enforced", filtering, some, true, []Finding{{OK, "uplink u", "a guest that could send VLANs that are not allowed onto br0 is refused"}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			u := uplink{&config.Uplink{Name: "u", VLANs: c.vlans, Enforce: c.enforce}, c.device}
+			requireFindings(t, c.want, enforced(t.Context(), &Env{Config: "/c.toml"}, nil, u))
+		})
+	}
+}
+
 func TestBridgePort(t *testing.T) {
 	for _, c := range []struct {
 		name   string
