@@ -2,6 +2,7 @@ package checks
 
 import (
 	"context"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -25,6 +26,15 @@ type fakeKernel struct {
 func (f *fakeKernel) ByIndex(_ context.Context, index int) (link.Link, error) {
 	for _, l := range f.links {
 		if l.Index == index {
+			return l, nil
+		}
+	}
+	return link.Link{}, link.ErrNotFound
+}
+
+func (f *fakeKernel) ByName(_ context.Context, name string) (link.Link, error) {
+	for _, l := range f.links {
+		if l.Name == name || slices.Contains(l.AltNames, name) {
 			return l, nil
 		}
 	}
@@ -123,6 +133,18 @@ func TestEnforced(t *testing.T) {
 			requireFindings(t, c.want, enforced(t.Context(), &Env{Config: "/c.toml"}, nil, u))
 		})
 	}
+}
+
+func TestAlsoNames(t *testing.T) {
+	own := link.Link{Index: 3, Name: "eth0", AltNames: []string{"enp3s0"}}
+	k := &fakeKernel{links: []link.Link{own, {Index: 4, Name: "eno1"}, {Index: 5, Name: "eth5", AltNames: []string{"enp5s0"}}}}
+	u := uplink{&config.Uplink{Name: "u", Also: []string{"eno1", "enp5s0", "enp3s0", "eth0", "elsewhere"}}, own}
+	requireFindings(t, []Finding{
+		{Note, "uplink u", "also names a device of this host: eno1; it means eth0 in the XML of guests that come from elsewhere, and itself in this host's own: take it out of also of [uplink.u]"},
+		{Note, "uplink u", "also names a device of this host: enp5s0 (eth5); it means eth0"},
+	}, alsoNames(t.Context(), nil, k, u))
+	u.config.Also = nil
+	require.Empty(t, alsoNames(t.Context(), nil, k, u))
 }
 
 func TestBridgePort(t *testing.T) {
