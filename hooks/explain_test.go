@@ -23,6 +23,13 @@ mirror = "ids"
 ovn = true
 `
 
+const enforcing = `
+[uplink.kept]
+device = "kept0"
+vlans = ["100"]
+enforce = true
+`
+
 // Every kind of NIC, as explain shows what is done for it.
 func TestExplainGolden(t *testing.T) {
 	cases := map[string]struct{ words, nics string }{
@@ -56,11 +63,12 @@ func TestExplainGolden(t *testing.T) {
 		"pool":         {"<ld:nic mac='" + mac1 + "' allmulticast='yes'/>", "<interface type='network'><mac address='" + mac1 + "'/><source network='pool'/></interface>"},
 		"ovs":          {"<ld:nic mac='" + mac2 + "' profile='ovs' ifaceid='lsp1'/>", onSwitch(mac1, "<target dev='vnet0'/>") + onSwitch(mac2, "<target dev='vnet1'/>")},
 		"ovs-to-own":   {"<ld:nic mac='" + mac1 + "' own='hook'/>", onSwitch(mac1, "<vlan><tag id='5' nativeMode='tagged'/><tag id='6'/></vlan>", "<bandwidth/>")},
+		"enforced":     {"", direct(mac1, "kept0", "bridge") + direct(mac2, "kept0.100", "bridge")},
 		"dotted":       {"", direct(mac1, "wan.7", "vepa")},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, twoUplinks+ovsProfile, "enpb", "lanport", "enp129s0f0np0", "wan.7")
+			w := newWorld(t, twoUplinks+ovsProfile+enforcing, "enpb", "lanport", "enp129s0f0np0", "wan.7", "kept0")
 			withBridges(w.kernel)
 			w.kernel.PCI["0000:03:00.0"] = "lanport"
 			w.kernel.AddVFs("lanport", 1)

@@ -277,6 +277,7 @@ func (a *session) plan(ctx context.Context, d *xmlfilter.Domain, cfg *config.Con
 		if err != nil {
 			return err
 		}
+		host.Running = a.op == step.Reconnect
 		if steps, err = plan.For(a.op, d, cfg, host); err != nil {
 			return &planError{err}
 		}

@@ -251,12 +251,29 @@ func device(ctx context.Context, k step.Kernel, l link.Link) plan.Device {
 		Name: l.Name, Index: l.Index, Kind: l.Kind, VLANID: l.VLANID, Parent: l.Parent, MTU: l.MTU, Bridge: l.Bridge,
 		VF: l.Kind == "" && k.IsVF(ctx, l.Name),
 	}
-	if l.Kind == "vlan" {
-		if parent, err := k.ByIndex(ctx, l.Parent); err == nil { // not if it is in another namespace
-			d.ParentName = parent.Name
-		}
+	if d.Below = below(ctx, k, l, maxVLANs); d.Below != nil {
+		d.ParentName = d.Below.Name
 	}
 	return d
+}
+
+// maxVLANs is how many VLAN sub-interfaces the kernel stacks (MAX_NEST_DEV).
+const maxVLANs = 8
+
+// below returns the devices below a VLAN sub-interface, as long as they are in this network
+// namespace.
+func below(ctx context.Context, k step.Kernel, l link.Link, most int) *plan.Device {
+	if l.Kind != "vlan" || most == 0 {
+		return nil
+	}
+	parent, err := k.ByIndex(ctx, l.Parent)
+	if err != nil {
+		return nil
+	}
+	return &plan.Device{
+		Name: parent.Name, Index: parent.Index, Kind: parent.Kind, VLANID: parent.VLANID, Parent: parent.Parent,
+		Below: below(ctx, k, parent, most-1),
+	}
 }
 
 // FindUplink looks an uplink's device up by whatever the configuration finds it by.

@@ -7,10 +7,14 @@ import (
 	"libvirt-direct/xmlfilter"
 )
 
-// Describe says for a person who makes a NIC's device.
+// Describe says for a person who makes a NIC's device, and what is notable of it.
 func Describe(d *xmlfilter.Domain, cfg *config.Config, host Snapshot, n *xmlfilter.NIC) string {
+	tagging := ""
+	if t := CanTag(cfg, host, n); t != nil {
+		tagging = "; " + t.String()
+	}
 	if !InScope(n) {
-		return fmt.Sprintf("type='%s', not ours", n.Type)
+		return fmt.Sprintf("type='%s', not ours%s", n.Type, tagging)
 	}
 	s, err := SettingsOf(cfg, host, n)
 	if err != nil {
@@ -41,6 +45,7 @@ func Describe(d *xmlfilter.Domain, cfg *config.Config, host Snapshot, n *xmlfilt
 	for _, o := range host.Obstacles[NICID(d, n)] {
 		text += "; on its device: " + o.String()
 	}
+	text += tagging
 	if n.Type == "direct" && !n.RxFilters && !s.AllMulti {
 		text += "; for IPv6 it needs trustGuestRxFilters='yes' or allmulticast"
 	}

@@ -54,7 +54,10 @@ func (p *planner) nic(n *xmlfilter.NIC) error {
 	if err != nil {
 		return err
 	}
-	return plan(n, s)
+	if err := plan(n, s); err != nil {
+		return err
+	}
+	return p.enforce(n)
 }
 
 // settings are a NIC's, if they fit it.

@@ -21,7 +21,10 @@ type Device struct {
 	VF     bool
 	// ParentName is the name of a VLAN sub-interface's parent.
 	ParentName string
-	MTU        int
+	// Below is that parent, with what is known of its name, index and VLAN; nil for what is
+	// no VLAN sub-interface, or where the parent is in another network namespace.
+	Below *Device
+	MTU   int
 	// Bridge is nil for what is no Linux bridge.
 	Bridge *link.Bridge
 }
@@ -57,6 +60,8 @@ type Snapshot struct {
 	// from.
 	Owner  string
 	Origin Origin
+	// Running: the domain runs, and is looked at again.
+	Running bool
 	// Devices by the names under which they were asked for.
 	Devices map[string]Device
 	// Uplinks holds the uplinks' devices, by uplink name.

@@ -74,7 +74,9 @@ func daemonChecks() []func(daemon) []Finding {
 // uplinkChecks is the table of what is asked of each uplink whose device is there.
 func uplinkChecks() []func(context.Context, *Env, kernel, uplink) []Finding {
 	return []func(context.Context, *Env, kernel, uplink) []Finding{
+		alsoNames,
 		macvtap,
+		enforced,
 		bridgeVLANs,
 		bridgePort,
 		qbg,

@@ -2,6 +2,7 @@ package checks
 
 import (
 	"context"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -25,6 +26,15 @@ type fakeKernel struct {
 func (f *fakeKernel) ByIndex(_ context.Context, index int) (link.Link, error) {
 	for _, l := range f.links {
 		if l.Index == index {
+			return l, nil
+		}
+	}
+	return link.Link{}, link.ErrNotFound
+}
+
+func (f *fakeKernel) ByName(_ context.Context, name string) (link.Link, error) {
+	for _, l := range f.links {
+		if l.Name == name || slices.Contains(l.AltNames, name) {
 			return l, nil
 		}
 	}
@@ -90,6 +100,51 @@ func TestBridgeVLANs(t *testing.T) {
 			require.Equal(t, c.want, bridgeVLANs(t.Context(), nil, k, uplink{&config.Uplink{Name: "u", VLANs: c.allows}, c.device}))
 		})
 	}
+}
+
+func TestEnforced(t *testing.T) {
+	some, none, all := &[]config.VLANRange{{First: 100, Last: 199}}, &[]config.VLANRange{}, &[]config.VLANRange{{First: 1, Last: 4094}}
+	card := link.Link{Name: "eth0"}
+	flat, filtering := link.Link{Name: "br0", Bridge: &link.Bridge{}}, link.Link{Name: "br0", Bridge: &link.Bridge{VLANFiltering: true}}
+	const not = "vlans of [uplink.u] is not enforced for "
+	for _, c := range []struct {
+		name    string
+		device  link.Link
+		vlans   *[]config.VLANRange
+		enforce bool
+		want    []Finding
+	}{
+		{"no vlans", card, nil, false, nil},
+		{"all of them", card, all, false, nil},
+		{"nothing to enforce", card, nil, true, []Finding{{Note, "uplink u", "enforce of [uplink.u] has no effect"}}},
+		{"all of them enforced", card, all, true, []Finding{{Note, "uplink u", "enforce of [uplink.u] has no effect"}}},
+		{"not enforced", card, some, false, []Finding{{Note, "uplink u",
+			not + "macvtaps on eth0 itself and for virtual functions without a VLAN, whose guests can send any tag: to refuse these, set enforce = true in /c.toml"}}},
+		{"none allowed, not enforced", card, none, false, []Finding{{Note, "uplink u", not + "macvtaps on eth0 itself"}}},
+		{"enforced", card, some, true, []Finding{{OK, "uplink u", "a guest that could send VLANs that are not allowed onto eth0 is refused"}}},
+		{"none allowed, enforced", card, none, true, []Finding{{OK, "uplink u", "a guest that could send VLANs that are not allowed onto eth0 is refused"}}},
+		{"bridge without a filter", flat, some, false, []Finding{{Note, "uplink u", not + "taps in br0, which does not filter VLANs: ip link set br0 type bridge vlan_filtering 1"}}},
+		{"the same, enforced", flat, some, true, []Finding{{Note, "uplink u", not + "taps in br0 that have no settings: ip link set br0 type bridge vlan_filtering 1"}}},
+		{"bridge that filters", filtering, some, false, nil},
+		{"the same, enforced", filtering, some, true, []Finding{{OK, "uplink u", "a guest that could send VLANs that are not allowed onto br0 is refused"}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			u := uplink{&config.Uplink{Name: "u", VLANs: c.vlans, Enforce: c.enforce}, c.device}
+			requireFindings(t, c.want, enforced(t.Context(), &Env{Config: "/c.toml"}, nil, u))
+		})
+	}
+}
+
+func TestAlsoNames(t *testing.T) {
+	own := link.Link{Index: 3, Name: "eth0", AltNames: []string{"enp3s0"}}
+	k := &fakeKernel{links: []link.Link{own, {Index: 4, Name: "eno1"}, {Index: 5, Name: "eth5", AltNames: []string{"enp5s0"}}}}
+	u := uplink{&config.Uplink{Name: "u", Also: []string{"eno1", "enp5s0", "enp3s0", "eth0", "elsewhere"}}, own}
+	requireFindings(t, []Finding{
+		{Note, "uplink u", "also names a device of this host: eno1; it means eth0 in the XML of guests that come from elsewhere, and itself in this host's own: take it out of also of [uplink.u]"},
+		{Note, "uplink u", "also names a device of this host: enp5s0 (eth5); it means eth0"},
+	}, alsoNames(t.Context(), nil, k, u))
+	u.config.Also = nil
+	require.Empty(t, alsoNames(t.Context(), nil, k, u))
 }
 
 func TestBridgePort(t *testing.T) {

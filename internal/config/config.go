@@ -7,6 +7,7 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -79,6 +80,8 @@ type Uplink struct {
 	// VLANs that guests may use on it: identifiers ("100") and ranges
 	// ("200-299"). Absent: all, 1 to 4094. Empty: none.
 	VLANs *[]VLANRange `toml:"vlans"`
+	// Enforce refuses the NICs by which a guest could send frames of other VLANs onto it.
+	Enforce bool `toml:"enforce"`
 	// VFs of its device that may be chosen for guests which name none: numbers ("2") and
 	// ranges ("2-7"). Absent: all. Empty: none. A VF that a guest names is not asked about.
 	VFs *[]VFRange `toml:"vfs"`
@@ -347,6 +350,28 @@ func (c *Config) UplinkCalled(name string) *Uplink {
 // Allows reports whether guests may use a VLAN on the uplink.
 func (u *Uplink) Allows(vid int) bool {
 	return u.VLANs == nil || slices.ContainsFunc(*u.VLANs, func(r VLANRange) bool { return r.First <= vid && vid <= r.Last })
+}
+
+// Limits reports whether there are VLANs that guests may not use on the uplink.
+func (u *Uplink) Limits() bool {
+	for vid := 1; vid <= 4094; vid++ {
+		if !u.Allows(vid) {
+			return true
+		}
+	}
+	return false
+}
+
+// VLANText is what VLANs says, for a message.
+func (u *Uplink) VLANText() string {
+	if u.VLANs == nil {
+		return "all"
+	}
+	var all []string
+	for _, r := range *u.VLANs {
+		all = append(all, string(rangeText(r.First, r.Last)))
+	}
+	return cmp.Or(strings.Join(all, ","), "none")
 }
 
 // Chooses reports whether a virtual function may be chosen for a guest that names none.

@@ -216,7 +216,7 @@ func readFaulty(name string, table any, fault *Error) FaultyUplink {
 	keys, _ := table.(map[string]any)
 	for key, v := range keys {
 		text, _ := v.(string)
-		switch nearest(strings.ToLower(key), []string{"device", "pci", "mac", "also", "vfs", "vlans", "allmulticast", "fdb", "associate"}) {
+		switch nearest(strings.ToLower(key), []string{"device", "pci", "mac", "also", "vfs", "vlans", "allmulticast", "enforce", "fdb", "associate"}) {
 		case "device":
 			if link.ValidName(text) {
 				u.Devices = append(u.Devices, &Uplink{Name: name, Device: text})
