@@ -39,7 +39,7 @@ func TestFailedHookFailsStart(t *testing.T) {
 		},
 		"missing uplink": {
 			nic: direct(2, "nica", "bridge"), words: "uplink='backup'", conf: conf + "[uplink.backup]\ndevice = \"eth8\"\n",
-			want: `domain "g", NIC ` + mac(2) + `: no such device on this host: uplink "backup": look up eth8: no such network device; mend [uplink.backup] in /etc/libvirt-direct/config.toml`,
+			want: `domain "g", NIC ` + mac(2) + `: no such device on this host: uplink "backup": look up eth8: no such network device; fix [uplink.backup] in /etc/libvirt-direct/config.toml`,
 		},
 		"not rewritten": {
 			nic: direct(2, "nica", "bridge"), words: "own='hook'",

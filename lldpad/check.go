@@ -27,7 +27,7 @@ type Report struct {
 	// *vdp.RefusedError or vdp.ErrNoAnswer. lldpad remembers only what it has
 	// not reported to whoever asked for the VSI.
 	Err error
-	// Fix are the commands of a shell, in order, that mend what can be mended
+	// Fix are the commands of a shell, in order, that fix what can be fixed
 	// on this host; none where it is up to the switch.
 	Fix []string
 }
@@ -240,7 +240,7 @@ func (p *portConfig) neighbor() vdp.Edition {
 }
 
 // diagnose says what is wrong with a port's configuration or switch, and how
-// to mend it.
+// to fix it.
 func (p *portConfig) diagnose(port string, ed, sw vdp.Edition) ([]string, error) {
 	// Only where nothing else helps, and last (trap 16).
 	reload := []string{"kill -HUP $(lldptool ping)"}

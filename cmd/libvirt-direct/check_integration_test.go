@@ -55,7 +55,7 @@ func TestCheck(t *testing.T) {
 		{"no config", func(h *fixture) { h.MustRun("rm", config.Path) }, "ok config no " + config.Path + ": the defaults hold", 0},
 		{"uplink", func(*fixture) {}, "ok uplink storage nica, MTU 1500", 0},
 		{"uplink down", func(h *fixture) { h.MustRun("ip", "link", "set", "nica", "down") }, "note uplink storage nica is down", 0},
-		{"uplink missing", func(h *fixture) { h.Configure("[uplink.storage]\ndevice = \"eth7\"\n") }, "FAULT uplink storage look up eth7: no such network device; mend [uplink.storage] in " + config.Path, exitFault},
+		{"uplink missing", func(h *fixture) { h.Configure("[uplink.storage]\ndevice = \"eth7\"\n") }, "FAULT uplink storage look up eth7: no such network device; fix [uplink.storage] in " + config.Path, exitFault},
 		{"no helper", func(*fixture) {}, "ok helper " + helperPath + " is not installed", 0},
 		{"helper", func(h *fixture) { h.installHelper("4750") }, "ok helper " + helperPath + ", mode 4750", 0},
 		{"helper not setuid", func(h *fixture) { h.installHelper("0755") }, "FAULT helper " + helperPath + " is not setuid: chmod 4750 " + helperPath, exitFault},

@@ -148,7 +148,7 @@ func noDevice(name string) error {
 func (p *planner) uplink(u *config.Uplink) (Device, error) {
 	dev, ok := p.host.Uplinks[u.Name]
 	if !ok {
-		return Device{}, fmt.Errorf("%w: uplink %q: %w; mend [uplink.%s] in %s", ErrNoDevice, u.Name, p.host.Missing[u.Name], u.Name, config.Path)
+		return Device{}, fmt.Errorf("%w: uplink %q: %w; fix [uplink.%s] in %s", ErrNoDevice, u.Name, p.host.Missing[u.Name], u.Name, config.Path)
 	}
 	return dev, nil
 }

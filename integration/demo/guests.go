@@ -29,7 +29,7 @@ var (
 	passGuest   = &linux{name: "passthrough", mac: "52:54:00:77:00:13", addr: "10.77.0.13"}
 )
 
-// domain is the guest with one NIC and, optionally, our words.
+// domain is the guest with one NIC and, optionally, settings of ours.
 func (g *linux) domain(b *testbed, img *guest.Image, nic, words string) (host.Domain, error) {
 	mac, err := net.ParseMAC(g.mac)
 	if err != nil {

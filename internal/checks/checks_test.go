@@ -74,7 +74,7 @@ func TestClaim(t *testing.T) {
 
 func TestUplinkDevice(t *testing.T) {
 	env := &Env{Config: "/c.toml"}
-	require.Equal(t, Finding{Fault, "uplink u", "no such device; mend [uplink.u] in /c.toml"}, uplinkDevice(env, "u", link.Link{}, errors.New("no such device")))
+	require.Equal(t, Finding{Fault, "uplink u", "no such device; fix [uplink.u] in /c.toml"}, uplinkDevice(env, "u", link.Link{}, errors.New("no such device")))
 	require.Equal(t, Finding{Note, "uplink u", "eth0 is down; it is set up with its first guest"}, uplinkDevice(env, "u", link.Link{Name: "eth0"}, nil))
 	require.Equal(t, Finding{OK, "uplink u", "eth0, MTU 9000"}, uplinkDevice(env, "u", link.Link{Name: "eth0", Up: true, MTU: 9000}, nil))
 }

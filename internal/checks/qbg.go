@@ -40,7 +40,7 @@ func ofLLDPAD(about, device string, r lldpad.Report) []Finding {
 		found = append(found, finding(Note, about, "what follows mends it; reloading lldpad drops all VSIs that it holds"))
 	}
 	for _, command := range r.Fix {
-		found = append(found, finding(Note, about, "to mend it: %s", command))
+		found = append(found, finding(Note, about, "to fix it: %s", command))
 	}
 	return found
 }

@@ -52,7 +52,7 @@ func uplinkDevice(env *Env, name string, l link.Link, err error) Finding {
 	about := "uplink " + name
 	switch {
 	case err != nil:
-		return finding(Fault, about, "%v; mend [uplink.%s] in %s", err, name, env.Config)
+		return finding(Fault, about, "%v; fix [uplink.%s] in %s", err, name, env.Config)
 	case !l.Up:
 		return finding(Note, about, "%s is down; it is set up with its first guest", l.Name)
 	}

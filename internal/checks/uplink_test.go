@@ -188,7 +188,7 @@ func TestLLDPAD(t *testing.T) {
 	require.Equal(t, []Finding{
 		{Note, "a", lldpad.ErrNeedsReload.Error()},
 		{Note, "a", "what follows mends it; reloading lldpad drops all VSIs that it holds"},
-		{Note, "a", "to mend it: one"},
-		{Note, "a", "to mend it: two"},
+		{Note, "a", "to fix it: one"},
+		{Note, "a", "to fix it: two"},
 	}, ofLLDPAD("a", "eth0", lldpad.Report{Err: lldpad.ErrNeedsReload, Fix: []string{"one", "two"}}))
 }
