@@ -30,6 +30,10 @@ func (w *World) check() {
 
 // kept: what a guest that runs has is as it was given.
 func (w *World) kept(d *Domain) {
+	if d.kind == OVSPort && !d.hookless && !slices.Contains(w.Kernel.SelfMACs[w.Kernel.byName(pfName).Index], d.MAC) {
+		w.violated("kept", "%s runs, and %s does not know its MAC, by %s", d.Name, pfName, w.last())
+		return
+	}
 	if d.vf < 0 || d.disturbed {
 		return
 	}
@@ -148,7 +152,7 @@ func (w *World) truth() map[string]string {
 		if w.Kernel.vfOf(l.Name) != nil {
 			continue
 		}
-		t[l.Name] = fmt.Sprintf("kind %s, MAC %s, up %t, alias %q, altnames %v", l.Kind, l.MAC, l.Up, l.Alias, l.AltNames)
+		t[l.Name] = fmt.Sprintf("kind %s, MAC %s, up %t, alias %q, altnames %v, forwards %v", l.Kind, l.MAC, l.Up, l.Alias, l.AltNames, w.Kernel.SelfMACs[l.Index])
 	}
 	for name, p := range w.OVS.ByName {
 		t["port "+name] = fmt.Sprint(p)

@@ -119,7 +119,7 @@ func (d *Domain) XML() string {
 		return d.xml
 	}
 	settings := map[Kind]string{
-		Managed: "trust='yes'", Hostdev: "trust='yes'", OVSPort: "profile='shaped'",
+		Managed: "trust='yes'", Hostdev: "trust='yes'", OVSPort: "profile='shaped' fdb='pf'",
 		Owned: fmt.Sprintf("own='hook' uplink='fast' mode='passthrough' vlan='%d' trust='yes'", d.vlan),
 	}[d.kind]
 	if settings != "" {

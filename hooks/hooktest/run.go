@@ -31,6 +31,7 @@ func newWorld(program Program, tape []byte) *World {
 		installed: true, boot: time.Now(),
 	}
 	w.OVS.Kernel = w.Kernel.Devices
+	w.OVS.Others = []string{pfName} // the card is the switch's way out
 	w.Kernel.AddVFs(pfName, VFCount)
 	w.vf(1).VLAN = &link.VFVLAN{ID: 7, Proto: link.Dot1Q} // an administrator's
 	w.before = w.truth()
