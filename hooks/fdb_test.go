@@ -71,7 +71,7 @@ func TestForwardingEntriesHaveOwners(t *testing.T) {
 func TestFullForwardingTable(t *testing.T) {
 	w := newWorld(t, "")
 	pf := onCard(w, "")
-	w.kernel.SelfRoom = 0
+	w.kernel.SelfFull = true
 	doc := domain(uuidA, vfWords(mac1, "fdb='pf'"), bridged(mac1, "br0", "vnet0"))
 	w.must(step.Prepare, doc)
 	_, err := w.run(step.Start, doc)

@@ -63,6 +63,9 @@ func load(program Program, s Snapshot) (*World, *Domain) {
 	w := newWorld(program, nil)
 	w.calm = true
 	w.Kernel.Devices, w.OVS.Kernel = s.Devices, s.Devices
+	if s.Devices.SelfMACs == nil { // of a release that did not know of them
+		s.Devices.SelfMACs = map[int][]string{}
+	}
 	if s.Ports != nil {
 		w.OVS.ByName = s.Ports
 	}

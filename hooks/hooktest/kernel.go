@@ -39,10 +39,10 @@ type Devices struct {
 	// PortVLANs and PortMACs are what ports of bridges have, by index.
 	PortVLANs map[int][]link.PortVLAN
 	PortMACs  map[int][]string
-	// SelfMACs are the devices' own forwarding entries, by index; SelfRoom is how many one has
-	// room for.
+	// SelfMACs are the devices' own forwarding entries, by index; with SelfFull none has room
+	// for another.
 	SelfMACs map[int][]string
-	SelfRoom int
+	SelfFull bool
 	VFs      []*VF
 	Driver   Driver
 	// Profiles are the 802.1Qbh port profiles, by "eth0/3", "eth0/-1" for the device itself.
@@ -77,7 +77,7 @@ type Kernel struct {
 func NewKernel(names ...string) *Kernel {
 	d := &Devices{
 		Links: map[int]*link.Link{}, PCI: map[string]string{}, PortVLANs: map[int][]link.PortVLAN{}, PortMACs: map[int][]string{},
-		SelfMACs: map[int][]string{}, SelfRoom: 16,
+		SelfMACs: map[int][]string{},
 		Profiles: map[string]string{}, OwnMACs: map[int]string{}, Away: map[string][]*link.Link{}, NoIPv6: map[int]bool{}, Next: 1,
 	}
 	for _, n := range names {

@@ -28,7 +28,7 @@ func (k *Kernel) AddSelfEntry(ctx context.Context, index int, mac string) error 
 		switch have := k.SelfMACs[index]; {
 		case slices.Contains(have, mac):
 			return fmt.Errorf("%w: %w", link.ErrExists, unix.EEXIST)
-		case len(have) >= k.SelfRoom:
+		case k.SelfFull:
 			return fmt.Errorf("%w: %w", link.ErrTableFull, unix.ENOMEM)
 		}
 		k.SelfMACs[index] = append(slices.Clone(k.SelfMACs[index]), mac)
