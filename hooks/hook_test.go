@@ -272,6 +272,30 @@ func TestAltNameIsSharedAndGoesWithItsLastGuest(t *testing.T) {
 	require.Equal(t, before, w.dump())
 }
 
+// A guest that the release before has started is up by its macvtap's own step.
+func TestHookOwnedGuestOfTheReleaseBefore(t *testing.T) {
+	w := newWorld(t, twoUplinks, "enpb")
+	before := w.dump()
+	doc := domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook' uplink='storage'/>", owned(mac1, "ldt1"))
+	lower, err := w.kernel.ByName(t.Context(), "enpb")
+	require.NoError(t, err)
+	w.kernel.Add(link.Link{Index: 1000, Name: "ldt1", Kind: "macvtap", MAC: mac1, Mode: "vepa", Parent: lower.Index, Up: true, Alias: step.Alias + " " + uuidA})
+	dir, err := journal.Open(w.journal)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(w.journal, "domains", uuidA+".json"), []byte(`{"version":2,"uuid":"`+uuidA+`","name":"vm a","since":"2026-11-01T00:00:00Z",
+		"serial":3,"started":true,"entries":[{"resource":"link/ldt1","gen":1,"phase":"done","step":{"nic":"`+mac1+`","macvtap":{"name":"ldt1","lower":"enpb","mode":"vepa","mac":"`+mac1+`","index":1000}}}]}`), 0o600))
+	j, err := dir.Load(uuidA)
+	require.NoError(t, err)
+	require.Len(t, j.Entries, 2)
+	w.must(step.Reconnect, doc)
+	w.must(step.Stopped, doc)
+	l, err := w.kernel.ByName(t.Context(), "ldt1")
+	require.NoError(t, err)
+	require.False(t, l.Up)
+	w.must(step.Release, doc)
+	require.Equal(t, before, w.dump())
+}
+
 func TestHookOwnedLife(t *testing.T) {
 	w := newWorld(t, twoUplinks, "enpb")
 	before := w.dump()

@@ -32,7 +32,7 @@ const DefaultDir = "/run/libvirt-direct"
 // release before would not undo takes a new version, and a case in migrate. A file of
 // an older version is migrated when it is read; one of a newer version is refused and
 // left alone, for the release that understands it.
-const Version = 2
+const Version = 3
 
 // maxSize bounds a journal file; a domain with 64 NICs stays below 64 KiB.
 const maxSize = 1 << 20

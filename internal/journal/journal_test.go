@@ -68,7 +68,7 @@ func TestUntrustedFilesAreRefusedAndSetAside(t *testing.T) {
 	require.NoError(t, err)
 	good := string(text)
 	entry := func(text string) string {
-		return `{"version":2,"uuid":"` + uuid + `","entries":[` + text + `]}`
+		return `{"version":3,"uuid":"` + uuid + `","entries":[` + text + `]}`
 	}
 	for name, c := range map[string]struct {
 		data string
@@ -77,9 +77,9 @@ func TestUntrustedFilesAreRefusedAndSetAside(t *testing.T) {
 		"empty":           {"", 0o600},
 		"cut off":         {good[:len(good)/2], 0o600},
 		"text behind":     {good + "{}", 0o600},
-		"no version":      {strings.Replace(good, `"version":2,`, "", 1), 0o600},
+		"no version":      {strings.Replace(good, `"version":3,`, "", 1), 0o600},
 		"another domain":  {strings.ReplaceAll(good, uuid, "11111111-8b2f-4c07-9d37-51a1b2c3d4e5"), 0o600},
-		"unknown field":   {strings.Replace(good, `"version":2`, `"version":2,"run":"rm"`, 1), 0o600},
+		"unknown field":   {strings.Replace(good, `"version":3`, `"version":3,"run":"rm"`, 1), 0o600},
 		"others write it": {good, 0o666},
 		"no step":         {entry(`{"resource":"vlan/7/1","phase":"done"}`), 0o600},
 		"unknown phase":   {entry(`{"resource":"vlan/7/1","phase":"x","step":{}}`), 0o600},
@@ -113,12 +113,12 @@ func TestNewerFormatIsRefusedAndLeftAlone(t *testing.T) {
 	d := open(t)
 	file := filepath.Join(d.Path(), "domains", uuid+".json")
 	// Nobody knows what it will look like, but for its version.
-	const text = `{"version":3,"guests":{"a":[1]}}`
+	const text = `{"version":4,"guests":{"a":[1]}}`
 	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
 	_, err := d.Load(uuid)
 	require.ErrorIs(t, err, ErrNewer)
 	require.NotErrorIs(t, err, ErrCorrupt)
-	require.ErrorContains(t, err, "format 3, and this release reads up to 2")
+	require.ErrorContains(t, err, "format 4, and this release reads up to 3")
 	kept, err := os.ReadFile(file)
 	require.NoError(t, err)
 	require.Equal(t, text, string(kept))
@@ -228,6 +228,7 @@ func FuzzDecode(f *testing.F) {
 	} {
 		f.Add([]byte(`{"version":1,"uuid":"` + uuid + `","entries":[{"phase":"done","step":` + step + `}]}`))
 	}
+	f.Add([]byte(`{"version":2,"uuid":"` + uuid + `","entries":[{"resource":"link/ldt0","gen":1,"phase":"done","step":{"nic":"x","tap":{"name":"ldt0","index":7}}}]}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		j, err := decode(b, Version, migrate)
 		if err != nil {

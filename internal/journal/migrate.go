@@ -1,16 +1,64 @@
 package journal
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 )
 
 // migrate brings the text of a journal from an older format to the next one.
 func migrate(version int, data []byte) ([]byte, error) {
-	if version != 1 {
-		return nil, fmt.Errorf("version %d was never one", version)
+	switch version {
+	case 1:
+		return migrate1(data)
+	case 2:
+		return migrate2(data)
 	}
-	return migrate1(data)
+	return nil, fmt.Errorf("version %d was never one", version)
+}
+
+// migrate2 gives hook-owned devices the step by which they are up since version 3: until then
+// making them was, and stopped took them down.
+func migrate2(data []byte) ([]byte, error) {
+	var j map[string]json.RawMessage
+	if err := json.Unmarshal(data, &j); err != nil {
+		return nil, err
+	}
+	var entries []Entry
+	if err := json.Unmarshal(j["entries"], &entries); err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		var s struct {
+			NIC     string   `json:"nic"`
+			Macvtap *device2 `json:"macvtap"`
+			Tap     *device2 `json:"tap"`
+		}
+		if err := json.Unmarshal(e.Step, &s); err != nil {
+			return nil, err
+		}
+		dev := cmp.Or(s.Macvtap, s.Tap)
+		if dev == nil || e.Phase == Planned {
+			continue
+		}
+		up, err := json.Marshal(map[string]any{"nic": s.NIC, "link_up": map[string]any{"device": dev.Name, "index": dev.Index}})
+		if err != nil {
+			return nil, err
+		}
+		entries = append(entries, Entry{Resource: "up/" + dev.Name, Gen: 1, Phase: e.Phase, Step: up})
+	}
+	text, err := json.Marshal(entries)
+	if err != nil {
+		return nil, err
+	}
+	j["entries"], j["version"] = text, json.RawMessage("3")
+	return json.Marshal(j)
+}
+
+// device2 is the device of a hook-owned NIC.
+type device2 struct {
+	Name  string `json:"name"`
+	Index int    `json:"index"`
 }
 
 // migrate1 gives the entries of a journal of version 1 their resources. Its claims to a
