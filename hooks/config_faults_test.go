@@ -2,6 +2,7 @@ package hooks
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -130,4 +131,43 @@ func TestNoConfigurationAtAll(t *testing.T) {
 	_, err := w.run(step.Prepare, domain(uuidA, "<ld:nic mac='"+mac1+"' allmulticast='yes'/>", direct(mac1, "nica", "bridge")))
 	require.True(t, errors.Is(err, config.ErrConfig))
 	w.must(step.Prepare, domain(uuidB, "", direct(mac2, "nica", "bridge")))
+}
+
+// Of a guest that runs the NICs are looked after that depend on no faulty section.
+func TestReconnectBesideAFaultySection(t *testing.T) {
+	w := newWorld(t, "[uplink.lan]\ndevice='nicb'\n", "nica", "nicb")
+	doc := domain(uuidA, vfWords(mac1, "own='hook' uplink='lan' mode='bridge'")+vfWords(mac2, "own='hook' dev='nica' mode='bridge'"),
+		owned(mac1, "ldt1")+owned(mac2, "ldt2"))
+	w.must(step.Prepare, doc)
+	w.must(step.Start, doc)
+	l, _ := w.kernel.ByName(t.Context(), "ldt2")
+	w.kernel.Links[l.Index].Up = false
+	faulty, err := config.Parse("", []byte("[uplink.lan]\ndevice='nicb'\nvlan=['1']\n"))
+	require.NoError(t, err)
+	w.cfg = faulty
+	w.must(step.Reconnect, doc)
+	if l, _ = w.kernel.ByName(t.Context(), "ldt2"); !l.Up {
+		t.Errorf("ldt2 was not taken up again: %s", w.log.String())
+	}
+	w.must(step.Stopped, doc)
+	w.must(step.Release, doc)
+	require.Empty(t, w.journals())
+}
+
+// A hook-owned port leads to its uplink by what rewrite has kept.
+func TestFaultyUplinkOfAHookOwnedPort(t *testing.T) {
+	for _, c := range []string{
+		"[uplink.lan]\ndevice = \"ovsbr0\"\nvlans = [\"100\"]\n",
+		"[uplink.lan]\ndevice = \"ovsbr0\"\nvlan = [\"100\"]\n",
+	} {
+		w := newWorld(t, c)
+		w.withSwitch("ovsbr0")
+		w.kernel.Add(link.Link{Name: "ovsbr0", Kind: "openvswitch", MTU: 1500})
+		nic, word := wasOnSwitch(mac4, "ldt4", "", "<vlan><tag id='7'/></vlan>")
+		_, err := w.run(step.Prepare, domain(uuidA, word, nic))
+		require.Error(t, err, c)
+		if strings.Contains(c, "vlan =") {
+			require.ErrorIs(t, err, config.ErrConfig)
+		}
+	}
 }

@@ -366,7 +366,7 @@ func (h *Hook) remap(ctx context.Context, k step.Kernel, cfg *config.Config, d *
 	})
 }
 
-func (h *Hook) records() Records { return Records{Journal: h.Journal, Libvirt: h.Libvirt, OVS: h.OVS} }
+func (h *Hook) records() Records { return Records{Journal: h.Journal, Libvirt: h.Libvirt} }
 
 // open locks a domain and reads its journal.
 func (h *Hook) open(ctx context.Context, uuid, name string) (a *session, unlock func(), err error) {
@@ -443,13 +443,17 @@ func (h *Hook) operate(ctx context.Context, c Call, d *xmlfilter.Domain, unconfi
 		}
 	}
 	a.op = c.Op
+	rec := h.records()
+	if c.Op == step.Start || c.Op == step.Reconnect {
+		rec.AskSwitch(ctx, cfg, d, h.OVS)
+	}
 	for attempt := 1; ; attempt++ {
-		steps, err := a.plan(ctx, d, cfg, h.records())
+		steps, err := a.plan(ctx, d, cfg, rec)
+		if c.Op == step.Reconnect {
+			return errors.Join(err, a.repair(ctx, steps, rec.SwitchErr == nil && err == nil))
+		}
 		if err != nil {
 			return err
-		}
-		if c.Op == step.Reconnect {
-			return a.repair(ctx, steps)
 		}
 		err = a.apply(ctx, d.Name, steps)
 		// Who knows nothing of our claims can take what was chosen: another will do.

@@ -686,3 +686,17 @@ func TestHugeDocumentIsRefused(t *testing.T) {
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { return len(p), nil }
+
+// The guest's device has gone, and somebody else's has its index.
+func TestDeviceThatHasTheIndexNow(t *testing.T) {
+	w := newWorld(t, "", "nica")
+	doc := domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook' dev='nica' mode='bridge'/>", owned(mac1, "ldt1"))
+	w.must(step.Prepare, doc)
+	w.must(step.Start, doc)
+	l, err := w.kernel.ByName(t.Context(), "ldt1")
+	require.NoError(t, err)
+	delete(w.kernel.Links, l.Index)
+	w.kernel.Links[l.Index] = &link.Link{Index: l.Index, Name: "other0", Up: true, Kind: "veth"}
+	w.must(step.Stopped, doc)
+	require.True(t, w.kernel.Links[l.Index].Up)
+}

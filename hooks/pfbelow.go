@@ -6,8 +6,10 @@ import (
 
 	"libvirt-direct/hooks/plan"
 	"libvirt-direct/hooks/step"
+	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/link"
 	"libvirt-direct/internal/ovs"
+	"libvirt-direct/xmlfilter"
 )
 
 // pfsBelow looks for physical functions below the bridges of NICs that could want an entry
@@ -28,7 +30,6 @@ func (s *surveyor) pfsBelow(ctx context.Context, h *plan.Snapshot) error {
 		return err
 	}
 	h.PFsBelow = map[string][]plan.Device{}
-	var switches []ovs.Bridge
 	for _, name := range wanted {
 		bridge, there := h.Devices[name]
 		if _, known := h.PFsBelow[name]; known || !there {
@@ -37,12 +38,8 @@ func (s *surveyor) pfsBelow(ctx context.Context, h *plan.Snapshot) error {
 		var ports []link.Link
 		if bridge.Kind == "bridge" {
 			ports = portsOf(links, bridge.Index)
-		} else if switches == nil && s.OVS != nil {
-			if switches, err = s.switches(ctx); err != nil {
-				return err
-			}
 		}
-		ports = append(ports, portsOfSwitch(links, switches, bridge.Name)...)
+		ports = append(ports, portsOfSwitch(links, s.Switches, bridge.Name)...)
 		pfs, err := PFsBelow(ctx, s.kernel, links, ports)
 		if err != nil {
 			return err
@@ -54,10 +51,15 @@ func (s *surveyor) pfsBelow(ctx context.Context, h *plan.Snapshot) error {
 	return nil
 }
 
-func (s *surveyor) switches(ctx context.Context) ([]ovs.Bridge, error) {
-	db := s.OVS()
+// AskSwitch asks Open vSwitch which ports its bridges have, if a NIC of the domain wants to
+// be known to cards below one. It is asked before anybody's lock is taken: it can be slow.
+func (r *Records) AskSwitch(ctx context.Context, cfg *config.Config, d *xmlfilter.Domain, open func() step.Switch) {
+	if !slices.ContainsFunc(d.NICs, func(n xmlfilter.NIC) bool { return plan.AsksSwitch(cfg, &n) }) {
+		return
+	}
+	db := open()
 	defer db.Close()
-	return db.Bridges(ctx)
+	r.Switches, r.SwitchErr = db.Bridges(ctx)
 }
 
 func portsOf(links []link.Link, bridge int) []link.Link {

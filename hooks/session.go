@@ -1,6 +1,7 @@
 package hooks
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -269,34 +270,36 @@ func (a *session) dropReservations(planned []step.Step) {
 }
 
 // plan decides what the operation does, and claims it, with nobody else deciding at the
-// same time.
+// same time. At reconnect it returns the steps of NICs beside the error of others.
 func (a *session) plan(ctx context.Context, d *xmlfilter.Domain, cfg *config.Config, rec Records) (steps []step.Step, err error) {
 	a.claimed = nil
-	return steps, a.withClaims(ctx, func() error {
+	err = a.withClaims(ctx, func() error {
 		host, err := Survey(ctx, a.host.Kernel, cfg, rec, d)
 		if err != nil {
 			return err
 		}
 		host.Running = a.op == step.Reconnect
-		if steps, err = plan.For(a.op, d, cfg, host); err != nil {
-			return &planError{err}
+		steps, err = plan.For(a.op, d, cfg, host)
+		if err != nil {
+			err = &planError{err}
+		}
+		if err != nil && !host.Running {
+			return err
 		}
 		switch a.op {
 		case step.Prepare:
 			a.journal.Started = false // what an earlier life has left can say otherwise
 			a.dropReservations(steps)
 		case step.Reconnect:
-			again, err := plan.For(step.Start, d, cfg, host)
-			if err != nil {
-				return err
-			}
-			steps = append(steps, again...)
+			again, startErr := plan.For(step.Start, d, cfg, host)
+			steps, err = append(steps, again...), cmp.Or(err, startErr)
 			fallthrough
 		case step.Start:
 			a.journal.Started = true
 		}
-		return a.claim(steps, 0)
+		return errors.Join(err, a.claim(steps, 0))
 	})
+	return steps, err
 }
 
 // apply does steps in order, all of them claimed. When one fails, what this call has
@@ -314,13 +317,20 @@ func (a *session) apply(ctx context.Context, domain string, steps []step.Step) e
 }
 
 // repair takes up what a running guest has and the journal does not know, and sets
-// again what can be set again.
-func (a *session) repair(ctx context.Context, steps []step.Step) error {
+// again what can be set again. What is planned no more, where all was planned, is undone if
+// that can be while the guest runs.
+func (a *session) repair(ctx context.Context, steps []step.Step, all bool) error {
 	var errs []error
 	for _, s := range steps {
 		errs = append(errs, a.do(ctx, s))
 	}
-	return errors.Join(errs...)
+	if !all {
+		return errors.Join(errs...)
+	}
+	return errors.Join(append(errs, a.undoAll(ctx, func(key string, s step.Step) bool {
+		_, revocable := s.Kind.(step.Revocable)
+		return revocable && !slices.ContainsFunc(steps, func(o step.Step) bool { return o.Key() == key })
+	}))...)
 }
 
 // finish undoes what a run has left that was killed, or could not be undone. The domain is

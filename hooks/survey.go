@@ -11,6 +11,7 @@ import (
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
+	"libvirt-direct/internal/ovs"
 	"libvirt-direct/xmlfilter"
 )
 
@@ -20,8 +21,10 @@ type Records struct {
 	Journal *journal.Dir
 	// Libvirt is the folder in which libvirt keeps its state.
 	Libvirt fs.FS
-	// OVS names the host's Open vSwitch, nil where it is not to be asked.
-	OVS func() step.Switch
+	// Switches are the bridges of Open vSwitch, or SwitchErr why they are not known, where
+	// AskSwitch was called.
+	Switches  []ovs.Bridge
+	SwitchErr error
 	// Named are virtual functions, by network device or PCI address, that definitions of
 	// other domains name: no free choice takes them.
 	Named []string
@@ -45,7 +48,7 @@ type surveyor struct {
 func Survey(ctx context.Context, k step.Kernel, cfg *config.Config, rec Records, d *xmlfilter.Domain) (plan.Snapshot, error) {
 	s := surveyor{Records: rec, kernel: k, cfg: cfg, domain: d, vfUses: map[string][]link.VFUse{}}
 	h := plan.Snapshot{
-		Owner: d.UUID, Devices: map[string]plan.Device{}, Uplinks: map[string]plan.Device{}, Missing: map[string]error{},
+		Owner: d.UUID, SwitchErr: rec.SwitchErr, Devices: map[string]plan.Device{}, Uplinks: map[string]plan.Device{}, Missing: map[string]error{},
 		VFs: map[string]plan.VFDevice{}, Held: map[string]plan.VFDevice{}, Obstacles: map[string][]link.Obstacle{},
 	}
 	for _, name := range cfg.UplinkNames() {

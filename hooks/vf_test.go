@@ -754,3 +754,45 @@ func TestConfigOfVFs(t *testing.T) {
 		require.Len(t, c.Faults(), 1, bad)
 	}
 }
+
+// Whichever call of release fails, gc puts the VF back.
+func TestVFGetsItsMACBackByWhoeverCan(t *testing.T) {
+	for n := 1; n < 12; n++ {
+		w := newVFWorld(t)
+		before := w.all()
+		doc := domain(uuidA, vfWords(mac1, "own='hook' mode='passthrough' dev='vf2'"), owned(mac1, "ldt1"))
+		w.must(step.Prepare, doc)
+		w.must(step.Start, doc)
+		w.must(step.Stopped, doc)
+		w.calls = 0
+		what := ""
+		w.fail = func(call int, op string) error {
+			if call == n {
+				what = op
+				return errors.New("transient")
+			}
+			return nil
+		}
+		_, err := w.run(step.Release, doc)
+		w.fail = nil
+		w.gc(false)
+		w.gc(false)
+		require.Equal(t, before, w.all(), "call %d (%s) failed, release said %v", n, what, err)
+	}
+}
+
+// The VF's network device has the guest's MAC already, and its PF knows nothing of that.
+func TestGuestMACThatOnlyTheDeviceHas(t *testing.T) {
+	for _, pfs := range []string{"00:00:00:00:00:00", "02:aa:00:00:00:01"} {
+		w := newVFWorld(t)
+		vf := w.kernel.Function(2)
+		vf.MAC, vf.Fixed = &pfs, pfs[:4] == "02:a"
+		l, err := w.kernel.ByName(t.Context(), "vf2")
+		require.NoError(t, err)
+		w.kernel.Links[l.Index].MAC = mac1
+		doc := domain(uuidA, vfWords(mac1, "own='hook' mode='passthrough' dev='vf2'"), owned(mac1, "ldt1"))
+		w.must(step.Prepare, doc)
+		w.must(step.Start, doc)
+		require.Equal(t, mac1, *vf.MAC)
+	}
+}

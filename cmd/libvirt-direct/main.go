@@ -199,6 +199,7 @@ func (o *options) survey(ctx context.Context, rec hooks.Records, d *xmlfilter.Do
 		return view{}, err
 	}
 	defer k.Close()
+	rec.AskSwitch(ctx, cfg, d, hooks.OpenSwitch)
 	host, err := hooks.Survey(ctx, k, cfg, rec, d)
 	return view{cfg, host}, err
 }

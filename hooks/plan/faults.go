@@ -47,7 +47,7 @@ func (p *planner) known(n *xmlfilter.NIC) (Settings, error) {
 	if err != nil || s.Uplink != nil {
 		return s, err
 	}
-	for _, name := range []string{s.Dev, n.Source.Dev, n.Source.Bridge, n.Source.PCI} {
+	for _, name := range []string{s.Dev, n.Source.Dev, n.Source.Bridge, BridgeOf(n), n.Source.PCI} {
 		_, there := p.host.Devices[name]
 		if _, vf := p.host.VFs[name]; name == "" || Plain(p.domain) && (there || vf) {
 			continue

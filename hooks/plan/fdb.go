@@ -33,6 +33,14 @@ func MayWantFDB(cfg *config.Config, host Snapshot, n *xmlfilter.NIC) bool {
 	return cmp.Or(s.FDB, fdbOf(cfg)) == fdbPF
 }
 
+// AsksSwitch reports whether Open vSwitch has to be asked what stands below a NIC's bridge: it
+// is on one, and wants its MAC known, or could.
+func AsksSwitch(cfg *config.Config, n *xmlfilter.NIC) bool {
+	return onSwitch(n) && MayWantFDB(cfg, Snapshot{}, n)
+}
+
+func onSwitch(n *xmlfilter.NIC) bool { return onOVS(n) || WasOnOVS(n) != nil }
+
 // fdbOf is fdbPF where any uplink has it.
 func fdbOf(cfg *config.Config) string {
 	for _, u := range cfg.Uplinks {
@@ -45,22 +53,31 @@ func fdbOf(cfg *config.Config) string {
 
 // fdb plans that physical functions below a NIC's bridge know its MAC, where its settings
 // want that, or those of the uplink that the bridge is, or the physical function.
-func (p *planner) fdb(n *xmlfilter.NIC, s Settings) {
+func (p *planner) fdb(n *xmlfilter.NIC, s Settings) error {
 	bridge := BridgeOf(n)
 	if !MayWantFDB(p.cfg, p.host, n) {
-		return
+		return nil
+	}
+	if p.host.SwitchErr != nil && onSwitch(n) && wantsFDB(s, s.Uplink, p.host.uplinkOf(p.cfg, bridge)) {
+		return p.host.SwitchErr
 	}
 	for _, pf := range p.host.PFsBelow[bridge] {
-		want := s.FDB
-		for _, u := range []*config.Uplink{s.Uplink, p.host.uplinkOf(p.cfg, bridge), p.uplinkAt(pf.Index)} {
-			if want == "" && u != nil {
-				want = u.FDB
-			}
-		}
-		if want == fdbPF {
-			p.last = append(p.last, step.Step{NIC: p.id(n), Kind: &step.FDB{PF: pf.Name, MAC: n.MAC}})
+		if wantsFDB(s, s.Uplink, p.host.uplinkOf(p.cfg, bridge), p.uplinkAt(pf.Index)) {
+			p.last = append(p.last, step.Step{NIC: p.id(n), Kind: &step.FDB{PF: pf.Name, Index: pf.Index, MAC: n.MAC}})
 		}
 	}
+	return nil
+}
+
+// wantsFDB asks a NIC's settings, and then uplinks in order.
+func wantsFDB(s Settings, uplinks ...*config.Uplink) bool {
+	want := s.FDB
+	for _, u := range uplinks {
+		if want == "" && u != nil {
+			want = u.FDB
+		}
+	}
+	return want == fdbPF
 }
 
 // uplinkAt returns the uplink whose device has an index, nil for none.

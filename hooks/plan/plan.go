@@ -9,6 +9,7 @@ package plan
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -23,19 +24,27 @@ import (
 // the same steps, and nothing is touched. stopped and release have no plan of their
 // own, they undo what the journal says; migrate and restore have Rewrite.
 //
-// An error is a *NICError: which NIC, what is wrong, what to do.
+// An error is a *NICError: which NIC, what is wrong, what to do. Of a domain that runs it is
+// those of several, beside the steps of its other NICs.
 func For(op step.Op, d *xmlfilter.Domain, cfg *config.Config, host Snapshot) ([]step.Step, error) {
 	p := newPlanner(op, d, cfg, host)
+	var errs []error
 	for i := range d.NICs {
 		n := &d.NICs[i]
 		if !InScope(n) {
 			continue
 		}
-		if err := p.nic(n); err != nil {
-			return nil, &NICError{Domain: d.Name, NIC: n.String(), Err: err}
+		err := p.nic(n)
+		if err == nil {
+			continue
 		}
+		err = &NICError{Domain: d.Name, NIC: n.String(), Err: err}
+		if !host.Running {
+			return nil, err
+		}
+		errs = append(errs, err)
 	}
-	return append(p.steps, p.last...), nil
+	return append(p.steps, p.last...), errors.Join(errs...)
 }
 
 func (p *planner) nic(n *xmlfilter.NIC) error {
@@ -207,7 +216,9 @@ func (p *planner) onUplink(name string, dev Device, u *config.Uplink) error {
 
 // start plans what is to be set on the devices that libvirt has made by then.
 func (p *planner) start(n *xmlfilter.NIC, s Settings) error {
-	p.fdb(n, s)
+	if err := p.fdb(n, s); err != nil {
+		return err
+	}
 	if n.Type == "ethernet" && s.Own && config.ValidIfname(n.Target) {
 		p.last = append(p.last, step.Step{NIC: p.id(n), Kind: &step.LinkUp{Device: n.Target}})
 	}

@@ -84,6 +84,8 @@ type Snapshot struct {
 	// PFsBelow are the physical functions with virtual functions that a bridge, of Linux or of
 	// Open vSwitch, stands on, for NICs that could want an entry in their forwarding tables.
 	PFsBelow map[string][]Device
+	// SwitchErr says why Open vSwitch did not say what its bridges stand on.
+	SwitchErr error
 	// Obstacles are what stands in the way of a NIC's macvtap on its device, by NIC.
 	Obstacles map[string][]link.Obstacle
 }

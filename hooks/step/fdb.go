@@ -15,22 +15,27 @@ import (
 // what it does not know out of its port: they reach a guest behind the bridge by it alone.
 // The entry is shared by guests with one MAC, and removed with the last one if we made it.
 type FDB struct {
-	PF  string `json:"pf"`
-	MAC string `json:"mac"`
+	PF    string `json:"pf"`
+	Index int    `json:"index"`
+	MAC   string `json:"mac"`
 
-	// What Do notes before it acts.
-	Index int  `json:"index,omitempty"`
-	Made  bool `json:"made,omitempty"` // by us, for this domain or another
+	// Made is noted before it acts: by us, for this domain or another.
+	Made bool `json:"made,omitempty"`
 }
 
 func (*FDB) Type() string { return "fdb" }
 
-func (f *FDB) Key() string { return "fdb " + f.PF + " " + f.MAC }
+func (f *FDB) Key() string { return fmt.Sprintf("fdb %d %s", f.Index, f.MAC) }
 
-func (f *FDB) Resource() (name string, shared bool) { return "fdb/" + f.PF + "/" + f.MAC, true }
+func (f *FDB) Resource() (name string, shared bool) {
+	return fmt.Sprintf("fdb/%d/%s", f.Index, f.MAC), true
+}
 
 // Until is the moment when the guest is gone: virtual functions are to find it elsewhere.
 func (*FDB) Until() Op { return Stopped }
+
+// Revocable: a bridge can be given another card.
+func (*FDB) Revocable() {}
 
 func (f *FDB) Does() string {
 	return fmt.Sprintf("enter %s in the forwarding table of %s, for its virtual functions", f.MAC, f.PF)
@@ -74,7 +79,9 @@ func (f *FDB) Do(ctx context.Context, e *Env) error {
 	if err != nil {
 		return err
 	}
-	f.Index = pf.Index
+	if pf.Index != f.Index {
+		return fmt.Errorf("%w: %s has changed since this moment; try again", ErrWrongDevice, f.PF)
+	}
 	if err := e.Lock(ctx, LinkLock(pf.Index)); err != nil {
 		return err
 	}
@@ -116,6 +123,9 @@ func (f *FDB) Undo(ctx context.Context, e *Env) error {
 	sharing, err := e.Sharing()
 	if err != nil || !f.Made || sharing.Others {
 		return err
+	}
+	if pf, err := e.Kernel.ByName(ctx, f.PF); err == nil && pf.Index != f.Index {
+		return nil // its driver was loaded anew, and has forgotten it
 	}
 	err = e.Kernel.RemoveSelfEntry(ctx, f.Index, f.MAC)
 	if errors.Is(err, link.ErrNotFound) {

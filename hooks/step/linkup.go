@@ -57,6 +57,11 @@ func (u *LinkUp) Do(ctx context.Context, e *Env) error {
 	return e.Save(journal.Done)
 }
 
+// Undo takes it down, if it is still the domain's.
 func (u *LinkUp) Undo(ctx context.Context, e *Env) error {
+	dev, err := e.Kernel.ByIndex(ctx, u.Index)
+	if err != nil || dev.Alias != e.own() {
+		return Ignore(err, link.ErrNotFound)
+	}
 	return Ignore(e.Kernel.SetUp(ctx, u.Index, false), link.ErrNotFound)
 }

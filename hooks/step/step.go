@@ -129,6 +129,12 @@ type Subject interface {
 	Subject() string
 }
 
+// A Revocable can be undone while the guest runs, when it is wanted no more.
+type Revocable interface {
+	Kind
+	Revocable()
+}
+
 // An OnVF is about one virtual function.
 type OnVF interface {
 	Kind

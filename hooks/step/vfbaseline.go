@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"slices"
 
@@ -131,8 +132,7 @@ func (r *restoration) all(ctx context.Context) error {
 		errs = append(errs, r.netdev(ctx))
 	}
 	if v.Freed { // the VF's own is the same by now, and would be taken for it
-		none := NoMAC
-		errs = append(errs, e.Kernel.RestoreVF(ctx, r.pf, v.Number, func(link.VFSettings) link.VFSettings { return link.VFSettings{MAC: &none} }))
+		errs = append(errs, r.noMAC(ctx))
 	}
 	var back link.VFSettings
 	err := e.Kernel.RestoreVF(ctx, r.pf, v.Number, func(now link.VFSettings) link.VFSettings {
@@ -141,6 +141,9 @@ func (r *restoration) all(ctx context.Context) error {
 		for _, attr := range kept {
 			value, _ := now.Value(attr)
 			e.Event("left %s of %s at %s: somebody else has set it", attr, v.name(), value)
+		}
+		if errors.Join(errs...) != nil { // with the PF's the VF could not have its own any more
+			back = back.Only(func(attr string) bool { return attr != link.AttrMAC })
 		}
 		return back
 	})
@@ -169,6 +172,12 @@ func refuses(err error, attr string) bool {
 	})
 }
 
+// noMAC takes away the MAC that the PF has given.
+func (r *restoration) noMAC(ctx context.Context) error {
+	none := NoMAC
+	return r.e.Kernel.RestoreVF(ctx, r.pf, r.v.Number, func(link.VFSettings) link.VFSettings { return link.VFSettings{MAC: &none} })
+}
+
 // netdev puts a VF's network device back. Where libvirt's macvtap has gone from it the
 // kernel has given it its MAC again, unless its driver takes none while it is up.
 func (r *restoration) netdev(ctx context.Context) error {
@@ -176,8 +185,12 @@ func (r *restoration) netdev(ctx context.Context) error {
 	r.name(ctx)
 	// While it is up: igbvf takes what it has when it goes down for its permanent one.
 	if dev.MAC == v.MAC && dev.MAC != was.Own {
-		if err := setMAC(ctx, e.Kernel, dev.Index, was.Own); err != nil {
-			e.Event("%s keeps the guest's MAC: %v", dev.Name, err)
+		err := setMAC(ctx, e.Kernel, dev.Index, was.Own)
+		if errors.Is(err, link.ErrMACFixed) { // its PF gets it back after this
+			err = errors.Join(r.noMAC(ctx), setMAC(ctx, e.Kernel, dev.Index, was.Own))
+		}
+		if err != nil {
+			return fmt.Errorf("%s keeps the guest's MAC: %w", dev.Name, err)
 		}
 	}
 	if dev.Up && !was.Up {

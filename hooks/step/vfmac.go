@@ -15,8 +15,14 @@ import (
 // is trusted; some drivers say so, and others do as if. Then the PF's is taken away.
 func giveMAC(ctx context.Context, e *Env, v *VF, pf link.Link) error {
 	dev, there, err := netdevOf(ctx, e.Kernel, v.VFPlace)
-	if err != nil || !there || dev.MAC == v.MAC {
+	if err != nil || !there {
 		return err
+	}
+	if dev.MAC == v.MAC {
+		now, err := e.Kernel.VF(ctx, pf, v.Number)
+		if err != nil || now.MAC == nil || *now.MAC == v.MAC {
+			return err
+		}
 	}
 	fixed := setMAC(ctx, e.Kernel, dev.Index, v.MAC)
 	if Ignore(fixed, link.ErrMACFixed) != nil {

@@ -128,7 +128,16 @@ func TestFaultsBySection(t *testing.T) {
 		},
 		"wrong type": {
 			text: "[uplink.bad]\ndevice = [\"eth1\"]\n", faults: []string{"uplink.bad"},
-			uplinks: map[string]string{"bad": "uplink.bad", "eth1": ""}, devices: map[string][]string{"bad": nil},
+			uplinks: map[string]string{"bad": "uplink.bad", "eth1": "uplink.bad"}, devices: map[string][]string{"bad": {"eth1"}},
+		},
+		"a short PCI address": {
+			text: "[uplink.bad]\npci = \"03:00.0\"\n", faults: []string{"uplink.bad"}, devices: map[string][]string{"bad": {"0000:03:00.0"}},
+		},
+		"another key": {
+			text: "[uplink.bad]\ninterface = \"eth1\"\n", faults: []string{"uplink.bad"}, devices: map[string][]string{"bad": {"eth1"}},
+		},
+		"a list of tables": {
+			text: "[[uplink.bad]]\ndevice = \"eth1\"\n", faults: []string{"uplink.bad"}, devices: map[string][]string{"bad": {"eth1"}},
 		},
 		"two ways to a device": {
 			text: "[uplink.bad]\npci = \"0000:03:00.0\"\nmac = \"3C:FD:FE:00:11:22\"\n", faults: []string{"uplink.bad"},

@@ -209,34 +209,65 @@ func (r *reader) finish() {
 	slices.SortFunc(c.faulty, func(a, b FaultyUplink) int { return strings.Compare(a.Name, b.Name) })
 }
 
-// readFaulty reads what finds an uplink's device, also under keys that are misspelt: its
-// limits are not known, and a guest must not be without them for a letter.
+// readFaulty reads what could find an uplink's device, whatever the key is called and however
+// the value is written: its limits are not known, and a guest must not be without them
+// for a letter.
 func readFaulty(name string, table any, fault *Error) FaultyUplink {
 	u := FaultyUplink{Name: name, Fault: fault}
-	keys, _ := table.(map[string]any)
-	for key, v := range keys {
-		text, _ := v.(string)
-		switch nearest(strings.ToLower(key), []string{"device", "pci", "mac", "also", "vfs", "vlans", "allmulticast", "enforce", "fdb", "associate"}) {
-		case "device":
-			if link.ValidName(text) {
-				u.Devices = append(u.Devices, &Uplink{Name: name, Device: text})
-			}
-		case "pci":
-			if text = strings.ToLower(text); pciAddress.MatchString(text) {
-				u.Devices = append(u.Devices, &Uplink{Name: name, PCI: text})
-			}
-		case "mac":
-			if mac, err := net.ParseMAC(text); err == nil && len(mac) == 6 {
-				u.Devices = append(u.Devices, &Uplink{Name: name, MAC: mac.String()})
-			}
-		case "also":
-			list, _ := v.([]any)
-			for _, other := range append(list, v) {
-				if text, ok := other.(string); ok {
-					u.Also = append(u.Also, text)
+	for _, t := range append(list(table), table) { // [[uplink.x]] is a list of them
+		keys, _ := t.(map[string]any)
+		for key, v := range keys {
+			switch key = strings.ToLower(key); {
+			case slices.Contains([]string{"vfs", "vlans", "allmulticast", "enforce", "fdb", "associate"}, key):
+			case nearest(key, []string{"also", "device", "pci", "mac", "vlans", "vfs"}) == "also":
+				u.Also = append(u.Also, texts(v)...)
+			default:
+				for _, text := range texts(v) {
+					u.Devices = append(u.Devices, ways(name, text)...)
 				}
 			}
 		}
 	}
 	return u
+}
+
+// ways are what a text can find a device by.
+func ways(name, text string) (ways []*Uplink) {
+	if link.ValidName(text) {
+		ways = append(ways, &Uplink{Name: name, Device: text})
+	}
+	for _, address := range []string{text, "0000:" + text} { // lspci leaves the domain out
+		if address = strings.ToLower(address); pciAddress.MatchString(address) {
+			ways = append(ways, &Uplink{Name: name, PCI: address})
+		}
+	}
+	if mac, err := net.ParseMAC(text); err == nil && len(mac) == 6 {
+		ways = append(ways, &Uplink{Name: name, MAC: mac.String()})
+	}
+	return ways
+}
+
+// texts are a value, or those of a list.
+func texts(v any) (found []string) {
+	for _, v := range append(list(v), v) {
+		if text, ok := v.(string); ok {
+			found = append(found, text)
+		}
+	}
+	return found
+}
+
+// list is a value that is one; how TOML's tables come in it depends on how they are written.
+func list(v any) []any {
+	switch v := v.(type) {
+	case []any:
+		return slices.Clone(v)
+	case []map[string]any:
+		var all []any
+		for _, t := range v {
+			all = append(all, t)
+		}
+		return all
+	}
+	return nil
 }
