@@ -1,3 +1,6 @@
+// Package hooks is what each libvirt hook operation does: it surveys the host, has package
+// plan decide, and claims, does and undoes the steps in order (session.go), so that whatever
+// fails, or kills the process, leaves a journal by which everything is put back.
 package hooks
 
 import (
@@ -174,7 +177,7 @@ const plainTime = 50 * time.Millisecond
 
 // plain does prepare and start for a plain guest. Where nothing has to be made for it no
 // state of the host refuses or delays it: what we know of it is then not complete, and
-// that is logged. What Plan refuses libvirt would as well, or, with another guest's
+// that is logged. What the plan refuses libvirt would as well, or, with another guest's
 // device, after it has changed that: what the kernel shows is looked at first, without
 // waiting for anybody, and however long a busy host takes for it.
 func (h *Hook) plain(ctx context.Context, c Call, d *xmlfilter.Domain) error {
@@ -278,7 +281,7 @@ func shownTaken(h *plan.Snapshot, d *xmlfilter.Domain) error {
 	return nil
 }
 
-// planError is what Plan has refused.
+// planError is what the plan has refused.
 type planError struct{ error }
 
 func (e *planError) Unwrap() error { return e.error }

@@ -183,7 +183,7 @@ func (s *surveyor) vfs(ctx context.Context, h *plan.Snapshot) error {
 }
 
 // addVF adds a VF that a lookup has found. One that is none, or not there, is no
-// error here: Plan knows who needs it.
+// error here: the plan knows who needs it.
 func (s *surveyor) addVF(ctx context.Context, h *plan.Snapshot, name string, place link.VFPlace, err error) error {
 	var pf link.Link
 	var vf plan.VFDevice

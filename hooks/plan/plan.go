@@ -1,10 +1,10 @@
-// Package hooks is what each libvirt hook operation does to a domain's NICs: plan,
-// apply, undo.
+// Package plan decides what is to be done for a domain's NICs, and cannot act: it knows the
+// host by a Snapshot, and imports nothing that reaches the kernel, a daemon or a file
+// (hooks/imports_test.go).
 //
-// Plan is a pure function from an operation, the domain's NICs, the host's
-// configuration and what the host's devices are to a list of steps; nothing else
-// decides anything. Apply runs the steps, each written to the journal before it
-// acts, and undoes those that were done when one fails.
+// For returns the steps of an operation, Remap what devices of a domain from elsewhere are
+// called here, and Rewrite what a definition has to become. The same arguments give the same
+// answer.
 package plan
 
 import (
@@ -22,7 +22,7 @@ import (
 
 // For returns what an operation does, in order. It is pure: the same arguments give
 // the same steps, and nothing is touched. stopped and release have no plan of their
-// own, they undo what the journal says; migrate and restore have Rewrite.
+// own, they undo what the journal says; migrate and restore have Remap.
 //
 // An error is a *NICError: which NIC, what is wrong, what to do. Of a domain that runs it is
 // those of several, beside the steps of its other NICs.

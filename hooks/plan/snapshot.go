@@ -11,7 +11,7 @@ import (
 	"libvirt-direct/internal/link"
 )
 
-// Device is a network device of this host as Plan sees it.
+// Device is a network device of this host as the plan sees it.
 type Device struct {
 	Name   string
 	Index  int
@@ -29,7 +29,7 @@ type Device struct {
 	Bridge *link.Bridge
 }
 
-// VFDevice is a virtual function of this host as Plan sees it.
+// VFDevice is a virtual function of this host as the plan sees it.
 type VFDevice struct {
 	link.VFPlace
 	PFName  string
@@ -53,7 +53,7 @@ type VFDevice struct {
 	chosen bool // by the plan, of those that are free
 }
 
-// Snapshot is what Plan knows of this host's devices: those that the domain's NICs name,
+// Snapshot is what the plan knows of this host's devices: those that the domain's NICs name,
 // and the uplinks'.
 type Snapshot struct {
 	// Owner is the UUID of the domain for which it was looked at, Origin where its XML comes

@@ -17,7 +17,7 @@ type VLAN struct {
 	Parent string `json:"parent"`
 	ID     int    `json:"id"`
 
-	// What Apply notes before it acts.
+	// What Do notes before it acts.
 	ParentIndex int  `json:"parent_index,omitempty"`
 	Index       int  `json:"index,omitempty"`
 	Made        bool `json:"made,omitempty"` // by us, for this domain or another
