@@ -82,7 +82,7 @@ test-waiting:
 	$(GO) test -tags integration -count=1 -timeout $(INTEGRATION_TIMEOUT) $(waiting)
 
 # In the machine the programs lie in bin/: building them there would take minutes. It has one
-# processor: with two, Debian 12's QEMU has been seen to lose a timer of one, for good, and
+# processor: with two, Debian 12's QEMU has been seen to stop one of them for good, and
 # on a busy host the tests are slower for it.
 test-vm: build ## run the tests in the test machine alone (root)
 	@CGO_ENABLED=0 $(GO) build -tags vm -o bin ./integration/killhook ./integration/vm/testvm
