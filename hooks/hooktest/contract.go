@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"slices"
 	"testing"
 
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/link"
 	"libvirt-direct/internal/ovs"
 	"libvirt-direct/vdp"
@@ -45,83 +45,15 @@ func (c Contract[H]) Methods() []string {
 	return slices.Compact(names)
 }
 
-// AnyKernel is what the hook asks of the kernel: link.Conn, or Kernel.
-type AnyKernel interface {
-	ByName(ctx context.Context, name string) (link.Link, error)
-	ByIndex(ctx context.Context, index int) (link.Link, error)
-	ByPCI(ctx context.Context, address string) (link.Link, error)
-	ByPermanentMAC(ctx context.Context, mac string) (link.Link, error)
-	All(ctx context.Context) ([]link.Link, error)
-	Uppers(ctx context.Context, name string) ([]string, error)
-	UppersEverywhere(ctx context.Context, name string) ([]link.Use, error)
-	Lower(ctx context.Context, name, mode string, elsewhere *link.Elsewhere) ([]link.Obstacle, error)
-	IsVF(ctx context.Context, name string) bool
-	TapNode(ctx context.Context, l link.Link) (string, error)
-
-	AddVLAN(ctx context.Context, v link.VLAN) error
-	AddMacvtap(ctx context.Context, m link.Macvtap) error
-	AddTap(ctx context.Context, t link.Tap) error
-	SetMTU(ctx context.Context, index, mtu int) error
-	Delete(ctx context.Context, index int) error
-	SetUp(ctx context.Context, index int, up bool) error
-	SetAllMulticast(ctx context.Context, index int, on bool) error
-	SetAlias(ctx context.Context, index int, alias string) error
-	SetMAC(ctx context.Context, index int, mac string) error
-	SetName(ctx context.Context, index int, name string) error
-	AddAltName(ctx context.Context, index int, name string) error
-	RemoveAltName(ctx context.Context, index int, name string) error
-	DisableIPv6(ctx context.Context, name string) error
-
-	VFOf(ctx context.Context, name string) (link.VFPlace, error)
-	VFAt(ctx context.Context, address string) (link.VFPlace, error)
-	PF(ctx context.Context, p link.VFPlace) (link.Link, error)
-	VFUses(ctx context.Context, pf string) ([]link.VFUse, error)
-	VFUseAt(ctx context.Context, p link.VFPlace) (link.VFUse, error)
-	VFUsed(ctx context.Context, vf link.VFUse, elsewhere *link.Elsewhere) iter.Seq[link.Use]
-	VF(ctx context.Context, pf link.Link, number int) (link.VF, error)
-	SetVF(ctx context.Context, pf link.Link, number int, want link.VFSettings, optional ...string) ([]error, error)
-	RestoreVF(ctx context.Context, pf link.Link, number int, choose func(now link.VFSettings) link.VFSettings) error
-	AssociatePort(ctx context.Context, dev link.Link, request link.PortRequest, p link.Port) error
-	DisassociatePort(ctx context.Context, dev link.Link, vf int) error
-
-	SetPortFlags(ctx context.Context, index int, want link.PortFlags) error
-	SetPortVLANs(ctx context.Context, index int, want []link.PortVLAN) error
-	AddPortMAC(ctx context.Context, index int, mac string) error
-
-	SelfEntries(ctx context.Context, index int) ([]string, error)
-	AddSelfEntry(ctx context.Context, index int, mac string) error
-	RemoveSelfEntry(ctx context.Context, index int, mac string) error
-}
-
-// AnySwitch is what the hook asks of Open vSwitch: ovs.DB, or OVS.
-type AnySwitch interface {
-	Attach(ctx context.Context, p ovs.Port) error
-	Amend(ctx context.Context, p ovs.Port) error
-	Installed(ctx context.Context, name string) error
-	Detach(ctx context.Context, name, owner string) (was bool, err error)
-	List(ctx context.Context) ([]ovs.Owned, error)
-	Bridges(ctx context.Context) ([]ovs.Bridge, error)
-	Close()
-}
-
-// AnyStation is what the hook asks of a station: the hook's client of vdpd, or Station.
-type AnyStation interface {
-	Ready(ctx context.Context, port string) error
-	Associate(ctx context.Context, port string, v vdp.VSI) error
-	DeAssociate(ctx context.Context, port string, v vdp.VSI) error
-}
-
 var (
-	_ AnyKernel  = (*Kernel)(nil)
-	_ AnyKernel  = (*link.Conn)(nil)
-	_ AnySwitch  = (*OVS)(nil)
-	_ AnySwitch  = (*ovs.DB)(nil)
-	_ AnyStation = (*Station)(nil)
+	_ step.Kernel  = (*Kernel)(nil)
+	_ step.Switch  = (*OVS)(nil)
+	_ step.Station = (*Station)(nil)
 )
 
 // KernelHost is a host of its own without devices, and how a topology is made on it.
 type KernelHost interface {
-	Kernel() AnyKernel
+	Kernel() step.Kernel
 	// Card makes an Ethernet device with an MTU of 1500 that is up and has a carrier.
 	Card(name string)
 	// Bridge makes a Linux bridge, up.
@@ -148,7 +80,7 @@ type KernelHost interface {
 // CardHost is a host with a card that has two virtual functions, each with its driver's
 // network device, down. The PF is up; it has given no VF a MAC.
 type CardHost interface {
-	Kernel() AnyKernel
+	Kernel() step.Kernel
 	// PF is the PF's network device and its address on the bus.
 	PF() (netdev, address string)
 	// Unbind takes a VF's driver away.
@@ -158,7 +90,7 @@ type CardHost interface {
 // PortHost is a host with a device whose driver takes 802.1Qbh port profiles for the two
 // VFs that it has.
 type PortHost interface {
-	Kernel() AnyKernel
+	Kernel() step.Kernel
 	// PF is the device.
 	PF() string
 	// Profile is the port profile with which a VF is associated, "" for none.
@@ -168,9 +100,9 @@ type PortHost interface {
 // SwitchHost is a host with Open vSwitch, an empty bridge br0 in it, and no
 // ovn-controller.
 type SwitchHost interface {
-	Switch() AnySwitch
+	Switch() step.Switch
 	// Away is a connection to an Open vSwitch that does not run.
-	Away() AnySwitch
+	Away() step.Switch
 	// Tap makes a device that a port can be of.
 	Tap(name string)
 	// Port makes a port of br0 as somebody else does, with a VLAN and IDs of its Interface.
@@ -184,7 +116,7 @@ type SwitchHost interface {
 
 // StationHost is a host with a station on whose port the switch has agreed to EVB.
 type StationHost interface {
-	Station() AnyStation
+	Station() step.Station
 	// Port is the station's.
 	Port() string
 	// NotYet is the error of a port whose switch is not ready yet.
@@ -200,11 +132,11 @@ type StationHost interface {
 // ask is a row at work on a host with a kernel.
 type ask struct {
 	*testing.T
-	k   AnyKernel
+	k   step.Kernel
 	ctx context.Context
 }
 
-func asking(t *testing.T, k AnyKernel) ask { return ask{t, k, t.Context()} }
+func asking(t *testing.T, k step.Kernel) ask { return ask{t, k, t.Context()} }
 
 // link looks up a device that has to be there.
 func (a ask) link(name string) link.Link {

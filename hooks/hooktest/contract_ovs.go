@@ -7,13 +7,14 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/ovs"
 )
 
 // SwitchContract are the rows of Open vSwitch.
 func SwitchContract() Contract[SwitchHost] {
 	const mine, other = "11111111-2222-4333-8444-555555555555", "66666666-2222-4333-8444-555555555555"
-	row := func(method, name string, do func(t *testing.T, ctx context.Context, h SwitchHost, s AnySwitch)) Row[SwitchHost] {
+	row := func(method, name string, do func(t *testing.T, ctx context.Context, h SwitchHost, s step.Switch)) Row[SwitchHost] {
 		return Row[SwitchHost]{method, name, func(t *testing.T, h SwitchHost) {
 			s := h.Switch()
 			defer s.Close()
@@ -38,7 +39,7 @@ func SwitchContract() Contract[SwitchHost] {
 		IngressRate: 10000, IngressBurst: 800, QoS: &ovs.QoS{Type: "linux-noop", MaxRate: 5_000_000}, Mirror: "sink",
 	}
 	return Contract[SwitchHost]{
-		row("Attach", "makes the port, once or twice", func(t *testing.T, ctx context.Context, h SwitchHost, s AnySwitch) {
+		row("Attach", "makes the port, once or twice", func(t *testing.T, ctx context.Context, h SwitchHost, s step.Switch) {
 			h.Tap("t0")
 			h.Tap("sink")
 			require.NoError(t, s.Attach(ctx, ovs.Port{Name: "sink", Bridge: "br0", Owner: other}))
@@ -52,7 +53,7 @@ func SwitchContract() Contract[SwitchHost] {
 			less.MTU, less.IngressRate, less.IngressBurst = full.MTU, full.IngressRate, full.IngressBurst
 			require.Equal(t, less, shown(t, h, "t0"))
 		}),
-		row("Bridges", "lists the ports of each bridge with their VLANs", func(t *testing.T, ctx context.Context, h SwitchHost, s AnySwitch) {
+		row("Bridges", "lists the ports of each bridge with their VLANs", func(t *testing.T, ctx context.Context, h SwitchHost, s step.Switch) {
 			h.Tap("t0")
 			require.NoError(t, s.Attach(ctx, ovs.Port{Name: "t0", Bridge: "br0", Owner: mine, VLAN: &ovs.VLAN{Tag: &seven}}))
 			bridges, err := s.Bridges(ctx)
@@ -61,7 +62,7 @@ func SwitchContract() Contract[SwitchHost] {
 			_, err = h.Away().Bridges(ctx)
 			require.ErrorIs(t, err, ovs.ErrUnreachable)
 		}),
-		row("Attach", "leaves somebody else's port alone", func(t *testing.T, ctx context.Context, h SwitchHost, s AnySwitch) {
+		row("Attach", "leaves somebody else's port alone", func(t *testing.T, ctx context.Context, h SwitchHost, s step.Switch) {
 			h.Tap("t0")
 			h.Tap("t1")
 			h.Port("t0", 5, nil)
@@ -74,7 +75,7 @@ func SwitchContract() Contract[SwitchHost] {
 				require.Equal(t, was, shown(t, h, name))
 			}
 		}),
-		row("Attach", "to no bridge, with no VLAN and to no mirror", func(t *testing.T, ctx context.Context, h SwitchHost, s AnySwitch) {
+		row("Attach", "to no bridge, with no VLAN and to no mirror", func(t *testing.T, ctx context.Context, h SwitchHost, s step.Switch) {
 			h.Tap("t0")
 			for _, c := range []struct {
 				p    ovs.Port
@@ -88,14 +89,14 @@ func SwitchContract() Contract[SwitchHost] {
 				absent(t, h, "t0")
 			}
 		}),
-		row("Attach", "of no device leaves a port, which can be detached", func(t *testing.T, ctx context.Context, h SwitchHost, s AnySwitch) {
+		row("Attach", "of no device leaves a port, which can be detached", func(t *testing.T, ctx context.Context, h SwitchHost, s step.Switch) {
 			require.ErrorIs(t, s.Attach(ctx, ovs.Port{Name: "t0", Bridge: "br0", Owner: mine}), ovs.ErrInterface)
 			require.Equal(t, mine, shown(t, h, "t0").Owner)
 			was, err := s.Detach(ctx, "t0", mine)
 			require.NoError(t, err)
 			require.True(t, was)
 		}),
-		row("Amend", "sets what is said and leaves the rest", func(t *testing.T, ctx context.Context, h SwitchHost, s AnySwitch) {
+		row("Amend", "sets what is said and leaves the rest", func(t *testing.T, ctx context.Context, h SwitchHost, s step.Switch) {
 			h.Tap("t0")
 			h.Port("t0", 5, map[string]string{"iface-id": "x", "vm-id": "y"})
 			five := 5
@@ -114,7 +115,7 @@ func SwitchContract() Contract[SwitchHost] {
 			want.Owner = other
 			require.Equal(t, want, shown(t, h, "t0"))
 		}),
-		row("Amend", "of no port, and to no mirror", func(t *testing.T, ctx context.Context, h SwitchHost, s AnySwitch) {
+		row("Amend", "of no port, and to no mirror", func(t *testing.T, ctx context.Context, h SwitchHost, s step.Switch) {
 			require.ErrorIs(t, s.Amend(ctx, ovs.Port{Name: "t0", Owner: mine}), ovs.ErrNoPort)
 			h.Tap("t0")
 			h.Port("t0", 5, nil)
@@ -122,7 +123,7 @@ func SwitchContract() Contract[SwitchHost] {
 			require.ErrorIs(t, s.Amend(ctx, ovs.Port{Name: "t0", Owner: mine, Mirror: "nowhere"}), ovs.ErrNoPort)
 			require.Equal(t, was, shown(t, h, "t0"))
 		}),
-		row("Installed", "waits for OVN, and for another logical port anew", func(t *testing.T, ctx context.Context, h SwitchHost, s AnySwitch) {
+		row("Installed", "waits for OVN, and for another logical port anew", func(t *testing.T, ctx context.Context, h SwitchHost, s step.Switch) {
 			not := func(what string) {
 				t.Helper()
 				brief, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
@@ -142,7 +143,7 @@ func SwitchContract() Contract[SwitchHost] {
 			require.NoError(t, s.Amend(ctx, p))
 			not("another logical port")
 		}),
-		row("Detach", "removes the owner's port and what belongs to it", func(t *testing.T, ctx context.Context, h SwitchHost, s AnySwitch) {
+		row("Detach", "removes the owner's port and what belongs to it", func(t *testing.T, ctx context.Context, h SwitchHost, s step.Switch) {
 			h.Tap("t0")
 			h.Tap("sink")
 			require.NoError(t, s.Attach(ctx, ovs.Port{Name: "sink", Bridge: "br0", Owner: other}))
@@ -161,7 +162,7 @@ func SwitchContract() Contract[SwitchHost] {
 			absent(t, h, "t0")
 			require.Equal(t, other, shown(t, h, "sink").Owner)
 		}),
-		row("List", "has the ports with an owner", func(t *testing.T, ctx context.Context, h SwitchHost, s AnySwitch) {
+		row("List", "has the ports with an owner", func(t *testing.T, ctx context.Context, h SwitchHost, s step.Switch) {
 			owned, err := s.List(ctx)
 			require.NoError(t, err)
 			require.Empty(t, owned)
@@ -175,7 +176,7 @@ func SwitchContract() Contract[SwitchHost] {
 			require.NoError(t, err)
 			require.ElementsMatch(t, []ovs.Owned{{Name: "t1", Owner: mine}, {Name: "t2", Owner: other}}, owned)
 		}),
-		row("Close", "can be gone on after", func(t *testing.T, ctx context.Context, h SwitchHost, s AnySwitch) {
+		row("Close", "can be gone on after", func(t *testing.T, ctx context.Context, h SwitchHost, s step.Switch) {
 			h.Tap("t0")
 			s.Close()
 			require.NoError(t, s.Attach(ctx, ovs.Port{Name: "t0", Bridge: "br0", Owner: mine}))
@@ -185,7 +186,7 @@ func SwitchContract() Contract[SwitchHost] {
 			require.NoError(t, err)
 			require.Len(t, owned, 1)
 		}),
-		row("List", "and the others of a switch that does not run", func(t *testing.T, ctx context.Context, h SwitchHost, _ AnySwitch) {
+		row("List", "and the others of a switch that does not run", func(t *testing.T, ctx context.Context, h SwitchHost, _ step.Switch) {
 			s := h.Away()
 			defer s.Close()
 			_, listed := s.List(ctx)

@@ -3,6 +3,7 @@ package hooktest
 import (
 	"testing"
 
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/link"
 	"libvirt-direct/internal/ovs"
 )
@@ -10,9 +11,9 @@ import (
 // fakeSwitch is a SwitchHost without Open vSwitch.
 type fakeSwitch struct{ s *OVS }
 
-func (h fakeSwitch) Switch() AnySwitch { return h.s }
+func (h fakeSwitch) Switch() step.Switch { return h.s }
 
-func (h fakeSwitch) Away() AnySwitch {
+func (h fakeSwitch) Away() step.Switch {
 	s := NewOVS("br0")
 	s.Down = true
 	return s

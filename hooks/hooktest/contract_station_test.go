@@ -4,6 +4,7 @@ import (
 	"errors"
 	"testing"
 
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/vdp"
 )
 
@@ -13,7 +14,7 @@ var errNotYet = errors.New("not yet")
 // fakeStation is a StationHost without a station.
 type fakeStation struct{ s *Station }
 
-func (h fakeStation) Station() AnyStation { return h.s }
+func (h fakeStation) Station() step.Station { return h.s }
 
 func (h fakeStation) Port() string { return "eth0" }
 

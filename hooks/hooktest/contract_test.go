@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/link"
 )
 
@@ -16,7 +17,7 @@ type fakeHost struct {
 
 func newFakeHost(t *testing.T) KernelHost { return &fakeHost{t, NewKernel()} }
 
-func (h *fakeHost) Kernel() AnyKernel { return h.k }
+func (h *fakeHost) Kernel() step.Kernel { return h.k }
 
 func (h *fakeHost) Card(name string) {
 	h.k.Add(link.Link{Name: name, Kind: "veth", MAC: fmt.Sprintf("02:00:00:00:00:%02x", h.k.Next), MTU: 1500, Up: true, Carrier: true})
@@ -71,7 +72,7 @@ func newFakeCard() fakeCard {
 	return fakeCard{k}
 }
 
-func (h fakeCard) Kernel() AnyKernel { return h.k }
+func (h fakeCard) Kernel() step.Kernel { return h.k }
 
 func (h fakeCard) Unbind(number int) { h.k.Unbind(number, "") }
 

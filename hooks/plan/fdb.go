@@ -54,10 +54,10 @@ func fdbOf(cfg *config.Config) string {
 // fdb plans that physical functions below a NIC's bridge know its MAC, where its settings
 // want that, or those of the uplink that the bridge is, or the physical function.
 func (p *planner) fdb(n *xmlfilter.NIC, s Settings) error {
-	bridge := BridgeOf(n)
-	if !MayWantFDB(p.cfg, p.host, n) {
+	if n.Settings == nil || n.MAC == "" {
 		return nil
 	}
+	bridge := BridgeOf(n)
 	if p.host.SwitchErr != nil && onSwitch(n) && wantsFDB(s, s.Uplink, p.host.uplinkOf(p.cfg, bridge)) {
 		return p.host.SwitchErr
 	}

@@ -28,23 +28,32 @@ import (
 // those of several, beside the steps of its other NICs.
 func For(op step.Op, d *xmlfilter.Domain, cfg *config.Config, host Snapshot) ([]step.Step, error) {
 	p := newPlanner(op, d, cfg, host)
+	err := eachNIC(d, host.Running, func(_ int, n *xmlfilter.NIC) error { return p.nic(n) })
+	if err != nil && !host.Running {
+		return nil, err
+	}
+	return append(p.steps, p.last...), err
+}
+
+// eachNIC does something for each NIC in scope. It ends with the first error, unless it is
+// to go on, and says of which NIC an error is.
+func eachNIC(d *xmlfilter.Domain, goOn bool, do func(i int, n *xmlfilter.NIC) error) error {
 	var errs []error
 	for i := range d.NICs {
 		n := &d.NICs[i]
 		if !InScope(n) {
 			continue
 		}
-		err := p.nic(n)
+		err := do(i, n)
 		if err == nil {
 			continue
 		}
-		err = &NICError{Domain: d.Name, NIC: n.String(), Err: err}
-		if !host.Running {
-			return nil, err
+		errs = append(errs, &NICError{Domain: d.Name, NIC: n.String(), Err: err})
+		if !goOn {
+			return errs[0]
 		}
-		errs = append(errs, err)
 	}
-	return append(p.steps, p.last...), errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
 func (p *planner) nic(n *xmlfilter.NIC) error {
@@ -113,10 +122,10 @@ func (p *planner) add(s step.Step) {
 	}
 }
 
-// id is what tells a NIC from the domain's others: its MAC, where the domain has it once;
-// else also its user's alias, or its position.
 func (p *planner) id(n *xmlfilter.NIC) string { return NICID(p.domain, n) }
 
+// NICID is what tells a NIC from the domain's others: its MAC, where the domain has it once;
+// else also its user's alias, or its position.
 func NICID(d *xmlfilter.Domain, n *xmlfilter.NIC) string {
 	same := 0
 	for i := range d.NICs {

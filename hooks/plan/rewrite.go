@@ -17,19 +17,16 @@ func Rewrite(d *xmlfilter.Domain, cfg *config.Config, host Snapshot) ([]xmlfilte
 	host.Origin = Unknown
 	p := newPlanner("", d, cfg, host)
 	var changes []xmlfilter.Change
-	for i := range d.NICs {
-		n := &d.NICs[i]
-		if !InScope(n) {
-			continue
-		}
+	err := eachNIC(d, false, func(i int, n *xmlfilter.NIC) error {
 		c, err := p.convert(n)
-		if err != nil {
-			return nil, &NICError{Domain: d.Name, NIC: n.String(), Err: err}
-		}
 		if c.SourceDev != "" || c.SourceBridge != "" || c.SourceMode != "" || c.DropVLAN || c.DropVirtualPort || c.Ethernet != "" || len(c.Settings) > 0 {
 			c.NIC, c.Keep = i, true
 			changes = append(changes, c)
 		}
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
 	return changes, nil
 }
@@ -77,18 +74,15 @@ func Remap(d *xmlfilter.Domain, cfg *config.Config, host Snapshot, from Origin) 
 	host.Origin = from
 	p := newPlanner("", d, cfg, host)
 	var changes []xmlfilter.Change
-	for i := range d.NICs {
-		n := &d.NICs[i]
-		if !InScope(n) {
-			continue
-		}
+	err := eachNIC(d, false, func(i int, n *xmlfilter.NIC) error {
 		r, err := p.remap(n)
-		if err != nil {
-			return nil, nil, &NICError{Domain: d.Name, NIC: n.String(), Err: err}
-		}
 		if c := r.change(i); c.SourceDev != "" || c.SourceBridge != "" || c.WasDev != "" || len(c.Settings) > 0 {
 			changes = append(changes, c)
 		}
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
 	}
 	return changes, p.steps, nil
 }

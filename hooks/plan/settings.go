@@ -84,6 +84,9 @@ type Settings struct {
 // choosesNothing reports whether nothing is said that would choose or make a device.
 func (s Settings) choosesNothing() bool { return s.Dev == "" && s.Mode == "" && !s.Own }
 
+// SettingsOf returns what holds for a NIC. The error matches ErrNotConfigured where it names a
+// profile or an uplink that is not configured, or config.ErrConfig where that one's section
+// is faulty.
 func SettingsOf(cfg *config.Config, host Snapshot, n *xmlfilter.NIC) (Settings, error) {
 	var w settings.NIC
 	if n.Settings != nil {

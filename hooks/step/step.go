@@ -201,11 +201,12 @@ func (s *Step) UnmarshalJSON(text []byte) error {
 		return fmt.Errorf("%d things to undo in one step", len(parts))
 	}
 	name := slices.Collect(maps.Keys(parts))[0]
-	i := slices.IndexFunc(kinds(), func(k Kind) bool { return k.Type() == name })
+	all := kinds()
+	i := slices.IndexFunc(all, func(k Kind) bool { return k.Type() == name })
 	if i < 0 {
 		return fmt.Errorf("unknown kind of step %q", name)
 	}
-	step.Kind = kinds()[i]
+	step.Kind = all[i]
 	dec := json.NewDecoder(bytes.NewReader(parts[name]))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(step.Kind); err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"libvirt-direct/hooks/hooktest"
 	"libvirt-direct/hooks/hooktest/realhost"
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/link"
 )
 
@@ -19,7 +20,7 @@ type contractCard struct {
 	c *link.Conn
 }
 
-func (h contractCard) Kernel() hooktest.AnyKernel { return h.c }
+func (h contractCard) Kernel() step.Kernel { return h.c }
 
 func (h contractCard) PF() (netdev, address string) {
 	h.t.Helper()
@@ -38,7 +39,7 @@ type profiled struct {
 	pf link.Link
 }
 
-func (h profiled) Kernel() hooktest.AnyKernel { return h.c }
+func (h profiled) Kernel() step.Kernel { return h.c }
 
 func (h profiled) PF() string { return h.pf.Name }
 

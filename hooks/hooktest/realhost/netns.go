@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"libvirt-direct/hooks/hooktest"
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/link"
 	"libvirt-direct/internal/link/linktest"
 )
@@ -33,7 +34,7 @@ func NewNetns(t *testing.T) hooktest.KernelHost {
 }
 
 // Kernel is a connection in the namespace.
-func (n *Netns) Kernel() hooktest.AnyKernel { return n.Conn() }
+func (n *Netns) Kernel() step.Kernel { return n.Conn() }
 
 // Bridge implements hooktest.KernelHost.
 func (n *Netns) Bridge(name string) {

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"libvirt-direct/hooks/hooktest"
+	"libvirt-direct/hooks/step"
 	"libvirt-direct/integration/host"
 	"libvirt-direct/internal/ovs"
 )
@@ -37,10 +38,10 @@ func NewSwitch(ctx context.Context, t *testing.T, peer *host.Peer, o *host.OVS) 
 }
 
 // Switch is a connection to it.
-func (s *Switch) Switch() hooktest.AnySwitch { return ovs.Open(s.peer.Path(host.OVSSocket)) }
+func (s *Switch) Switch() step.Switch { return ovs.Open(s.peer.Path(host.OVSSocket)) }
 
 // Away has not even a folder for its socket, so that nobody waits for its restart.
-func (s *Switch) Away() hooktest.AnySwitch { return ovs.Open(s.peer.Path("/run/nothing/db.sock")) }
+func (s *Switch) Away() step.Switch { return ovs.Open(s.peer.Path("/run/nothing/db.sock")) }
 
 func (s *Switch) vsctl(args ...string) string {
 	s.t.Helper()

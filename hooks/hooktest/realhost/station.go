@@ -114,7 +114,7 @@ func (s *Station) set(change func()) {
 }
 
 // Station is the hook's client of it.
-func (s *Station) Station() hooktest.AnyStation {
+func (s *Station) Station() step.Station {
 	s.t.Helper()
 	station, end, err := hooks.OpenStation(s.t.Context())
 	require.NoError(s.t, err)
