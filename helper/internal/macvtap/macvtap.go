@@ -14,6 +14,7 @@ import (
 
 	"libvirt-direct/helper/internal/antispoof"
 	"libvirt-direct/helper/internal/ether"
+	"libvirt-direct/helper/internal/linkproto"
 	"libvirt-direct/helper/internal/policy"
 	"libvirt-direct/helper/internal/privilege"
 	"libvirt-direct/helper/internal/rtnl"
@@ -99,7 +100,7 @@ func configure(c *rtnl.Conn, s Spec) ([]int, error) {
 		m.SetMAC(s.Index, s.MAC)
 	}
 	if s.Filter {
-		m.AddFilter(s.Index, rtnl.Egress, antispoof.Program(s.MAC, s.VLANs))
+		m.AddFilter(s.Index, rtnl.Egress, antispoof.Outgoing(s.MAC, s.VLANs, linkproto.Set{}))
 	}
 	if err := c.Do(&m, 0); err != nil {
 		return nil, err

@@ -9,6 +9,7 @@ import (
 
 	"libvirt-direct/helper/internal/antispoof"
 	"libvirt-direct/helper/internal/ether"
+	"libvirt-direct/helper/internal/linkproto"
 	"libvirt-direct/helper/internal/policy"
 	"libvirt-direct/helper/internal/privilege"
 	"libvirt-direct/helper/internal/rtnl"
@@ -89,7 +90,7 @@ func Open(host *rtnl.Conn, s Spec) ([]int, error) {
 		m.BridgePortVLAN(s.Index, s.VLAN)
 	}
 	if s.Guest != nil {
-		m.AddFilter(s.Index, rtnl.Ingress, antispoof.Program(*s.Guest, s.VLANs))
+		m.AddFilter(s.Index, rtnl.Ingress, antispoof.Outgoing(*s.Guest, s.VLANs, linkproto.Set{}))
 	}
 	if err := host.Do(&m, 0); err != nil {
 		return nil, err
