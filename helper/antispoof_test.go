@@ -73,6 +73,7 @@ func TestAntiSpoof(t *testing.T) {
 		own   = "525400aabbcc"
 		other = "525400aabbcd"
 		bcast = "ffffffffffff"
+		peer  = "020000000099"
 		v10   = "8100000a"
 		v20   = "81000014"
 		vp    = "8100000a8100000b"
@@ -98,10 +99,28 @@ func TestAntiSpoof(t *testing.T) {
 		{"old stacking", bcast + own + "9100000a"},
 		{"spoofed vlan", bcast + other + v10},
 		{"bpdu in vlan", "0180c2000000" + own + v10},
+		{"bpdu to a station", peer + own + "0032424203"},
+		{"pvst", "01000ccccccd" + own + "0032aaaa0300000c010b"},
+		{"cdp", "01000ccccccc" + own + "0032aaaa0300000c2000"},
+		{"cdp to all", bcast + own + "0032aaaa0300000c2000"},
+		{"lldp behind snap", bcast + own + "0032aaaa0300000088cc"},
+		{"pause to a station", peer + own + "8808"},
+		{"lacp to a station", peer + own + "8809"},
+		{"eapol to a station", peer + own + "888e"},
+		{"macsec", peer + own + "88e5"},
+		{"e-tag", bcast + own + "893f"},
+		{"vn-tag", bcast + own + "8926"},
+		{"lacp in vlan", peer + own + v10 + "8809"},
+		{"tag type 9200", bcast + own + "9200000a"},
+		{"three tags", bcast + own + vp + "8100000c"},
+		{"ipx", bcast + own + "0032e0e003"},
+		{"pppoe", bcast + own + "8863"},
 	}
 	untagged := []string{"own", "ipv4 multicast", "unicast"}
-	listed := append(append([]string{}, untagged...), "vlan 10", "vlan 10 prio", "802.1ad 10")
-	all := append(append([]string{}, untagged...), "vlan 10", "vlan 10 prio", "vlan 20", "802.1ad 10", "stacked", "stacked ad", "old stacking")
+	data := []string{"ipx", "pppoe"}
+	listed := slices.Concat(untagged, []string{"vlan 10", "vlan 10 prio", "802.1ad 10"}, data)
+	all := slices.Concat(untagged, []string{"vlan 10", "vlan 10 prio", "vlan 20", "802.1ad 10", "stacked", "stacked ad", "old stacking", "tag type 9200"}, data)
+	untagged = slices.Concat(untagged, data)
 	everything := []string{}
 	for _, f := range frames {
 		everything = append(everything, f.name)
