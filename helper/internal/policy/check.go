@@ -9,14 +9,14 @@ const maxVLANRanges = 32
 func (p *parser) finish() error {
 	for i := range p.config.Profiles {
 		f := &p.config.Profiles[i]
-		if msg := p.complete(f, p.keys[i]); msg != "" {
+		if msg := p.complete(f, p.keys[i], p.devices[i]); msg != "" {
 			return &Error{f.Line, "profile " + f.Name + ": " + msg}
 		}
 	}
 	return nil
 }
 
-func (p *parser) complete(f *Profile, keys []string) string {
+func (p *parser) complete(f *Profile, keys []string, device string) string {
 	given := func(key string) bool { return slices.Contains(keys, key) }
 	if f.Kind == 0 {
 		return "kind is missing"
@@ -25,16 +25,13 @@ func (p *parser) complete(f *Profile, keys []string) string {
 	switch f.Kind {
 	case Bridge:
 		foreign = []string{"lower", "mode", "visible", "trunks", "ingress-rate"}
-	case OVS: // whose ports' filters ovs-vswitchd clears
-		foreign = []string{"lower", "mode", "visible", "isolated", "learning", "anti-spoof", "guest-vlans"}
+	case OVS:
+		foreign = []string{"lower", "mode", "visible", "isolated", "learning"}
 	}
 	for _, k := range foreign {
 		if given(k) {
 			return k + " is not for kind " + f.Kind.String()
 		}
-	}
-	if given("guest-vlans") && given("anti-spoof") && !f.AntiSpoof {
-		return "guest-vlans needs anti-spoof = yes"
 	}
 	var msg string
 	switch f.Kind {
@@ -50,10 +47,50 @@ func (p *parser) complete(f *Profile, keys []string) string {
 	if msg != "" {
 		return msg
 	}
+	for _, k := range [...]string{"guest-vlans", "link-protocols"} {
+		if given(k) && !f.AntiSpoof {
+			return k + " needs anti-spoof = yes"
+		}
+	}
+	if msg := completeDevice(f, device); msg != "" {
+		return msg
+	}
 	for _, r := range f.MACRules {
 		if r.Kind == LowerMAC && (f.Kind != Macvtap || f.Mode != Passthrough) {
 			return "mac = lower is for mode passthrough"
 		}
+	}
+	return ""
+}
+
+// completeDevice takes the value of the key device, or nothing.
+func completeDevice(f *Profile, value string) string {
+	why := ""
+	switch {
+	case f.Kind == Macvtap && f.Mode == Passthrough:
+		why = "mode passthrough hands over the lower device itself"
+	case f.Visible:
+		why = "a visible device is in the host's network namespace"
+	}
+	plain := f.Kind.plainDevice()
+	switch value {
+	case "":
+		f.Device = Plain
+		if f.AntiSpoof && why == "" {
+			f.Device = Isolated
+		}
+	case "isolated":
+		if why != "" {
+			return "device = isolated: " + why
+		}
+		f.Device = Isolated
+	case plain:
+		f.Device = Plain
+	default:
+		return "device = " + value + ": must be isolated or " + plain + " for kind " + f.Kind.String()
+	}
+	if f.Kind == OVS && f.AntiSpoof && f.Device == Plain {
+		return "anti-spoof = yes needs device = isolated: ovs-vswitchd clears the filters of its ports"
 	}
 	return ""
 }
@@ -102,9 +139,6 @@ func plainName(s string) bool {
 func completeBridge(f *Profile, given func(string) bool) string {
 	if !given("bridge") {
 		return "bridge is missing"
-	}
-	if given("guest-vlans") && !f.AntiSpoof {
-		return "guest-vlans needs anti-spoof = yes"
 	}
 	if !given("mac") {
 		f.MACRules = []MACRule{{Kind: AnyMAC}}

@@ -52,7 +52,10 @@ func TestReferenceIsTrue(t *testing.T) {
 	require.Equal(t, word(m.Visible), defaults["visible"])
 	require.Equal(t, word(br.Isolated), defaults["isolated"])
 	require.Equal(t, word(br.Learning), defaults["learning"])
-	require.Equal(t, word(m.AntiSpoof)+" for macvtap, "+word(br.AntiSpoof)+" for bridge", defaults["anti-spoof"])
+	require.Equal(t, word(m.AntiSpoof)+" for macvtap, "+word(br.AntiSpoof)+" for bridge and ovs", defaults["anti-spoof"])
+	require.Equal(t, Isolated, m.Device)
+	require.Equal(t, Plain, br.Device)
+	require.Equal(t, "`isolated` where anti-spoof is on and it is possible, otherwise `tap` or `macvtap`", defaults["device"])
 
 	example := regexp.MustCompile("(?s)```ini\n(.*?)```").FindStringSubmatch(doc)
 	require.NotNil(t, example)

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"libvirt-direct/helper/internal/ether"
+	"libvirt-direct/helper/internal/linkproto"
 )
 
 const maxLine = 1023 // octets
@@ -35,10 +36,15 @@ const maxLine = 1023 // octets
 //	                          by :*, as in 52:54:00:*; derived, the addresses made for the user (see ether.Derive); any;
 //	                          lower, the lower device's own (passthrough only). Default: lower for passthrough, derived
 //	                          for the other macvtaps, any for bridges
-//	anti-spoof = yes|no       let only frames with the guest's own source address out; default yes for macvtap, no for
-//	                          bridge
-//	guest-vlans = none|all|VID[-VID]…  VLAN tags that the guest's frames may carry where anti-spoof is on, 0–4094;
-//	                          default none
+//	anti-spoof = yes|no       let only frames with the guest's own source address out, and none of the protocols in package
+//	                          linkproto; default yes for macvtap, no for bridge and ovs
+//	guest-vlans = none|all|VID[-VID]…  VLAN tags that frames from and to the guest may have where anti-spoof is on,
+//	                          0–4094; default none
+//	link-protocols = NAME…    protocols of package linkproto that the guest may send where anti-spoof is on
+//	device = isolated|tap|macvtap  isolated: a macvtap in a network namespace of its own, behind a veth pair; tap, for
+//	                          kinds bridge and ovs: a TAP device; macvtap, for that kind: directly on the lower device.
+//	                          Default: isolated where anti-spoof is on, but for macvtaps of mode passthrough and visible
+//	                          ones, which cannot be; otherwise the other
 //
 // In profiles of kind macvtap:
 //
@@ -52,13 +58,13 @@ const maxLine = 1023 // octets
 //	isolated = yes|no         no traffic between ports that are isolated; default no
 //	learning = yes|no         the bridge learns addresses from the port; default yes
 //
-// In profiles of kind ovs, whose TAP devices become ports of Open vSwitch:
+// In profiles of kind ovs, whose devices become ports of Open vSwitch:
 //
 //	bridge = BRIDGE           required; letters, digits, _ . -
 //	trunks = VID[-VID]…       VLANs that the port carries with their tags, 1–4094
 //	ingress-rate = KBITS      kbit/s that the guest may send at most, 1–100000000
 //
-// There anti-spoof is refused: ovs-vswitchd clears its ports' filters.
+// There anti-spoof = yes needs device = isolated: ovs-vswitchd clears its ports' filters.
 //
 // With vlan, a macvtap is made on the VLAN sub-interface DEVICE.VID of its lower device, which is made if it is not
 // there; a TAP device becomes an untagged member of the VLAN, and of no other, in a bridge that filters VLANs; a port of
@@ -85,6 +91,8 @@ type parser struct {
 	line   int
 	seen   []string   // keys of the current section
 	keys   [][]string // keys of each profile
+
+	devices []string // what each profile says in device, which its kind decides about
 }
 
 func (p *parser) parseLine(line string) string {
@@ -134,6 +142,7 @@ func (p *parser) heading(line string) string {
 	}
 	p.seen = nil
 	p.keys = append(p.keys, nil)
+	p.devices = append(p.devices, "")
 	p.config.Profiles = append(p.config.Profiles, Profile{
 		Name: name, Line: p.line, Mode: BridgeMode, Learning: true,
 		MaxPerUser: DefaultMaxPerUser, Max: DefaultMax, Queues: DefaultQueues,
@@ -250,6 +259,14 @@ func (p *parser) set(f *Profile, key, value string) string {
 		f.Ingress, msg = number(value, 1, 100_000_000)
 	case "guest-vlans":
 		f.GuestVLANs, msg = vlanSet(value)
+	case "link-protocols":
+		for _, w := range words(value) {
+			if !f.LinkProtocols.Add(w) {
+				msg = "names from " + linkproto.Names()
+			}
+		}
+	case "device":
+		p.devices[len(p.devices)-1] = value
 	case "allow":
 		for _, w := range words(value) {
 			s, ok := subject(w)

@@ -8,6 +8,7 @@ import (
 	"strconv"
 
 	"libvirt-direct/helper/internal/ether"
+	"libvirt-direct/helper/internal/linkproto"
 )
 
 // Path is the file.
@@ -60,6 +61,36 @@ func (m Mode) String() string {
 	return "unknown"
 }
 
+// Device is what stands between the descriptor and the bridge or the lower device.
+type Device uint8
+
+// Kinds of device.
+const (
+	// Isolated is a macvtap in a network namespace of its own, behind a veth pair. The holder of its descriptor cannot
+	// change the port's address, owner or life.
+	Isolated Device = iota + 1
+	// Plain is a TAP device that is itself the bridge's port, or a macvtap directly on the lower device.
+	Plain
+)
+
+func (d Device) String() string {
+	switch d {
+	case Isolated:
+		return "isolated"
+	case Plain:
+		return "plain"
+	}
+	return "unknown"
+}
+
+// plainDevice is how a profile of kind k writes Plain.
+func (k Kind) plainDevice() string {
+	if k == Macvtap {
+		return "macvtap"
+	}
+	return "tap"
+}
+
 // Defaults and limits of a profile's numbers.
 const (
 	DefaultMaxPerUser = 4
@@ -76,6 +107,7 @@ type Profile struct {
 	Line int // of its heading, from 1
 
 	Kind     Kind
+	Device   Device
 	Mode     Mode     // macvtap
 	Lower    []string // macvtap: one device, or for passthrough the devices of which the first free one is taken
 	Visible  bool     // macvtap: in the caller's network namespace instead of an anonymous one
@@ -92,7 +124,9 @@ type Profile struct {
 	Queues     int // descriptors of one device
 	MACRules   []MACRule
 	AntiSpoof  bool
-	GuestVLANs VLANSet // tags that a guest's frames may carry, where AntiSpoof is on
+	GuestVLANs VLANSet // tags of frames from and to the guest, where AntiSpoof is on
+
+	LinkProtocols linkproto.Set // what else the guest may send, where AntiSpoof is on
 }
 
 // Config is the whole file.
@@ -282,10 +316,10 @@ type Error struct {
 
 func (e *Error) Error() string { return Path + ":" + strconv.Itoa(e.Line) + ": " + e.Text }
 
-// VLANSet says which VLAN tags (IEEE 802.1Q, TPID 0x8100 or 0x88a8) a guest may put on its frames. The zero value
+// VLANSet says which VLAN tags (IEEE 802.1Q, TPID 0x8100 or 0x88a8) frames from and to a guest may have. The zero value
 // allows none.
 type VLANSet struct {
-	All    bool // any tag, stacked ones included
+	All    bool // any tag, of the other TPIDs in linkproto.Tags too, and two of them
 	Ranges []VLANRange
 }
 

@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"libvirt-direct/helper/internal/ether"
+	"libvirt-direct/helper/internal/linkproto"
 )
 
 const example = `# what the admin wrote
@@ -43,7 +44,7 @@ func TestParse(t *testing.T) {
 	require.Equal(t, []string{"ens1f0v0", "ens1f0v1"}, c.Passthrough)
 	lan := c.Profile("lan")
 	require.Equal(t, Profile{
-		Name: "lan", Line: 4, Kind: Macvtap, Mode: BridgeMode, Lower: []string{"eth0"}, VLAN: 100, Learning: true,
+		Name: "lan", Line: 4, Kind: Macvtap, Device: Isolated, Mode: BridgeMode, Lower: []string{"eth0"}, VLAN: 100, Learning: true,
 		Allow:      []Subject{{Kind: User, Name: "alice"}, {Kind: GID, ID: 36}, {Kind: Group, Name: "kvm"}},
 		MaxPerUser: 2, Max: DefaultMax, Queues: DefaultQueues, AntiSpoof: true,
 		MACRules: []MACRule{{Kind: PrefixMAC, MAC: ether.MAC{0x52, 0x54}, Octets: 3}, {Kind: DerivedMAC}},
@@ -57,7 +58,12 @@ func TestParse(t *testing.T) {
 }
 
 func TestParseRefuses(t *testing.T) {
-	const lan, br = "[lan]\nkind = macvtap\nlower = eth0\n", "[b]\nkind = bridge\nbridge = br0\n"
+	const (
+		lan = "[lan]\nkind = macvtap\nlower = eth0\n"
+		br  = "[b]\nkind = bridge\nbridge = br0\n"
+		ovs = "[o]\nkind = ovs\nbridge = b\n"
+		vf  = "passthrough = eth0\n" + lan + "mode = passthrough\n"
+	)
 	for text, want := range map[string]string{
 		"kind = macvtap\n":                     ":1: unknown key kind before the first profile",
 		"[lan]\n":                              ":1: profile lan: kind is missing",
@@ -94,7 +100,17 @@ func TestParseRefuses(t *testing.T) {
 		"[b]\nkind = bridge\n":                            "bridge is missing",
 		"[b]\nkind = ovn\n":                               ":2: kind",
 		"[o]\nkind = ovs\n":                               "bridge is missing",
-		"[o]\nkind = ovs\nbridge = b\nanti-spoof = yes\n": "anti-spoof is not for kind ovs",
+		ovs + "anti-spoof = yes\ndevice = tap\n":          ":1: profile o: anti-spoof = yes needs device = isolated: ovs-vswitchd clears",
+		ovs + "guest-vlans = 3\n":                         ":1: profile o: guest-vlans needs anti-spoof",
+		ovs + "device = macvtap\n":                        ":1: profile o: device = macvtap: must be isolated or tap for kind ovs",
+		br + "device = veth\n":                            ":1: profile b: device = veth: must be isolated or tap for kind bridge",
+		lan + "device = tap\n":                            ":1: profile lan: device = tap: must be isolated or macvtap for kind macvtap",
+		lan + "visible = yes\ndevice = isolated\n":        "device = isolated: a visible device is in the host's network namespace",
+		vf + "device = isolated\n":                        "device = isolated: mode passthrough hands over the lower device itself",
+		br + "link-protocols = lldp\n":                    ":1: profile b: link-protocols needs anti-spoof = yes",
+		lan + "anti-spoof = no\nlink-protocols = lldp\n":  ":1: profile lan: link-protocols needs anti-spoof = yes",
+		lan + "anti-spoof = no\nguest-vlans = 3\n":        ":1: profile lan: guest-vlans needs anti-spoof = yes",
+		lan + "link-protocols = lldp LACP\n":              ":4: link-protocols = lldp LACP: must be names from stp garp ",
 		"[o]\nkind = ovs\nbridge = b\nmode = vepa\n":      "mode is not for kind ovs",
 		"[o]\nkind = ovs\nbridge = a\"b\n":                "the name of an Open vSwitch bridge",
 		"[o]\nkind = ovs\nbridge = b\ntrunks = all\n":     ":4: trunks",
@@ -112,6 +128,47 @@ func TestParseRefuses(t *testing.T) {
 		require.ErrorContains(t, err, Path+":", "%q", text)
 		require.ErrorContains(t, err, want, "%q", text)
 	}
+}
+
+func TestDevice(t *testing.T) {
+	const (
+		macvtap = "[p]\nkind = macvtap\nlower = eth0\n"
+		bridge  = "[p]\nkind = bridge\nbridge = br0\n"
+		ovs     = "[p]\nkind = ovs\nbridge = br0\n"
+	)
+	for text, want := range map[string]Device{
+		macvtap:                       Isolated,
+		macvtap + "anti-spoof = no\n": Plain,
+		macvtap + "anti-spoof = no\ndevice = isolated\n":                            Isolated,
+		macvtap + "device = macvtap\n":                                              Plain,
+		macvtap + "visible = yes\n":                                                 Plain,
+		macvtap + "visible = yes\ndevice = macvtap\n":                               Plain,
+		"passthrough = eth0\n" + macvtap + "mode = passthrough\nanti-spoof = yes\n": Plain,
+		bridge:                        Plain,
+		bridge + "anti-spoof = yes\n": Isolated,
+		"[p]\ndevice = tap\nanti-spoof = yes\nbridge = br0\nkind = bridge\n": Plain,
+		bridge + "device = isolated\n":                                       Isolated,
+		ovs:                                                                  Plain,
+		ovs + "anti-spoof = yes\n":                                           Isolated,
+		ovs + "anti-spoof = yes\nguest-vlans = all\n":                        Isolated,
+		ovs + "device = isolated\n":                                          Isolated,
+		ovs + "anti-spoof = no\ndevice = tap\ntrunks = 3\n":                  Plain,
+	} {
+		c, err := Parse([]byte(text))
+		require.NoError(t, err, text)
+		require.Equal(t, want, c.Profile("p").Device, text)
+	}
+}
+
+func TestLinkProtocols(t *testing.T) {
+	c, err := Parse([]byte("[p]\nkind = bridge\nbridge = br0\nanti-spoof = yes\nlink-protocols = lldp\tlacp lldp\n[q]\nkind = macvtap\nlower = e\n"))
+	require.NoError(t, err)
+	var names []string
+	for _, p := range c.Profile("p").LinkProtocols.Protocols() {
+		names = append(names, p.Name)
+	}
+	require.ElementsMatch(t, []string{"lacp", "lldp"}, names)
+	require.Empty(t, c.Profile("q").LinkProtocols.Protocols())
 }
 
 func TestAllows(t *testing.T) {
@@ -166,6 +223,7 @@ func TestMACs(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(example))
 	f.Add([]byte("[a]\nkind = bridge\nbridge = b\n"))
+	f.Add([]byte("[a]\nkind = ovs\nbridge = b\nanti-spoof = yes\ndevice = isolated\nlink-protocols = lldp stp\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, err := Parse(b)
 		if err != nil {
@@ -174,6 +232,11 @@ func FuzzParse(f *testing.F) {
 		for i := range c.Profiles {
 			p := &c.Profiles[i]
 			if p.Kind == Macvtap && len(p.Lower) == 0 || p.Kind != Macvtap && p.Bridge == "" || p.MaxPerUser < 1 || len(p.MACRules) == 0 {
+				t.Fatalf("%+v", p)
+			}
+			if p.Device == 0 || p.Device == Isolated && (p.Visible || p.Mode == Passthrough && p.Kind == Macvtap) ||
+				p.Kind == OVS && p.AntiSpoof && p.Device != Isolated ||
+				!p.AntiSpoof && (p.LinkProtocols != linkproto.Set{} || p.GuestVLANs.All || p.GuestVLANs.Ranges != nil) {
 				t.Fatalf("%+v", p)
 			}
 		}
