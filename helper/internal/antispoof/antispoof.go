@@ -11,6 +11,7 @@ package antispoof
 
 import (
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -65,7 +66,7 @@ type filter struct {
 }
 
 func newFilter() *filter {
-	f := &filter{}
+	f := &filter{program: program{ops: make([]op, 0, 512), labels: make([]int, 0, 128)}}
 	f.pass, f.drop = f.label(), f.label()
 	return f
 }
@@ -153,40 +154,24 @@ func word(octets []byte) (n uint32) {
 
 // destination drops frames to the table's destinations, or notes them for judge.
 func (f *filter) destination() {
-	var all []linkproto.Prefix
-	for _, p := range linkproto.All() {
-		all = append(all, p.Groups...)
-	}
 	ordinary, found := f.label(), f.drop
 	if f.reserved {
 		found = f.label()
 		f.do(unix.BPF_LD|unix.BPF_IMM, 0)
 		f.do(unix.BPF_ST, cellReserved)
 	}
-	byOctet := map[uint32][]linkproto.Prefix{}
-	var octets []uint32
-	for _, g := range all {
-		value, _ := g.Match()
-		first := uint32(value >> 40)
-		if !slices.Contains(octets, first) {
-			octets = append(octets, first)
-		}
-		if !slices.ContainsFunc(all, func(other linkproto.Prefix) bool { return len(other) < len(g) && within(g, other) }) &&
-			!slices.Contains(byOctet[first], g) {
-			byOctet[first] = append(byOctet[first], g)
-		}
-	}
-	slices.Sort(octets)
+	chunks := prefixes()
+	labels := make([]label, len(chunks))
 	f.load(unix.BPF_B|unix.BPF_ABS, 0)
-	groups := make([]label, len(octets))
-	for i, o := range octets {
-		groups[i] = f.label()
-		f.when(unix.BPF_JEQ, o, groups[i], next)
+	for i, c := range chunks {
+		labels[i] = f.label()
+		value, _ := c[0].Match()
+		f.when(unix.BPF_JEQ, uint32(value>>40), labels[i], next)
 	}
 	f.jump(ordinary)
-	for i, o := range octets {
-		f.place(groups[i])
-		f.begins(byOctet[o], found)
+	for i, c := range chunks {
+		f.place(labels[i])
+		f.begins(c, found)
 		f.jump(ordinary)
 	}
 	if f.reserved {
@@ -197,10 +182,25 @@ func (f *filter) destination() {
 	f.place(ordinary)
 }
 
-func within(g, other linkproto.Prefix) bool {
-	value, _ := g.Match()
-	want, mask := other.Match()
-	return value&mask == want
+// prefixes returns the table's destinations by their first octets, without those that others include.
+func prefixes() (chunks [][]linkproto.Prefix) {
+	all := make([]linkproto.Prefix, 0, 128)
+	for _, p := range linkproto.All() {
+		all = append(all, p.Groups...)
+	}
+	slices.Sort(all) // one that includes another stands before it
+	last := linkproto.Prefix("none")
+	for _, g := range all {
+		if strings.HasPrefix(string(g), string(last)) {
+			continue
+		}
+		if g[:2] != last[:2] {
+			chunks = append(chunks, nil)
+		}
+		chunks[len(chunks)-1] = append(chunks[len(chunks)-1], g)
+		last = g
+	}
+	return chunks
 }
 
 // begins jumps to yes if the destination is one of groups, and goes on otherwise.

@@ -386,3 +386,10 @@ func FuzzIncoming(f *testing.F) {
 		}
 	})
 }
+
+// A part of what each start of a guest takes.
+func BenchmarkOutgoing(b *testing.B) {
+	for b.Loop() {
+		Outgoing(guest, none, linkproto.Set{})
+	}
+}

@@ -77,7 +77,7 @@ func (p *program) assemble() []unix.SockFilter {
 			}
 		}
 	}
-	var out []unix.SockFilter
+	out := make([]unix.SockFilter, 0, at[len(p.ops)])
 	for i, o := range p.ops {
 		f := unix.SockFilter{Code: o.code, K: o.k}
 		if o.always {
