@@ -150,7 +150,17 @@ func (s *session) plainBridge() (device, error) {
 	if !policy.ValidDevice(s.request.Name) {
 		return d, denied("no such profile, and no name for a bridge")
 	}
-	if err := bridgeconf.Check(aclFiles{}, bridgeconf.Path, s.request.Name); err != nil {
+	if err := s.dial(); err != nil {
+		return d, err
+	}
+	// The rules are about the device, whatever name of it was asked for. For a name without a device they are read all the
+	// same, so that a denial does not tell whether there is one.
+	named := bridgeconf.Device{Names: []string{s.request.Name}}
+	link, missing := s.host.LinkByName(s.request.Name)
+	if missing == nil {
+		named = bridgeconf.Device{Names: link.Names(), Alias: link.Alias}
+	}
+	if err := bridgeconf.Check(aclFiles{}, bridgeconf.Paths, named); err != nil {
 		if errors.Is(err, unix.ENOENT) {
 			err = errors.New("no such profile, and " + err.Error())
 		}
@@ -159,12 +169,8 @@ func (s *session) plainBridge() (device, error) {
 	if s.request.Queues > policy.DefaultQueues {
 		return d, denied("at most " + strconv.Itoa(policy.DefaultQueues) + " queues")
 	}
-	if err := s.dial(); err != nil {
-		return d, err
-	}
-	link, err := s.host.LinkByName(s.request.Name)
-	if err != nil {
-		return d, err
+	if missing != nil {
+		return d, missing
 	}
 	return s.openTap(d, tap.Spec{Bridge: link})
 }
@@ -274,8 +280,12 @@ var (
 
 // checkLower returns the device on which the macvtap is made: the lower device itself or its VLAN sub-interface.
 func (s *session) checkLower(l rtnl.Link, p *policy.Profile) (rtnl.Link, error) {
-	if l.Type != unix.ARPHRD_ETHER || l.Flags&unix.IFF_LOOPBACK != 0 || l.Kind == "macvtap" || l.Kind == "macvlan" {
+	if l.Type != unix.ARPHRD_ETHER || l.Flags&unix.IFF_LOOPBACK != 0 {
 		return l, errNotEthernet
+	}
+	l, err := s.belowMacvlan(l, p)
+	if err != nil {
+		return l, err
 	}
 	if p.VLAN == 0 {
 		return l, s.keep(l)

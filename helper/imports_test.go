@@ -41,7 +41,8 @@ func TestImports(t *testing.T) {
 	require.NoError(t, err)
 	for path := range strings.FieldsSeq(string(out)) {
 		switch path {
-		case "errors", "os", "runtime", "slices", "strconv", "strings", "sync/atomic", "syscall", "time", "unsafe", "golang.org/x/sys/unix":
+		case "errors", "os", "runtime", "slices", "strconv", "strings", "sync/atomic", "syscall", "time", "unsafe", "golang.org/x/sys/unix",
+			"libvirt-direct/helper/tapname":
 		default:
 			require.True(t, strings.HasPrefix(path, "libvirt-direct/helper/internal/"), "a package of the helper's imports %s", path)
 		}

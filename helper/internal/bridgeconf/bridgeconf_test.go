@@ -28,6 +28,11 @@ func (f files) ReadAsRoot(path string) ([]byte, error) {
 	return []byte(s), nil
 }
 
+var (
+	main = []string{"/main"}
+	br0  = Device{Names: []string{"br0"}}
+)
+
 func TestCheck(t *testing.T) {
 	secret := map[string]bool{"/s": true}
 	for _, test := range []struct {
@@ -57,26 +62,89 @@ func TestCheck(t *testing.T) {
 		if test.name == "included deny" || test.name == "included" {
 			f.text["/i"] = test.included
 		}
-		err := Check(f, "/main", "br0")
+		err := Check(f, main, br0)
 		if test.want == nil {
 			require.NoError(t, err, test.name)
 		} else {
 			require.ErrorIs(t, err, test.want, test.name)
 		}
 	}
-	require.EqualError(t, Check(files{map[string]string{"/main": "allow br0\nx"}, nil}, "/main", "br0"), "/main:2: "+ErrSyntax.Error())
-	require.ErrorIs(t, Check(files{map[string]string{"/main": "allow all"}, map[string]bool{"/main": true}}, "/main", "br0"), unix.EACCES)
+	require.EqualError(t, Check(files{map[string]string{"/main": "allow br0\nx"}, nil}, main, br0), "/main:2: "+ErrSyntax.Error())
+	require.ErrorIs(t, Check(files{map[string]string{"/main": "allow all"}, map[string]bool{"/main": true}}, main, br0), unix.EACCES)
+}
+
+func TestCheckNames(t *testing.T) {
+	d := Device{Names: []string{"br-mgmt", "mgmt", "a-very-long-alternative-name"}, Alias: "management"}
+	for _, test := range []struct {
+		text string
+		ok   bool
+	}{
+		{"allow all\ndeny mgmt", false},
+		{"allow all\ndeny br-mgmt", false},
+		{"allow all\ndeny a-very-long-alternative-name", false},
+		{"allow all\ndeny management", false},
+		{"allow all\ndeny br0", true},
+		{"allow mgmt", true},
+		{"allow a-very-long-alternative-name", true},
+		{"allow management", false}, // an alias is a description, and several devices may have the same
+		{"allow br0", false},
+	} {
+		err := Check(files{map[string]string{"/main": test.text}, nil}, main, d)
+		if test.ok {
+			require.NoError(t, err, test.text)
+		} else {
+			require.ErrorIs(t, err, ErrDenied, test.text)
+		}
+	}
+	// A device without an alias is not denied by an empty word: there is none.
+	require.ErrorIs(t, Check(files{map[string]string{"/main": "allow all\ndeny"}, nil}, main, br0), ErrSyntax)
+}
+
+func TestCheckBothFiles(t *testing.T) {
+	both := []string{"/main", "/rhel"}
+	check := func(text map[string]string, secret ...string) error {
+		f := files{text, map[string]bool{}}
+		for _, s := range secret {
+			f.secret[s] = true
+		}
+		return Check(f, both, br0)
+	}
+	const allow, deny = "allow br0", "deny br0"
+	require.NoError(t, check(map[string]string{"/main": allow}))
+	require.NoError(t, check(map[string]string{"/rhel": allow}))
+	require.NoError(t, check(map[string]string{"/main": "allow br1", "/rhel": allow}))
+	require.ErrorIs(t, check(map[string]string{"/main": allow, "/rhel": deny}), ErrDenied)
+	require.ErrorIs(t, check(map[string]string{"/main": deny, "/rhel": allow}), ErrDenied)
+	require.ErrorIs(t, check(map[string]string{"/main": "", "/rhel": ""}), ErrDenied)
+	require.ErrorIs(t, check(map[string]string{}), unix.ENOENT)
+	// What is there has to be read and understood.
+	require.ErrorIs(t, check(map[string]string{"/main": allow, "/rhel": "x"}), ErrSyntax)
+	require.ErrorIs(t, check(map[string]string{"/main": allow, "/rhel": ""}, "/rhel"), unix.EACCES)
+	require.ErrorIs(t, check(map[string]string{"/main": allow, "/rhel": "include /none"}), unix.ENOENT)
+	require.ErrorIs(t, check(map[string]string{"/main": "include /none", "/rhel": allow}), unix.ENOENT)
+	require.ErrorIs(t, check(map[string]string{"/main": allow, "/rhel": "include /rhel"}), ErrLoop)
+}
+
+func TestAllowing(t *testing.T) {
+	f := files{map[string]string{"/main": "deny all\ninclude /i\ninclude /s", "/i": "allow br0\nallow br1", "/s": "allow br2"}, map[string]bool{"/s": true}}
+	paths, err := Allowing(f, []string{"/main", "/none"})
+	require.NoError(t, err)
+	require.Equal(t, []string{"/i"}, paths)
 }
 
 func FuzzCheck(f *testing.F) {
 	f.Add("allow br0\ninclude /main", "deny br0")
-	f.Fuzz(func(t *testing.T, main, included string) {
-		fs := files{map[string]string{"/main": main, "/i": included}, nil}
-		if Check(fs, "/main", "br0") != nil {
+	f.Fuzz(func(t *testing.T, text, included string) {
+		fs := files{map[string]string{"/main": text, "/i": included}, nil}
+		if Check(fs, main, br0) != nil {
 			return
 		}
+		other := Device{Names: []string{"eth0", "br0"}, Alias: "lan"}
+		if Check(fs, main, other) != nil && Check(fs, main, Device{Names: []string{"eth0"}, Alias: "lan"}) == nil {
+			t.Fatal("an allow did not count under another name, and no deny did")
+		}
 		fs.text["/main"] += "\ndeny br0\n"
-		if Check(fs, "/main", "br0") == nil {
+		if Check(fs, main, br0) == nil || Check(fs, main, other) == nil {
 			t.Fatal("a deny did not count")
 		}
 	})

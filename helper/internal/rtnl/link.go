@@ -22,10 +22,28 @@ type Link struct {
 	VLAN     uint16 // of kind vlan
 	VLANTPID uint16 // of kind vlan, host byte order
 	Alias    string // IFLA_IFALIAS
+	AltNames []string
+	Carrier  bool
+
+	// LowerElsewhere: Lower is an index of another network namespace.
+	LowerElsewhere bool
 
 	VLANFiltering bool   // of kind bridge
 	DefaultPVID   uint16 // of kind bridge
+	MacvlanMode   uint32 // of kinds macvlan and macvtap (enum macvlan_mode)
+	Tun           Tun    // of kind tun
 }
+
+// Tun is what the kernel says of a TUN or TAP device.
+type Tun struct {
+	Persist    bool
+	MultiQueue bool
+	Queues     uint32 // with MultiQueue
+	Disabled   uint32 // with MultiQueue: queues detached by TUNSETQUEUE
+}
+
+// Names are the device's name and its alternative names, each of which LinkByName takes.
+func (l *Link) Names() []string { return append([]string{l.Name}, l.AltNames...) }
 
 // ErrNoLink is a device that does not exist.
 var ErrNoLink = errors.New("no such network device")
@@ -33,10 +51,17 @@ var ErrNoLink = errors.New("no such network device")
 // LinkByName looks a device up, without asking for its statistics and virtual functions: the cost does not depend on
 // how many there are of either, nor on the number of links.
 func (c *Conn) LinkByName(name string) (Link, error) {
+	return c.get(0, func(m *Batch) { m.attrString(unix.IFLA_IFNAME, name) })
+}
+
+// LinkByIndex looks a device up, at the same cost.
+func (c *Conn) LinkByIndex(index int) (Link, error) { return c.get(index, func(*Batch) {}) }
+
+func (c *Conn) get(index int, name func(*Batch)) (Link, error) {
 	var m Batch
 	m.begin(unix.RTM_GETLINK, 0)
-	m.link(unix.AF_UNSPEC, 0, 0, 0)
-	m.attrString(unix.IFLA_IFNAME, name)
+	m.link(unix.AF_UNSPEC, index, 0, 0)
+	name(&m)
 	m.attr32(unix.IFLA_EXT_MASK, extMaskSkipStats)
 	m.end()
 	// An answer is acknowledgement enough.
@@ -87,6 +112,16 @@ func parseLink(b []byte) (Link, error) {
 			l.parseInfo(v)
 		case kind == unix.IFLA_IFALIAS:
 			l.Alias = cString(v)
+		case kind == unix.IFLA_PROP_LIST:
+			attributes(v, func(kind uint16, v []byte) {
+				if kind == unix.IFLA_ALT_IFNAME {
+					l.AltNames = append(l.AltNames, cString(v))
+				}
+			})
+		case kind == unix.IFLA_CARRIER && len(v) == 1:
+			l.Carrier = v[0] != 0
+		case kind == unix.IFLA_LINK_NETNSID:
+			l.LowerElsewhere = true
 		case kind == unix.IFLA_ADDRESS && len(v) == len(l.MAC):
 			copy(l.MAC[:], v)
 		case len(v) != 4:
@@ -121,8 +156,25 @@ func (l *Link) parseInfo(b []byte) {
 			l.VLANFiltering = v[0] != 0
 		case l.Kind == "bridge" && kind == unix.IFLA_BR_VLAN_DEFAULT_PVID && len(v) == 2:
 			l.DefaultPVID = get16(v)
+		case (l.Kind == "macvlan" || l.Kind == "macvtap") && kind == unix.IFLA_MACVLAN_MODE && len(v) == 4:
+			l.MacvlanMode = get32(v)
+		case l.Kind == "tun":
+			l.Tun.parse(kind, v)
 		}
 	})
+}
+
+func (t *Tun) parse(kind uint16, v []byte) {
+	switch {
+	case kind == tunPersist && len(v) == 1:
+		t.Persist = v[0] != 0
+	case kind == tunMultiQueue && len(v) == 1:
+		t.MultiQueue = v[0] != 0
+	case kind == tunNumQueues && len(v) == 4:
+		t.Queues = get32(v)
+	case kind == tunNumDisabledQueues && len(v) == 4:
+		t.Disabled = get32(v)
+	}
 }
 
 // Macvtap is a macvtap device to be made.

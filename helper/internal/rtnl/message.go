@@ -12,6 +12,11 @@ import (
 const (
 	extMaskSkipStats = 1 << 3 // RTEXT_FILTER_SKIP_STATS
 
+	tunPersist           = 6 // IFLA_TUN_PERSIST
+	tunMultiQueue        = 7 // IFLA_TUN_MULTI_QUEUE
+	tunNumQueues         = 8 // IFLA_TUN_NUM_QUEUES
+	tunNumDisabledQueues = 9 // IFLA_TUN_NUM_DISABLED_QUEUES
+
 	addrGenModeNone = 1 // IN6_ADDR_GEN_MODE_NONE
 
 	bridgeVLANInfo     = 2 // IFLA_BRIDGE_VLAN_INFO

@@ -1,0 +1,59 @@
+package tap
+
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+
+	"libvirt-direct/helper/internal/privilege"
+	"libvirt-direct/helper/internal/rtnl"
+	"libvirt-direct/helper/tapname"
+)
+
+// maxSweep is how many devices one call removes. Each takes the kernel some 25 ms, and the caller must not pay with his
+// deadline for what another user has left; as a call leaves one at most, they become fewer all the same.
+const maxSweep = 8
+
+// Sweep removes devices that their holder made persistent and left: those in a bridge, or all of the helper's if master
+// is 0, as for Open vSwitch, whose ports have a master of its own.
+func Sweep(host *rtnl.Conn, master int) error {
+	links, err := host.Taps(master)
+	if err != nil {
+		return err
+	}
+	var left []int
+	for i := range links {
+		if abandoned(&links[i]) && len(left) < maxSweep {
+			left = append(left, links[i].Index)
+		}
+	}
+	if len(left) == 0 {
+		return nil
+	}
+	if err := privilege.Raise(privilege.NetAdmin); err != nil {
+		return err
+	}
+	err = remove(host, left)
+	if e := privilege.Lower(); e != nil {
+		return e
+	}
+	return err
+}
+
+func remove(host *rtnl.Conn, indexes []int) error {
+	for _, index := range indexes {
+		var m rtnl.Batch
+		m.Delete(index)
+		if err := host.Do(&m, -1); err != nil && !errors.Is(err, unix.ENODEV) { // another call was faster
+			return err
+		}
+	}
+	return nil
+}
+
+func abandoned(l *rtnl.Link) bool {
+	return tapname.Device{
+		Index: l.Index, Name: l.Name, Kind: l.Kind, Carrier: l.Carrier,
+		Persist: l.Tun.Persist, MultiQueue: l.Tun.MultiQueue, Queues: l.Tun.Queues, Disabled: l.Tun.Disabled,
+	}.Abandoned()
+}
