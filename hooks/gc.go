@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"libvirt-direct/helper/tapname"
 	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
@@ -28,6 +29,9 @@ type Collector struct {
 	// Alive reports whether libvirt has the domain running or starting. An error
 	// leaves that domain's things alone.
 	Alive func(ctx context.Context, uuid, name string) (bool, error)
+	// Taps lists the host's TAP devices, for those that the helper's users have left. If it
+	// is nil they are not looked for.
+	Taps func(context.Context) ([]tapname.Device, error)
 	// DryRun only says what would be done.
 	DryRun bool
 }
@@ -53,6 +57,8 @@ func (c *Collector) Run(ctx context.Context) (done []string, err error) {
 		errs = append(errs, c.staleHints(ctx))
 	}
 	lines, err := c.hidden(ctx)
+	done, errs = append(done, lines...), append(errs, err)
+	lines, err = c.helperTaps(ctx) // before the ports of them
 	done, errs = append(done, lines...), append(errs, err)
 	lines, err = c.strayPorts(ctx)
 	done, errs = append(done, lines...), append(errs, err)

@@ -63,7 +63,7 @@ func TestCheck(t *testing.T) {
 		{"left over", func(h *fixture) {
 			h.MustRun("ip", "link", "add", "name", "old", "link", "nica", "type", "macvtap")
 			h.MustRun("ip", "link", "set", "old", "alias", "libvirt-direct aaaaaaaa-0000-4000-8000-000000000001")
-		}, "note leftovers 1 of domains that are not running", 0},
+		}, "note leftovers 1 of guests that are not running", 0},
 		{"a journal that cannot be read", func(h *fixture) { h.journal(leftUUID, "{") },
 			"FAULT claims journal file cannot be trusted: /run/libvirt-direct/domains/" + leftUUID + ".json", exitFault},
 		{"two of an older release claim one port", func(h *fixture) {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -143,6 +144,7 @@ func gcCommand(o *options) *cobra.Command {
 		Long: `gc goes over the journals of domains that libvirt does not have running or starting, and over
 devices that carry our mark and that no journal names, and removes what is left of them. A
 domain counts as running as long as its QEMU process is there, whatever libvirt knows of it.
+It also removes TAP devices that a user of qemu-direct-helper made persistent and left.
 
 With --forget it drops what the journal says of one domain, even if that cannot be read, undoes
 nothing, and says what is not put back.`,
@@ -198,33 +200,53 @@ func (o *options) collect(ctx context.Context, dry bool) ([]string, error) {
 			return nil, err
 		}
 	}
-	alive, closeAlive, err := o.liveness(ctx)
-	if err != nil {
-		return nil, err
-	}
+	alive, dial, closeAlive := o.liveness(ctx)
 	defer closeAlive()
-	gc := &hooks.Collector{Kernel: k, Station: hooks.OpenStation, OVS: hooks.OpenSwitch, Dir: dir, Libvirt: hooks.LibvirtFolder(hooks.LibvirtDir), DryRun: dry, Alive: alive}
+	// A daemon that does not answer is to hold up nobody who waits for a lock of ours.
+	if uuids, err := dir.Domains(); err == nil && len(uuids) > 0 {
+		if err := dial(); err != nil {
+			return nil, err
+		}
+	}
+	gc := &hooks.Collector{
+		Kernel: k, Station: hooks.OpenStation, OVS: hooks.OpenSwitch, Dir: dir, Libvirt: hooks.LibvirtFolder(hooks.LibvirtDir),
+		Alive: alive, Taps: k.Taps, DryRun: dry,
+	}
 	return gc.Run(ctx)
 }
 
 // liveness returns how to tell whether a domain is alive. It is as long as its QEMU,
 // whose pid file a killed daemon leaves; a daemon that runs knows also of a domain that
 // is being started. Without daemon nothing is being started; one that is there and
-// does not answer is an error.
-func (o *options) liveness(ctx context.Context) (func(context.Context, string, string) (bool, error), func(), error) {
-	conn, err := libvirtd.Dial(ctx, o.connect)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
-		return func(_ context.Context, uuid, _ string) (bool, error) { return qemuAlive(uuid) }, func() {}, nil
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	return func(ctx context.Context, uuid, _ string) (bool, error) {
-		if alive, err := qemuAlive(uuid); err != nil || alive {
+// does not answer is an error. It is dialled, which may wake it, with the first domain that
+// is asked for, or by dial.
+func (o *options) liveness(ctx context.Context) (alive func(context.Context, string, string) (bool, error), dial func() error, end func()) {
+	hangUp := func() {}
+	daemon := sync.OnceValues(func() (*libvirtd.Conn, error) {
+		conn, err := libvirtd.Dial(ctx, o.connect)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
+			return nil, nil
+		}
+		if err == nil {
+			hangUp = conn.Close
+		}
+		return conn, err
+	})
+	alive = func(ctx context.Context, uuid, _ string) (bool, error) {
+		conn, err := daemon()
+		if err != nil {
+			return false, err
+		}
+		if alive, err := qemuAlive(uuid); err != nil || alive || conn == nil {
 			return alive, err
 		}
 		return conn.Active(ctx, uuid)
-	}, conn.Close, nil
+	}
+	dial = func() error {
+		_, err := daemon()
+		return err
+	}
+	return alive, dial, func() { hangUp() }
 }
 
 // qemuAlive looks for a QEMU process of that domain by libvirt's pid files.

@@ -48,7 +48,7 @@ func TestRun(t *testing.T) {
 	last := found[len(found)-1]
 	require.Equal(t, Finding{OK, "config", "no " + none + ": the defaults hold"}, configuration(t.Context(), &Env{Config: none})[0])
 	if asked {
-		require.Equal(t, Finding{Note, "leftovers", "2 of domains that are not running: look with libvirt-direct gc --dry-run, remove with gc"}, last)
+		require.Equal(t, Finding{Note, "leftovers", "2 of guests that are not running: look with libvirt-direct gc --dry-run, remove with gc"}, last)
 	} else {
 		require.Equal(t, Finding{Note, "leftovers", "not looked for: that needs root"}, last)
 	}

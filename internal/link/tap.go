@@ -9,6 +9,8 @@ import (
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"libvirt-direct/helper/tapname"
 )
 
 // Tap is a persistent tap device to make (Documentation/networking/tuntap.rst).
@@ -52,6 +54,90 @@ func addTap(t Tap) error {
 		return os.NewSyscallError("TUNSETIFF", err)
 	}
 	return os.NewSyscallError("TUNSETPERSIST", unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1))
+}
+
+// Attributes of IFLA_INFO_DATA of kind tun (include/uapi/linux/if_link.h).
+const (
+	tunPersist           = 6 // IFLA_TUN_PERSIST
+	tunMultiQueue        = 7 // IFLA_TUN_MULTI_QUEUE
+	tunNumQueues         = 8 // IFLA_TUN_NUM_QUEUES
+	tunNumDisabledQueues = 9 // IFLA_TUN_NUM_DISABLED_QUEUES
+)
+
+// Taps returns every TUN or TAP device of the namespace, as package tapname judges them.
+func (c *Conn) Taps(ctx context.Context) ([]tapname.Device, error) {
+	req := message(unix.RTM_GETLINK, 0, 0)
+	req.AddData(nl.NewRtAttr(unix.IFLA_EXT_MASK, nl.Uint32Attr(filterSkipStats)))
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO|unix.NLA_F_NESTED, nil)
+	info.AddRtAttr(unix.IFLA_INFO_KIND, nl.ZeroTerminated("tun"))
+	req.AddData(info)
+	out, err := c.list(ctx, "list", "links", req)
+	if err != nil {
+		return nil, err
+	}
+	var taps []tapname.Device
+	for _, b := range out {
+		d, err := parseTun(b)
+		if err != nil {
+			return nil, &OpError{Op: "list", Link: "links", Err: err}
+		}
+		if d.Kind == "tun" { // a kernel that does not filter answers with everything
+			taps = append(taps, d)
+		}
+	}
+	return taps, nil
+}
+
+// parseTun reads an answer to RTM_GETLINK.
+func parseTun(b []byte) (tapname.Device, error) {
+	l, err := parseLink(b)
+	if err != nil {
+		return tapname.Device{}, err
+	}
+	d := tapname.Device{Index: l.Index, Name: l.Name, Kind: l.Kind}
+	if d.Kind != "tun" {
+		return d, nil
+	}
+	return d, eachAttr(b[unix.SizeofIfInfomsg:], func(typ uint16, v []byte) error {
+		switch typ {
+		case unix.IFLA_CARRIER: // also of a device that is down, unlike IFF_LOWER_UP
+			return octetFlag(&d.Carrier, v)
+		case unix.IFLA_LINKINFO:
+			return eachAttr(v, func(typ uint16, v []byte) error {
+				if typ != unix.IFLA_INFO_DATA {
+					return nil
+				}
+				return eachAttr(v, func(typ uint16, v []byte) error { return tunAttr(&d, typ, v) })
+			})
+		}
+		return nil
+	})
+}
+
+func tunAttr(d *tapname.Device, typ uint16, v []byte) error {
+	switch typ {
+	case tunPersist:
+		return octetFlag(&d.Persist, v)
+	case tunMultiQueue:
+		return octetFlag(&d.MultiQueue, v)
+	case tunNumQueues:
+		return count(&d.Queues, v)
+	case tunNumDisabledQueues:
+		return count(&d.Disabled, v)
+	}
+	return nil
+}
+
+func octetFlag(to *bool, v []byte) error {
+	n, err := octet(v)
+	*to = n != 0
+	return err
+}
+
+func count(to *uint32, v []byte) error {
+	n, err := u32(v)
+	*to = uint32(n)
+	return err
 }
 
 // SetMTU sets the device's MTU in octets.
