@@ -16,6 +16,8 @@ import (
 const (
 	leftUUID   = "aaaaaaaa-0000-4000-8000-000000000001"
 	helperPath = "/usr/libexec/qemu-direct-helper"
+	helperConf = "/etc/libvirt-direct/helper.conf"
+	bridgeConf = "/etc/qemu/bridge.conf"
 )
 
 // journal writes a domain's journal by hand.
@@ -60,6 +62,19 @@ func TestCheck(t *testing.T) {
 		{"helper", func(h *fixture) { h.installHelper("4750") }, "ok helper " + helperPath + ", mode 4750", 0},
 		{"helper not setuid", func(h *fixture) { h.installHelper("0755") }, "FAULT helper " + helperPath + " is not setuid: chmod 4750 " + helperPath, exitFault},
 		{"helper writable by others", func(h *fixture) { h.installHelper("4770") }, "FAULT helper " + helperPath + " can be written by others than root", exitFault},
+		{"helper with plain taps for several", func(h *fixture) {
+			h.installHelper("4750")
+			h.MustWrite(helperConf, 0o644, "[guests]\nkind = bridge\nbridge = br0\nallow = group:kvm\n")
+		}, "note helper profile guests gives several users plain TAP devices", 0},
+		{"helper with a broken profile", func(h *fixture) {
+			h.installHelper("4750")
+			h.MustWrite(helperConf, 0o644, "[guests]\nkind = brigde\n")
+		}, "FAULT helper every profile is refused: " + helperConf + ":2: ", exitFault},
+		{"helper with bridge.conf", func(h *fixture) {
+			h.installHelper("4750")
+			h.MustRun("mkdir", "-p", "/etc/qemu")
+			h.MustWrite(bridgeConf, 0o644, "allow all\n")
+		}, "note helper " + bridgeConf + " gives plain TAP devices to everybody who may read it", 0},
 		{"left over", func(h *fixture) {
 			h.MustRun("ip", "link", "add", "name", "old", "link", "nica", "type", "macvtap")
 			h.MustRun("ip", "link", "set", "old", "alias", "libvirt-direct aaaaaaaa-0000-4000-8000-000000000001")
@@ -90,7 +105,7 @@ func TestCheck(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			h := h.in(t)
 			defer func() {
-				h.Run(h.Ctx, "sh", "-c", "rm -rf "+hookFile+" "+hookFile+".d /etc/libvirt/hooks/network "+helperPath+
+				h.Run(h.Ctx, "sh", "-c", "rm -rf "+hookFile+" "+hookFile+".d /etc/libvirt/hooks/network "+helperPath+" "+helperConf+" "+bridgeConf+
 					"; rm -rf /run/libvirt-direct; ip link set nica up; ip link del old; ip link del br9; virsh -q net-destroy pool")
 				h.installHook(hookFile, 0o755)
 				h.Configure(uplinkConfig)

@@ -58,6 +58,7 @@ func hostChecks() []check {
 		networkHook,
 		drivers,
 		helperProgram,
+		plainTaps,
 		claims,
 		leftovers,
 	}
