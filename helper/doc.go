@@ -30,8 +30,8 @@
 // /etc/libvirt-direct/helper.conf has the profiles; its format is that of package internal/policy, function Parse.
 // Without the file there are none.
 //
-// /etc/qemu/bridge.conf is qemu-bridge-helper's access list for plain bridges; package internal/bridgeconf has its
-// format, and the places where the helper is stricter.
+// /etc/qemu/bridge.conf and /etc/qemu-kvm/bridge.conf are qemu-bridge-helper's access lists for plain bridges, of which
+// both count; package internal/bridgeconf has the format, and the places where the helper is stricter.
 //
 // Each of these files, and /etc/passwd, /etc/group (asked for user: and group: words only; local files alone) and
 // /etc/machine-id (for derived addresses) has to be a regular file of root's that neither group nor others may write,
@@ -74,7 +74,8 @@
 //   - Privileges go in steps, on all threads, the first before anything of the caller's is looked at (package
 //     internal/privilege); nothing is left when the descriptor is sent.
 //   - The environment is forgotten; if it holds a variable for the Go runtime, the program starts again without it.
-//   - Names are checked before they are compared, and looked up once; from then on the interface index counts.
+//   - Names are checked before they are compared, and looked up once; from then on the interface index counts. A line of
+//     bridge.conf is about the device under all its names, not about the one that the caller uses.
 //   - A claim is written before its device is made, and counts as long as the kernel has the device (internal/registry).
 //   - The filter is on the device before the device is up and the descriptor sent (internal/antispoof).
 //   - It works in the caller's network namespace, provided that this belongs to the user namespace in which the program

@@ -10,9 +10,9 @@ import (
 	"libvirt-direct/hooks"
 )
 
-// plainTaps checks to whom the helper's files give plain TAP devices. The holder of one
-// needs no right to give it another station's address. A bridge takes the address of a port
-// for its own, so that station's frames reach nobody; a switch sends them to the port.
+// plainTaps checks to whom the helper's files give plain TAP devices. The holder of one can
+// give it another station's address, which a Linux bridge then takes for its own, and in
+// every kind of bridge send with that address, so that the answers come to him.
 func plainTaps(context.Context, *Env) []Finding {
 	if _, err := os.Stat(helperPath); errors.Is(err, fs.ErrNotExist) {
 		return nil // whatever other programs make of bridge.conf
@@ -26,7 +26,7 @@ func ofProfiles(names []string, err error) (found []Finding) {
 	}
 	for _, name := range names {
 		found = append(found, finding(Note, "helper",
-			"profile %s gives several users plain TAP devices: each of them can take the frames of other stations by changing the device's address; set device = isolated in %s", name, plaintap.Config))
+			"profile %s gives several users plain TAP devices: each of them can take the frames of other stations; set anti-spoof = yes and device = isolated in %s", name, plaintap.Config))
 	}
 	return found
 }
@@ -37,7 +37,7 @@ func ofACLs(files []string, err error) (found []Finding) {
 	}
 	for _, file := range files {
 		found = append(found, finding(Note, "helper",
-			"%s gives plain TAP devices to everybody who may read it: each of them can take the frames of other stations by changing the device's address; use a profile with device = isolated in %s instead", file, plaintap.Config))
+			"%s gives plain TAP devices to everybody who may read it: each of them can take the frames of other stations; use a profile with anti-spoof = yes and device = isolated in %s instead", file, plaintap.Config))
 	}
 	return found
 }
