@@ -92,8 +92,8 @@ func TestDescriptorMustBeTheCallersStreamSocket(t *testing.T) {
 	listening := socket(unix.AF_UNIX, unix.SOCK_STREAM)
 	require.NoError(t, unix.Bind(int(listening.Fd()), &unix.SockaddrUnix{Name: "@" + t.Name()}))
 	require.NoError(t, unix.Listen(int(listening.Fd()), 1))
-	datagrams, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	require.NoError(t, err)
+	_, datagrams := socketpairOf(t, alice, unix.SOCK_DGRAM)
+	_, packets := socketpairOf(t, alice, unix.SOCK_SEQPACKET)
 	pipe, _, err := os.Pipe()
 	require.NoError(t, err)
 	file, err := os.Open("/dev/null")
@@ -101,7 +101,7 @@ func TestDescriptorMustBeTheCallersStreamSocket(t *testing.T) {
 	for name, f := range map[string]*os.File{
 		"another user's": foreign, "root's": roots, "unconnected": socket(unix.AF_UNIX, unix.SOCK_STREAM), "listening": listening,
 		"udp": socket(unix.AF_INET, unix.SOCK_DGRAM), "tcp": socket(unix.AF_INET, unix.SOCK_STREAM),
-		"datagram": os.NewFile(uintptr(datagrams[0]), ""), "pipe": pipe, "device": file,
+		"datagram": datagrams, "sequential": packets, "pipe": pipe, "device": file,
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := call{uid: alice, socket: f, args: strings.Fields("--br=br0 --fd=%FD")}.do(t)
@@ -287,7 +287,10 @@ func TestForeignNetworkNamespace(t *testing.T) {
 	own, err := os.Readlink("/proc/self/ns/net")
 	require.NoError(t, err)
 	require.Eventually(t, func() bool { l, err := os.Readlink(ns); return err == nil && l != own }, 5*time.Second, 5*time.Millisecond)
-	a := call{uid: 0, wrap: []string{"nsenter", "--net=" + ns, "setpriv", "--reuid", "64321", "--regid", "64321", "--clear-groups"}, args: strings.Fields("--br=lan --fd=%FD")}.do(t)
+	ours, theirs := socketpairAs(t, alice)
+	defer unix.Close(ours)
+	defer theirs.Close()
+	a := call{uid: 0, socket: theirs, wrap: []string{"nsenter", "--net=" + ns, "setpriv", "--reuid", "64321", "--regid", "64321", "--clear-groups"}, args: strings.Fields("--br=lan --fd=%FD")}.do(t)
 	requireRefused(t, a, "belongs to another user namespace")
 }
 
@@ -333,14 +336,7 @@ func killAtCalls(t *testing.T, name string, times int, calls ...string) (killed 
 	t.Helper()
 	for _, call := range calls {
 		for when := 1; when <= times; when++ {
-			ours, theirs := socketpairAs(t, alice)
-			cmd := strace(t, "-f", "-o", "/dev/null", "-u", "helperalice", "-e", "trace="+call,
-				"-e", fmt.Sprintf("inject=%s:signal=SIGKILL:when=%d", call, when), helper, "--use-vnet", "--fd=3", "--br="+name)
-			cmd.ExtraFiles = []*os.File{theirs}
-			_ = cmd.Run()
-			theirs.Close()
-			unix.Close(ours)
-			if ws := cmd.ProcessState.Sys().(syscall.WaitStatus); ws.Signaled() && ws.Signal() == syscall.SIGKILL {
+			if killAt(t, name, call, when) {
 				killed++
 			}
 		}
@@ -408,8 +404,10 @@ func TestDuplicateMAC(t *testing.T) {
 		"[tap2]\nkind = bridge\nbridge = br0\nmac = any\nanti-spoof = yes\nallow = everyone\n")
 	for _, pair := range [][2]string{{"lan", "lan"}, {"tap", "tap"}, {"tap", "tap2"}} {
 		a := ask(t, pair[0]+"/52:54:00:00:00:77")
-		requireGranted(t, a)
-		requireRefused(t, askAs(t, bob, pair[1]+"/52:54:00:00:00:77"), "another guest has this MAC address")
+		d, err := client.Inspect(requireGranted(t, a))
+		require.NoError(t, err)
+		requireRefused(t, askAs(t, bob, pair[1]+"/52:54:00:00:00:77"), "the MAC address is in use by device "+d.Name+" of another user")
+		requireRefused(t, ask(t, pair[1]+"/52:54:00:00:00:77"), "the MAC address is in use by your own device "+d.Name)
 		a.close()
 		requireNothingLeft(t)
 	}
@@ -419,7 +417,7 @@ func TestDuplicateMAC(t *testing.T) {
 	profiles(t, strings.Replace(lanProfile, "52:54:00:*", "any", 1))
 	a := ask(t, "lan/"+host.HardwareAddr.String())
 	require.Equal(t, 1, a.code)
-	require.Contains(t, a.stderr, "another guest or the host has the MAC address")
+	require.Contains(t, a.stderr, "the MAC address is in use by v0 itself")
 }
 
 // While devices change their names under the helper's feet, a grant is either on the right device or refused.
@@ -458,9 +456,53 @@ func TestRenamedLowerDevice(t *testing.T) {
 	close(stop)
 	<-done
 	for _, l := range leftovers(t) {
-		if !strings.HasPrefix(l, "/") {
+		if !strings.ContainsAny(l, "/ ") {
 			run(t, "ip", "link", "del", l)
 		}
 	}
 	requireNothingLeft(t)
+}
+
+// The answer has a socket of its own, on which no line of the helper's ends up.
+func TestCallerNamesAStandardStreamForTheAnswer(t *testing.T) {
+	bridge(t, "br0")
+	acl(t, "allow br0\n")
+	for fd := range 3 {
+		ours, theirs := socketpairAs(t, alice)
+		cmd, stdout, stderr := call{uid: alice, args: []string{"--br=br0", fmt.Sprint("--fd=", fd)}}.command(t, theirs)
+		switch fd {
+		case 0:
+			cmd.Stdin = theirs
+		case 1:
+			cmd.Stdout = theirs
+		case 2:
+			cmd.Stderr = theirs
+		}
+		require.NoError(t, cmd.Start())
+		theirs.Close()
+		a := finish(t, cmd, ours, stdout, stderr)
+		unix.Close(ours)
+		require.Equal(t, 1, a.code)
+		require.Empty(t, a.files)
+	}
+}
+
+// Where the program is setgid too, that is no right to read what its group may.
+func TestSetgidBitReadsAnotherGroupsList(t *testing.T) {
+	bridge(t, "br0")
+	put(t, "/etc/qemu/staff.conf", "allow br0\n")
+	require.NoError(t, os.Chmod("/etc/qemu/staff.conf", 0o640))
+	acl(t, "include /etc/qemu/staff.conf\n")
+	require.NoError(t, os.Chmod(helper, 0o755|os.ModeSetuid|os.ModeSetgid))
+	defer os.Chmod(helper, 0o755|os.ModeSetuid)
+	requireRefused(t, ask(t, "br0"), "the bridge is not allowed")
+}
+
+func TestUserNamesADeviceThatIsNoBridge(t *testing.T) {
+	wire(t, "v0", "v1")
+	acl(t, "allow all\n")
+	profiles(t, "[guests]\nkind = bridge\nbridge = v0\nallow = everyone\n")
+	for _, name := range []string{"v0", "guests"} {
+		requireRefused(t, ask(t, name), "not a bridge")
+	}
 }

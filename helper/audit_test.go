@@ -30,7 +30,7 @@ func privateDev(t testing.TB) {
 
 func TestAudit(t *testing.T) {
 	bridge(t, "br0")
-	profiles(t, "[guests]\nkind = bridge\nbridge = br0\nanti-spoof = yes\nallow = uid:64321\n")
+	profiles(t, "[guests]\nkind = bridge\nbridge = br0\nanti-spoof = yes\ndevice = tap\nallow = uid:64321\n")
 	t.Run("private /dev", func(t *testing.T) { // whose goroutine may lose its thread
 		privateDev(t)
 		log, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: "/dev/log", Net: "unixgram"})

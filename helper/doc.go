@@ -11,7 +11,7 @@
 // --fd= is a connected unix stream socket, numbered 3 or higher, that the real user of the caller has made. On it the
 // helper sends one NUL octet with one descriptor as SCM_RIGHTS (unix(7)) and exits with status 0. It exits 0 only after
 // that, and does nothing after that. Otherwise it sends nothing, writes one line to standard error and exits 1 (2 if the
-// Go runtime could not start). It takes 5 seconds at most. If the line says "access denied by acl file", the
+// Go runtime could not start). It takes 5 seconds at most: then the kernel kills it. If the line says "access denied by acl file", the
 // configuration did not allow the request.
 //
 // With --use-vnet each frame is preceded by a struct virtio_net_hdr. With --queues=N, 1 to 64, which QEMU and libvirt
@@ -38,32 +38,47 @@
 // in directories of which the same holds (or that are sticky), with no symbolic link on the way, and no larger than
 // 256 KiB. Otherwise the request is refused.
 //
-// /run/libvirt-direct/helper.claims counts what was handed out under profiles; its format is that of package
-// internal/registry. Plain bridges are not counted. It may be deleted when no device is in use.
+// /run/libvirt-direct/claims.N counts what was handed out under profiles in the network namespace with the inode number N;
+// its format is that of package internal/registry. Plain bridges are not counted. It may be deleted when no device is in
+// use.
 //
-// Each grant and each denial is one line in the system log, facility authpriv, in the form of package internal/audit. A
-// grant is logged before the descriptor is sent, so that the caller cannot have the one without the other.
+// Each grant and each denial is one line in the system log, facility authpriv, in the form of package internal/audit: by way
+// of /dev/log, or /dev/kmsg where that takes nothing. The log is opened before anything is changed, and a grant is logged
+// before the descriptor is sent, so that the caller cannot have the one without the other. Where neither takes a line,
+// nothing is granted.
 //
 // # What is made
 //
-// A macvtap device is called mvt and its interface index in hexadecimal, 2^30 or more. It is in an anonymous network
-// namespace that the descriptors hold and nothing else: the kernel removes it when the last one is closed, whoever dies
-// how. With visible = yes it is in the caller's namespace, where the kernel leaves it behind; the next call for a
-// visible profile removes those that nobody holds any more (only in the host's first pid namespace, since /proc/locks
-// tells the truth only there).
+// Devices are called tap, or mvt for kind macvtap, and a number in hexadecimal, 2^30 or more. All but plain TAPs of one queue
+// have to do with an anonymous network namespace that the descriptors hold and nothing else: the kernel removes it, and what
+// is in it, when the last one is closed, whoever dies how (package internal/netns). The number is the id of that namespace in
+// the caller's, by which a claim on the device is known to live (rtnl.Conn.HasNamespace). A port of a bridge has it for its
+// interface index, too.
+//
+//	kind bridge, ovs    isolated  a veth pair, a hub and a TAP device (internal/port, internal/hub)
+//	                    tap       a TAP device of root's (internal/tap)
+//	kind macvtap        isolated  a macvlan, a hub and a TAP device (internal/station, internal/hub)
+//	                    macvtap   a macvtap on the lower device (internal/macvtap)
+//	bridge.conf                   a TAP device of root's
+//
+// With visible = yes a macvtap is in the caller's namespace, where the kernel leaves it behind; its node is opened in an
+// anonymous one all the same, and the next call for a visible profile removes those whose namespace has ended.
 //
 // With vlan, a sub-interface DEVICE.VID that is missing is made and stays: other guests may be on it, and the kernel does
-// not tell which devices in other namespaces are. The host speaks no IPv6 on it.
+// not tell which devices in other namespaces are.
 //
-// A TAP device is called tap and its interface index in hexadecimal. It has a random address that begins with fe, so
-// that the bridge does not take it for its own, and the bridge's MTU. The holder of a descriptor may make a TAP device
-// persistent (TUNSETPERSIST); the kernel has no means against that, and the device keeps counting.
+// A port has a random address that begins with fe, so that the bridge does not take it for its own, and the bridge's MTU.
+// The holder of a descriptor may make a plain TAP device persistent (TUNSETPERSIST); the kernel has no means against that.
+// It keeps counting until nobody has a queue of it; then the next call for such a device in the same bridge removes it, or
+// `libvirt-direct gc`.
 //
-// Under a profile of kind ovs it is not in a Linux bridge but a port of Open vSwitch, made in one transaction (package
-// internal/ovsdb) after the device; ovs-vswitchd has made it when the descriptor is sent. The port's row outlives the
-// device. It has external_ids:libvirt-direct=helper, and each call for such a profile removes the rows whose device is gone.
+// Under a profile of kind ovs the device becomes a port of Open vSwitch, made in one transaction (package internal/ovsdb)
+// after the device; ovs-vswitchd has made it when the descriptor is sent. The port's row outlives the device. It has
+// external_ids:libvirt-direct=helper, and each call for such a profile removes the rows whose device is gone.
 //
-// Neither gets an IPv6 address of its own.
+// The host does not speak on any of them, nor on a sub-interface that the helper makes: it has no IPv6 there and answers no
+// ARP request (package internal/sysctl). They are made so while they are down, and a call that was killed before leaves
+// them down for the next one to finish.
 //
 // # Threat model
 //
@@ -72,11 +87,14 @@
 // wire that the anti-spoof filter forbids, nor learn what only root may read, nor hinder other users.
 //
 //   - Privileges go in steps, on all threads, the first before anything of the caller's is looked at (package
-//     internal/privilege); nothing is left when the descriptor is sent.
+//     internal/privilege). A capability is in effect for single system calls; nothing is left when the log, the error or
+//     the answer is written, which may take time.
 //   - The environment is forgotten; if it holds a variable for the Go runtime, the program starts again without it.
 //   - Names are checked before they are compared, and looked up once; from then on the interface index counts. A line of
 //     bridge.conf is about the device under all its names, not about the one that the caller uses.
-//   - A claim is written before its device is made, and counts as long as the kernel has the device (internal/registry).
+//   - A claim is written before its device is made, and counts as long as the kernel has what it is about, which nobody
+//     without CAP_NET_ADMIN can make or keep (internal/registry).
+//   - What a holder may change of his device stays within its namespace, but for plain TAPs and macvtaps.
 //   - The filter is on the device before the device is up and the descriptor sent (internal/antispoof).
 //   - It works in the caller's network namespace, provided that this belongs to the user namespace in which the program
 //     is setuid root; only root can put a caller into another one.

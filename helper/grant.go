@@ -3,23 +3,29 @@ package main
 import (
 	"errors"
 	"strconv"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"libvirt-direct/helper/internal/account"
+	"libvirt-direct/helper/internal/antispoof"
 	"libvirt-direct/helper/internal/bridgeconf"
+	"libvirt-direct/helper/internal/bridgeport"
 	"libvirt-direct/helper/internal/cmdline"
 	"libvirt-direct/helper/internal/ether"
 	"libvirt-direct/helper/internal/fdpass"
 	"libvirt-direct/helper/internal/macvtap"
+	"libvirt-direct/helper/internal/netns"
 	"libvirt-direct/helper/internal/policy"
+	"libvirt-direct/helper/internal/port"
 	"libvirt-direct/helper/internal/privilege"
 	"libvirt-direct/helper/internal/registry"
 	"libvirt-direct/helper/internal/rtnl"
+	"libvirt-direct/helper/internal/station"
+	"libvirt-direct/helper/internal/sysctl"
 	"libvirt-direct/helper/internal/tap"
 	"libvirt-direct/helper/internal/trusted"
 	"libvirt-direct/helper/internal/tundev"
+	"libvirt-direct/helper/tapname"
 )
 
 // session is one call.
@@ -27,8 +33,12 @@ type session struct {
 	request cmdline.Request
 	caller  policy.Caller
 	peer    fdpass.Peer
-	host    *rtnl.Conn // to the caller's network namespace
-	probe   int        // any socket of that namespace
+	home    int              // the caller's network namespace, open
+	netns   uint64           // and its inode number
+	host    *rtnl.Conn       // to it
+	probe   int              // any socket of it
+	net     *sysctl.Net      // its parameters
+	anon    *netns.Namespace // the device's own, once it is entered
 }
 
 // device is what is handed out.
@@ -40,6 +50,15 @@ type device struct {
 	mac    ether.MAC
 	hasMAC bool
 	fds    []int
+	last   func() error // what remains to be done and needs no privilege; nil for nothing
+}
+
+// join does what remains to be done.
+func (d *device) join() error {
+	if d.last == nil {
+		return nil
+	}
+	return d.last()
 }
 
 // deniedError is a decision of the configuration's, not a failure.
@@ -128,7 +147,10 @@ func (s *session) dial() (err error) {
 	if s.host, err = rtnl.Dial(); err != nil {
 		return err
 	}
-	s.probe, err = unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if s.probe, err = unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
+		return err
+	}
+	s.net, err = sysctl.Open()
 	return err
 }
 
@@ -172,59 +194,141 @@ func (s *session) plainBridge() (device, error) {
 	if missing != nil {
 		return d, missing
 	}
-	return s.openTap(d, tap.Spec{Bridge: link})
+	if err := tap.Sweep(s.host, link.Index); err != nil {
+		return d, err
+	}
+	random, err := randomWords()
+	if err != nil {
+		return d, err
+	}
+	return s.openPort(d, policy.Plain, newIndex(random[0]), bridgeport.Port{Bridge: link})
 }
 
-// bridge hands out a TAP device as a profile says.
+// bridge hands out a port of a Linux bridge as a profile says.
 func (s *session) bridge(p *policy.Profile) (device, error) {
 	d := device{kind: p.Kind, link: p.Bridge}
 	link, err := s.host.LinkByName(p.Bridge)
 	if err != nil {
 		return d, errors.New("bridge " + p.Bridge + ": " + err.Error())
 	}
-	var r registry.Record
-	var c policy.Candidate
-	if err := patiently(func() (err error) { r, c, err = s.claim(p, link); return err }); err != nil {
+	place := bridgeport.Port{Bridge: link, VLAN: p.VLAN, Flags: true, Isolate: p.Isolated, Learn: p.Learning}
+	c, err := s.claimPort(p, link)
+	if err != nil {
 		return d, err
 	}
-	spec := tap.Spec{
-		Index: int(r.Index), Bridge: link, VLAN: p.VLAN, VLANs: p.GuestVLANs,
-		Port: true, Isolate: p.Isolated, Learn: p.Learning,
-	}
-	d.mac, d.hasMAC = r.MAC, !c.None
-	if p.AntiSpoof {
-		spec.Guest = &d.mac
-	}
-	return s.openTap(d, spec)
+	d.mac, d.hasMAC = c.record.MAC, !c.none
+	place.From, place.To = filters(p, d.mac, false)
+	return s.openPort(d, p.Device, int(c.record.Index), place)
 }
 
-func (s *session) openTap(d device, spec tap.Spec) (device, error) {
+// claimPort takes a place for a port of a bridge. What others have left persistent counts until it is removed here.
+func (s *session) claimPort(p *policy.Profile, link rtnl.Link) (c claim, err error) {
+	if p.Device == policy.Plain {
+		master := link.Index
+		if p.Kind == policy.OVS { // whose ports have a master of their own
+			master = 0
+		}
+		if err := tap.Sweep(s.host, master); err != nil {
+			return c, err
+		}
+	}
+	err = patiently(func() (err error) { c, err = s.claim(p, link, nil); return err })
+	return c, err
+}
+
+// filters judge the frames from and to a guest. With address also those are kept from him that are for somebody else.
+func filters(p *policy.Profile, mac ether.MAC, address bool) (from, to []unix.SockFilter) {
+	vlans := policy.VLANSet{All: true}
+	if p.AntiSpoof {
+		vlans = p.GuestVLANs
+		from = antispoof.Outgoing(mac, vlans, p.LinkProtocols)
+	}
+	if address {
+		return from, antispoof.Incoming(&mac, vlans)
+	}
+	return from, antispoof.Incoming(nil, vlans)
+}
+
+// openPort makes a port of a bridge, and a TAP device or what stands for one.
+func (s *session) openPort(d device, kind policy.Device, index int, place bridgeport.Port) (device, error) {
 	random, err := randomWords()
 	if err != nil {
 		return d, err
 	}
-	if spec.Index == 0 {
-		spec.Index = newIndex(random[0])
+	own := ownMAC(random)
+	d.index, d.name, place.Alias = index, tapname.Name(index), s.alias()
+	mode := tundev.Mode{VNetHdr: s.request.VNetHdr, MultiQueue: s.request.Queues > 1}
+	if err := place.Check(); err != nil {
+		return d, errors.New("bridge " + d.link + ": " + err.Error())
 	}
-	// With 0xfe in front it is higher than any other port's, so that the bridge does not take it for its own.
-	spec.Own = ether.MAC{0xfe, byte(random[1]), byte(random[1] >> 8), byte(random[1] >> 16), byte(random[1] >> 24), byte(random[2])}
-	spec.VNetHdr, spec.Queues = s.request.VNetHdr, s.request.Queues
-	d.index, d.name = spec.Index, tap.Name(spec.Index)
-	d.fds, err = tap.Open(s.host, spec)
+	if kind == policy.Plain {
+		if s.request.Queues > 1 {
+			err = s.enter(index)
+		}
+		if err == nil {
+			d.fds, err = tap.Open(s.host, s.anon, s.home, s.net, tap.Spec{
+				Index: index, Name: d.name, Own: own, Port: place, Mode: mode, Queues: s.request.Queues,
+			})
+		}
+	} else if err = s.enter(index); err == nil {
+		guest := own // of a guest whose address is not known
+		if d.hasMAC {
+			guest = d.mac
+		}
+		d.fds, err = port.Open(s.host, s.anon, s.net, port.Spec{
+			Index: index, Name: d.name, Own: own, Guest: guest, Port: place, Mode: mode, Queues: s.request.Queues,
+		})
+	}
 	if err != nil {
 		err = errors.New("failed to add interface `" + d.name + "' to bridge `" + d.link + "': " + err.Error())
 	}
 	return d, err
 }
 
+// ownMAC is an address of the host's end of a device. With 0xfe in front it is higher than any other port's, so that a bridge
+// does not take it for its own.
+func ownMAC(random [3]uint32) ether.MAC {
+	return ether.MAC{0xfe, byte(random[1]), byte(random[1] >> 8), byte(random[1] >> 16), byte(random[1] >> 24), byte(random[2])}
+}
+
+// alias tells who looks at a device whose it is. The request has no other characters than those of names and addresses.
+func (s *session) alias() string {
+	return program + ": uid " + strconv.FormatUint(uint64(s.caller.UID), 10) + ", " + s.request.Name
+}
+
+// enter moves the thread into a namespace that only the device's descriptors will keep alive, and that is known by the
+// device's index.
+func (s *session) enter(index int) (err error) {
+	if s.anon == nil {
+		s.anon, err = netns.Enter(s.host, index)
+	}
+	return err
+}
+
 // macvtap hands out a macvtap device as a profile says.
 func (s *session) macvtap(p *policy.Profile) (d device, err error) {
+	if p.Visible {
+		if err := s.sweepVisible(); err != nil {
+			return d, err
+		}
+	}
 	err = patiently(func() (err error) {
 		for _, name := range p.Lower {
-			var retry bool
-			d, retry, err = s.macvtapOn(p, name)
-			if err == nil || !retry {
+			on, next, e := s.macvtapOn(p, name)
+			if d = on; e == nil {
+				return nil
+			}
+			// What another device of the pool lacks, such as the address, says less than that this one is in use.
+			if err == nil || errors.Is(err, policy.ErrMACDenied) {
+				err = e
+			}
+			if !next {
 				break
+			}
+		}
+		if passing(err) { // what nobody holds any more may be in the way
+			if e := s.sweepVisible(); e != nil {
+				return e
 			}
 		}
 		return err
@@ -232,266 +336,121 @@ func (s *session) macvtap(p *policy.Profile) (d device, err error) {
 	return d, err
 }
 
-// macvtapOn reports whether another lower device is worth a try.
-func (s *session) macvtapOn(p *policy.Profile, lower string) (d device, retry bool, err error) {
+// macvtapOn reports whether another lower device of a pool is worth a try.
+func (s *session) macvtapOn(p *policy.Profile, lower string) (d device, next bool, err error) {
 	d = device{kind: p.Kind, link: lower}
+	whole := p.Mode == policy.Passthrough
 	link, err := s.host.LinkByName(lower)
 	if err == nil {
 		link, err = s.checkLower(link, p)
 	}
 	if err != nil {
-		return d, p.Mode == policy.Passthrough, errors.New("lower device " + lower + ": " + err.Error())
+		return d, whole, errors.New("lower device " + lower + ": " + err.Error())
 	}
 	d.link = link.Name
-	r, _, err := s.claim(p, link)
-	if err != nil {
-		return d, errors.Is(err, registry.ErrMACInUse), err
+	var taken []ether.MAC // by others than the helper's guests
+	for {
+		c, err := s.claim(p, link, taken)
+		if err != nil {
+			return d, whole && (errors.Is(err, registry.ErrLowerInUse) || errors.Is(err, policy.ErrMACDenied)), err
+		}
+		id := int(c.record.Index)
+		d.mac, d.hasMAC, d.name = c.record.MAC, true, macvtap.Name(id)
+		if err = s.enter(id); err == nil {
+			err = s.openMacvtap(p, link, &d)
+		}
+		if err == nil {
+			return d, false, nil
+		}
+		c.release()
+		if errors.Is(err, unix.EADDRINUSE) {
+			taken = append(taken, d.mac)
+			continue
+		}
+		if whole && (errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EINVAL)) {
+			return d, true, &busyError{link.Name, err}
+		}
+		return d, false, errors.New("macvtap on " + d.link + ": " + err.Error() + hint(err))
 	}
-	d.mac, d.hasMAC, d.index, d.name = r.MAC, true, int(r.Index), macvtap.Name(int(r.Index))
-	d.fds, err = macvtap.Open(s.host, macvtap.Spec{
-		Index: d.index, Lower: link, Mode: p.Mode, MAC: r.MAC, Filter: p.AntiSpoof, VLANs: p.GuestVLANs,
-		VNetHdr: s.request.VNetHdr, Queues: s.request.Queues, Visible: p.Visible,
-	})
-	if err != nil {
-		return d, false, errors.New("macvtap on " + d.link + ": " + err.Error() + hint(err, p))
-	}
-	return d, false, nil
 }
 
-func hint(err error, p *policy.Profile) string {
+// busyError is a lower device that somebody else has, or that is about to be given back.
+type busyError struct {
+	lower string
+	err   error
+}
+
+func (e *busyError) Error() string {
+	return "macvtap on " + e.lower + ": " + e.err.Error() + "; mode passthrough needs the device to itself, and not as a port of a bridge or bond"
+}
+func (e *busyError) Unwrap() error { return e.err }
+
+func (s *session) openMacvtap(p *policy.Profile, link rtnl.Link, d *device) (err error) {
+	isolated, whole := p.Device == policy.Isolated, p.Mode == policy.Passthrough
+	random, err := randomWords()
+	if err != nil {
+		return err
+	}
+	// The station's macvlan gets nothing else, and who has a device whole without anti-spoof may have all that it gets.
+	from, to := filters(p, d.mac, !isolated && (!whole || p.AntiSpoof))
+	mode, queues := tundev.Mode{VNetHdr: s.request.VNetHdr, MultiQueue: s.request.Queues > 1}, s.request.Queues
+	if isolated {
+		d.fds, err = station.Open(s.host, s.anon, station.Spec{
+			Name: d.name, MAC: d.mac, Own: ownMAC(random), From: from, To: to, Lower: link, Kind: p.Mode,
+			LinkLocal: len(p.LinkProtocols.Protocols()) > 0, Mode: mode, Queues: queues,
+		})
+		return err
+	}
+	dev := macvtap.Device{Index: newIndex(random[0]), Name: d.name, MAC: d.mac}
+	at, tid := s.anon.Conn, s.anon.TID
+	if p.Visible {
+		at, tid, d.index = s.host, 0, dev.Index
+	}
+	var m rtnl.Batch
+	macvtap.Add(&m, dev, link, p.Mode, tid)
+	if err := s.host.Do(&m, -1); err != nil {
+		return err
+	}
+	m = rtnl.Batch{}
+	m.Filter(dev.Index, to, from)
+	if p.Visible {
+		m.SetAlias(dev.Index, s.alias())
+	}
+	if whole && dev.MAC != link.MAC {
+		m.SetMAC(dev.Index, dev.MAC)
+	}
+	err = at.Do(&m, -1)
+	if err == nil {
+		err = s.silence(p, dev)
+	}
+	if err == nil {
+		d.fds, err = macvtap.Open(at, dev, mode, queues)
+	}
+	if err != nil {
+		m = rtnl.Batch{}
+		m.Delete(dev.Index)
+		_ = at.Do(&m, -1) // what failed first is what matters; a visible leftover is swept by the next call
+	}
+	return err
+}
+
+// silence keeps the host from speaking on a macvtap.
+func (s *session) silence(p *policy.Profile, dev macvtap.Device) error {
+	if p.Visible {
+		return s.net.Mute(s.host, dev.Index, dev.Name)
+	}
+	return s.anon.Silence(dev.Index)
+}
+
+func hint(err error) string {
 	switch {
-	case errors.Is(err, unix.EADDRINUSE):
-		return "; another guest or the host has the MAC address"
 	case errors.Is(err, unix.EBUSY):
 		return "; the device is a port of a bridge or bond, or taken by a passthrough"
-	case errors.Is(err, unix.EINVAL) && p.Mode == policy.Passthrough:
-		return "; passthrough needs the device to itself"
 	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOENT):
-		return "; the kernel lacks macvtap, sch_ingress or cls_bpf"
+		return "; the kernel lacks macvtap, bridge, sch_ingress or cls_bpf"
 	}
 	return ""
 }
-
-// Errors of a lower device.
-var (
-	errNotEthernet = errors.New("not an Ethernet device that can carry a macvtap")
-	errOtherVLAN   = errors.New("exists, but is not the VLAN sub-interface that the profile needs")
-)
-
-// checkLower returns the device on which the macvtap is made: the lower device itself or its VLAN sub-interface.
-func (s *session) checkLower(l rtnl.Link, p *policy.Profile) (rtnl.Link, error) {
-	if l.Type != unix.ARPHRD_ETHER || l.Flags&unix.IFF_LOOPBACK != 0 {
-		return l, errNotEthernet
-	}
-	l, err := s.belowMacvlan(l, p)
-	if err != nil {
-		return l, err
-	}
-	if p.VLAN == 0 {
-		return l, s.keep(l)
-	}
-	name := l.Name + "." + strconv.Itoa(int(p.VLAN))
-	if !policy.ValidDevice(name) {
-		return l, errors.New("the name " + name + " is too long; make the sub-interface under another one and name that as lower, without vlan")
-	}
-	v, err := s.host.LinkByName(name)
-	if errors.Is(err, rtnl.ErrNoLink) {
-		if err := s.addVLAN(name, l.Index, p.VLAN); err != nil {
-			return l, errors.New("VLAN " + strconv.Itoa(int(p.VLAN)) + ": " + err.Error())
-		}
-		v, err = s.host.LinkByName(name)
-	}
-	if err != nil {
-		return l, err
-	}
-	if v.Kind != "vlan" || v.Lower != l.Index || v.VLAN != p.VLAN || v.VLANTPID != unix.ETH_P_8021Q {
-		return l, errors.New(name + " " + errOtherVLAN.Error())
-	}
-	return v, s.keep(v)
-}
-
-// The alias that libvirt-direct's hook gives to the VLAN sub-interfaces it makes, and what the helper makes of it.
-const (
-	hookAlias = "libvirt-direct"
-	keptAlias = "libvirt-direct (in use by the helper)"
-)
-
-// keep takes a VLAN sub-interface over from the hook, which removes its own with their last domain: that a macvtap in
-// another network namespace stands on it, nothing in this one tells.
-func (s *session) keep(l rtnl.Link) error {
-	if l.Kind != "vlan" || l.Alias != hookAlias {
-		return nil
-	}
-	if err := privilege.Raise(privilege.NetAdmin); err != nil {
-		return err
-	}
-	var m rtnl.Batch
-	m.SetAlias(l.Index, keptAlias)
-	err := s.host.Do(&m, -1)
-	if e := privilege.Lower(); e != nil {
-		return e
-	}
-	return err
-}
-
-// addVLAN makes a VLAN sub-interface that is up and on which the host itself does not speak IPv6. It does not get the
-// mark by which the hook's collector removes such devices: that asks the kernel for what stands on them, and is not told
-// of macvtaps in other network namespaces.
-func (s *session) addVLAN(name string, lower int, vid uint16) error {
-	random, err := randomWords()
-	if err != nil {
-		return err
-	}
-	if err := privilege.Raise(privilege.NetAdmin); err != nil {
-		return err
-	}
-	// In one system call, which no signal ends half-way: a device that is down would be of no use to those who come later.
-	var m rtnl.Batch
-	index := newIndex(random[0])
-	m.AddVLAN(name, index, lower, vid)
-	m.NoIPv6Address(index)
-	m.Up(index)
-	err = s.host.Do(&m, 1)
-	if err == nil {
-		err = disableIPv6(name)
-	} else if errors.Is(err, unix.EEXIST) {
-		err = nil // another call was faster, or the VLAN has another name: the look-up that follows tells
-	}
-	if e := privilege.Lower(); e != nil {
-		return e
-	}
-	return err
-}
-
-// disableIPv6 keeps router advertisements from giving a device an address; a kernel without IPv6 has no such file.
-func disableIPv6(device string) error {
-	path := "/proc/sys/net/ipv6/conf/" + device + "/disable_ipv6"
-	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
-	if err == unix.ENOENT {
-		return nil
-	}
-	if err == nil {
-		_, err = unix.Write(fd, []byte("1"))
-		unix.Close(fd)
-	}
-	if err != nil {
-		return errors.New(path + ": " + err.Error())
-	}
-	return nil
-}
-
-// Patience with limits: a device goes some milliseconds after its last descriptor was closed, and two calls that race
-// for the last place may see each other.
-const (
-	patience = time.Second
-	pause    = 20 * time.Millisecond
-)
-
-// patiently repeats f while a limit is in the way.
-func patiently(f func() error) error {
-	for end := time.Now().Add(patience); ; {
-		err := f()
-		limit := errors.Is(err, registry.ErrUserLimit) || errors.Is(err, registry.ErrProfileLimit) || errors.Is(err, registry.ErrMACInUse)
-		if !limit || time.Now().After(end) {
-			return err
-		}
-		random, err := randomWords()
-		if err != nil {
-			return err
-		}
-		time.Sleep(pause + time.Duration(random[0]%uint32(pause)))
-	}
-}
-
-// claim takes a place within the profile's limits.
-func (s *session) claim(p *policy.Profile, link rtnl.Link) (registry.Record, policy.Candidate, error) {
-	var mac *ether.MAC
-	if s.request.HasMAC {
-		mac = &s.request.MAC
-	}
-	derive, err := s.deriver(p)
-	if err != nil {
-		return registry.Record{}, policy.Candidate{}, err
-	}
-	candidates, err := p.MACs(mac, link.MAC, derive)
-	if err != nil {
-		return registry.Record{}, policy.Candidate{}, &deniedError{err}
-	}
-	reg, err := registry.Open(registry.Dir, s.deviceExists)
-	if err != nil {
-		return registry.Record{}, policy.Candidate{}, errors.New(registry.Dir + ": " + err.Error())
-	}
-	if p.Visible {
-		if err := s.sweep(reg); err != nil {
-			return registry.Record{}, policy.Candidate{}, err
-		}
-	}
-	random, err := randomWords()
-	if err != nil {
-		return registry.Record{}, policy.Candidate{}, err
-	}
-	r, err := reg.Claim(registry.Want{
-		Profile: p, UID: s.caller.UID, Link: uint32(link.Index), Candidates: candidates,
-		Index: uint32(newIndex(random[0])), Start: random[1], Peer: uint32(s.peer.PID),
-	})
-	if err != nil {
-		return r, policy.Candidate{}, &deniedError{err}
-	}
-	return r, candidates[0], nil
-}
-
-// deriver returns the function that makes the caller's addresses of a profile, nil if the profile has no use for it.
-func (s *session) deriver(p *policy.Profile) (func(int) ether.MAC, error) {
-	for _, r := range p.MACRules {
-		if r.Kind != policy.DerivedMAC {
-			continue
-		}
-		id, err := trusted.Read("/etc/machine-id")
-		if err != nil {
-			return nil, err
-		}
-		for len(id) > 0 && id[len(id)-1] == '\n' {
-			id = id[:len(id)-1]
-		}
-		uid := strconv.FormatUint(uint64(s.caller.UID), 10)
-		return func(slot int) ether.MAC { return ether.Derive(string(id), p.Name, uid, strconv.Itoa(slot)) }, nil
-	}
-	return nil, nil
-}
-
-// deviceExists asks the kernel for the device of a claim.
-func (s *session) deviceExists(r *registry.Record) bool {
-	if r.Kind == policy.Macvtap {
-		var st unix.Stat_t
-		return unix.Lstat(macvtap.Node(int(r.Index)), &st) != unix.ENOENT
-	}
-	return tundev.Exists(s.probe, int(r.Index))
-}
-
-func (s *session) sweep(reg *registry.Registry) error {
-	records, err := reg.Records()
-	if err != nil {
-		return err
-	}
-	var indexes []int
-	for _, r := range records {
-		if r.Kind == policy.Macvtap {
-			indexes = append(indexes, int(r.Index))
-		}
-	}
-	if err := privilege.Raise(privilege.NetAdmin); err != nil {
-		return err
-	}
-	err = macvtap.Sweep(s.host, indexes)
-	if e := privilege.Lower(); e != nil {
-		return e
-	}
-	return err
-}
-
-// newIndex is an interface index far above those the kernel counts up from 1 in each network namespace: the device nodes
-// of macvtaps are named after it, and have one name space for all of them.
-func newIndex(random uint32) int { return int(1<<30 | random&(1<<30-1)) }
 
 func randomWords() ([3]uint32, error) {
 	var b [12]byte

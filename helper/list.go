@@ -8,11 +8,13 @@ import (
 
 	"libvirt-direct/helper/internal/ether"
 	"libvirt-direct/helper/internal/policy"
+	"libvirt-direct/helper/internal/privilege"
 )
 
 // list prints a line for each profile that the caller may use: its name, its kind, how many devices he may have at once,
 // and his derived addresses if the profile has any, separated by blanks.
 func (s *session) list() {
+	var text string
 	c, err := config()
 	if err != nil {
 		fail(err)
@@ -40,8 +42,16 @@ func (s *session) list() {
 				}
 			}
 		}
-		if _, err := unix.Write(1, []byte(line+"\n")); err != nil {
+		text += line + "\n"
+	}
+	if err := privilege.Drop(); err != nil {
+		fail(err)
+	}
+	for b := []byte(text); len(b) > 0; {
+		n, err := unix.Write(1, b) // for as long as the reader takes, or the deadline lets
+		if err != nil && err != unix.EINTR {
 			fail(err)
 		}
+		b = b[max(n, 0):]
 	}
 }

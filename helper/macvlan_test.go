@@ -26,7 +26,7 @@ func TestMacvlanAsLower(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, "52:54:00:aa:bb:cc", d.MAC.String())
 			requireHears(t, tap, "v1", d.MAC, below+"/"+mode)
-			requireRefused(t, askAs(t, bob, "lan/52:54:00:aa:bb:cc"), "another guest has this MAC address")
+			requireRefused(t, askAs(t, bob, "lan/52:54:00:aa:bb:cc"), "the MAC address is in use by device ")
 			a.close()
 			requireNothingLeft(t)
 		}

@@ -11,9 +11,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -26,32 +24,37 @@ import (
 
 const program = "qemu-direct-helper"
 
-// deadline is how long a call may take. QEMU's main loop stands still meanwhile.
-const deadline = 5 * time.Second
-
 func init() {
 	// What is effective, the file system uid and the network namespace are a thread's own.
 	runtime.LockOSThread()
 }
 
 func main() {
-	if err := cleanEnvironment(); err != nil {
-		fail(err)
+	// With everything that execve(2) gave.
+	err := endBySignals()
+	if err == nil {
+		err = cleanEnvironment()
 	}
-	if err := raiseLimits(); err != nil {
-		fail(err)
+	if err == nil {
+		err = raiseLimits()
 	}
-	if err := privilege.Reduce(); err != nil {
-		fail(err)
+	if err == nil {
+		err = arm()
+	}
+	if err == nil {
+		err = privilege.Reduce()
+	}
+	if err != nil {
+		end(err)
 	}
 	req, err := cmdline.Parse(os.Args[min(1, len(os.Args)):])
 	if err != nil {
 		fail(err)
 	}
-	if err := checkSurroundings(); err != nil {
+	s := session{request: req, caller: caller()}
+	if s.home, s.netns, err = surroundings(); err != nil {
 		fail(err)
 	}
-	s := session{request: req, caller: caller()}
 	if req.List {
 		s.list()
 		unix.Exit(0)
@@ -59,23 +62,28 @@ func main() {
 	if s.peer, err = fdpass.Check(req.FD, s.caller.UID); err != nil {
 		fail(errors.New("--fd=" + strconv.Itoa(req.FD) + ": " + err.Error()))
 	}
-	var once atomic.Bool // set by whoever decides over the exit status
-	time.AfterFunc(deadline, func() {
-		if once.CompareAndSwap(false, true) {
-			fail(errors.New("took longer than 5 s, given up"))
-		}
-	})
-
-	d, err := s.grant()
-	s.audit(d, err)
+	// Before anything is changed: no grant without its line.
+	log, err := audit.Open()
 	if err != nil {
-		fail(s.explain(err))
+		fail(err)
 	}
+	var d device
+	refused := reserve(req.Queues)
+	if refused == nil {
+		d, refused = s.grant()
+	}
+	// Nothing from here on needs a privilege, and some of it waits.
 	if err := privilege.Drop(); err != nil {
 		fail(err)
 	}
-	if !once.CompareAndSwap(false, true) {
-		select {} // the deadline is ending the process
+	if err := d.join(); refused == nil {
+		refused = err
+	}
+	if err := log.Write(s.entry(d, refused)); err != nil && refused == nil {
+		fail(err)
+	}
+	if refused != nil {
+		fail(s.explain(refused))
 	}
 	if err := fdpass.Send(req.FD, d.fds); err != nil {
 		fail(errors.New("failed to write fd to unix socket: " + err.Error()))
@@ -83,9 +91,15 @@ func main() {
 	unix.Exit(0)
 }
 
-// fail prints the one line that QEMU's user, or libvirt's, gets to see.
+// fail gives up every privilege and ends the program.
 func fail(err error) {
-	_, _ = unix.Write(2, []byte(program+": "+err.Error()+"\n"))
+	_ = privilege.Drop() // what cannot be dropped ends in a moment
+	end(err)
+}
+
+// end ends the program with the one line that says why.
+func end(err error) {
+	say(program + ": " + err.Error() + "\n")
 	unix.Exit(1)
 }
 
@@ -128,18 +142,8 @@ func raiseLimits() error {
 	for _, r := range [...]struct {
 		resource int
 		need     uint64
-	}{{unix.RLIMIT_FSIZE, 1 << 20}, {unix.RLIMIT_NPROC, 0}, {unix.RLIMIT_SIGPENDING, 64}, {unix.RLIMIT_NOFILE, 16}} {
-		var lim unix.Rlimit
-		if err := unix.Getrlimit(r.resource, &lim); err != nil {
-			return err
-		}
-		if r.resource == unix.RLIMIT_NOFILE && lim.Cur >= r.need {
-			continue
-		}
-		lim = unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
-		if r.resource == unix.RLIMIT_NOFILE {
-			lim = unix.Rlimit{Cur: r.need, Max: r.need}
-		}
+	}{{unix.RLIMIT_FSIZE, 1 << 20}, {unix.RLIMIT_NPROC, 0}, {unix.RLIMIT_SIGPENDING, 64}} {
+		lim := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
 		if err := unix.Setrlimit(r.resource, &lim); err == nil {
 			continue
 		}
@@ -147,39 +151,64 @@ func raiseLimits() error {
 			return errLimits // root of a container may not lift limits
 		}
 	}
+	// A call with too few descriptors is refused, before anything is changed or with all of it undone.
+	const descriptors = 4096
+	var lim unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err == nil && lim.Cur < descriptors {
+		_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: descriptors, Max: max(lim.Max, descriptors)})
+	}
+	return nil
+}
+
+// reserve makes sure that there are descriptors enough for a device of so many queues.
+func reserve(queues int) error {
+	const own = 16 // log, netlink, claims, parameters
+	var fds []int
+	defer func() {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+	}()
+	for range own + queues {
+		fd, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		fds = append(fds, fd)
+	}
 	return nil
 }
 
 // Errors of the surroundings.
 var (
 	errNamespace = errors.New("the network namespace belongs to another user namespace")
-	errLimits    = errors.New("a resource limit is too low (ulimit -f, -i, -n)")
+	errLimits    = errors.New("a resource limit is too low (ulimit -f, -i)")
 )
 
-// checkSurroundings refuses a network namespace that is not the host's, or the container's, to configure.
-func checkSurroundings() error {
+// surroundings opens the network namespace and returns its inode number too. It refuses one that is not the host's, or the
+// container's, to configure.
+func surroundings() (int, uint64, error) {
 	net, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return errors.New("/proc is needed: " + err.Error())
+		return -1, 0, errors.New("/proc is needed: " + err.Error())
 	}
-	defer unix.Close(net)
 	owner, err := unix.IoctlRetInt(net, unix.NS_GET_USERNS)
 	if err != nil {
-		return errNamespace
+		return -1, 0, errNamespace
 	}
 	defer unix.Close(owner)
-	var theirs, ours unix.Stat_t
-	if err := unix.Fstat(owner, &theirs); err != nil {
-		return errNamespace
+	var self, theirs, ours unix.Stat_t
+	if unix.Fstat(net, &self) != nil || unix.Fstat(owner, &theirs) != nil {
+		return -1, 0, errNamespace
 	}
 	if err := unix.Stat("/proc/thread-self/ns/user", &ours); err != nil || ours.Ino != theirs.Ino || ours.Dev != theirs.Dev {
-		return errNamespace
+		return -1, 0, errNamespace
 	}
-	return nil
+	return net, self.Ino, nil
 }
 
-// audit logs the outcome as far as it got.
-func (s *session) audit(d device, err error) {
+// entry is the outcome as far as it got.
+func (s *session) entry(d device, err error) audit.Entry {
 	e := audit.Entry{
 		Granted: err == nil, UID: s.caller.UID, PID: s.peer.PID, Name: s.request.Name,
 		Kind: d.kind.String(), Lower: d.link, Device: d.name, Index: d.index,
@@ -195,18 +224,13 @@ func (s *session) audit(d device, err error) {
 	if err != nil {
 		e.Reason = err.Error()
 	}
-	var exe string
-	if s.peer.PID > 0 {
-		// As the caller: /proc tells him what it tells us.
-		_ = privilege.AsCaller(func() {
-			b := make([]byte, 256)
-			if n, err := unix.Readlink("/proc/"+strconv.Itoa(int(s.peer.PID))+"/exe", b); err == nil {
-				exe = string(b[:n])
-			}
-		})
+	if s.peer.PID > 0 { // as the caller: /proc tells him what it tells us
+		b := make([]byte, 256)
+		if n, err := unix.Readlink("/proc/"+strconv.Itoa(int(s.peer.PID))+"/exe", b); err == nil {
+			e.Exe = string(b[:n])
+		}
 	}
-	e.Exe = exe
-	audit.Log(e)
+	return e
 }
 
 // explain turns an error into the line for the user.

@@ -3,14 +3,13 @@ package main
 import (
 	"errors"
 
+	"libvirt-direct/helper/internal/bridgeport"
 	"libvirt-direct/helper/internal/ovsdb"
 	"libvirt-direct/helper/internal/policy"
-	"libvirt-direct/helper/internal/registry"
 	"libvirt-direct/helper/internal/rtnl"
-	"libvirt-direct/helper/internal/tap"
 )
 
-// ovs hands out a TAP device that is a port of Open vSwitch.
+// ovs hands out a port of Open vSwitch.
 func (s *session) ovs(p *policy.Profile) (device, error) {
 	d := device{kind: p.Kind, link: p.Bridge}
 	// The bridge's own device also tells that this is the switch's network namespace.
@@ -18,32 +17,36 @@ func (s *session) ovs(p *policy.Profile) (device, error) {
 	if err != nil {
 		return d, errors.New("Open vSwitch bridge " + p.Bridge + ": " + err.Error())
 	}
-	var r registry.Record
-	var c policy.Candidate
-	if err := patiently(func() (err error) { r, c, err = s.claim(p, link); return err }); err != nil {
-		return d, err
-	}
-	db, err := ovsdb.Dial()
+	c, err := s.claimPort(p, link)
 	if err != nil {
 		return d, err
 	}
-	defer db.Close()
-	if err := s.sweepPorts(db); err != nil {
+	db, err := ovsdb.Dial() // which takes root
+	if err != nil {
 		return d, err
 	}
-	d.mac, d.hasMAC = r.MAC, !c.None
+	d.mac, d.hasMAC = c.record.MAC, !c.none
+	place := bridgeport.Port{Bridge: link, OVS: true}
+	place.From, place.To = filters(p, d.mac, false)
 	// The device first: a port without one is what the next call removes.
-	if d, err = s.openTap(d, tap.Spec{Index: int(r.Index), Bridge: link, OVS: true}); err != nil {
+	if d, err = s.openPort(d, p.Device, int(c.record.Index), place); err != nil {
 		return d, err
 	}
-	port := ovsdb.Port{
+	row := ovsdb.Port{
 		Bridge: p.Bridge, Name: d.name, UID: s.caller.UID, VLAN: p.VLAN, Trunks: p.Trunks, Ingress: p.Ingress,
 	}
 	if d.hasMAC {
-		port.MAC = &d.mac
+		row.MAC = &d.mac
 	}
-	if err := db.Insert(port); err != nil {
-		return d, errors.New("Open vSwitch bridge " + p.Bridge + ": " + err.Error())
+	d.last = func() error {
+		err := s.sweepPorts(db)
+		if err == nil {
+			err = db.Insert(row)
+		}
+		if err != nil {
+			return errors.New("Open vSwitch bridge " + p.Bridge + ": " + err.Error())
+		}
+		return nil
 	}
 	return d, nil
 }

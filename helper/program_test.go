@@ -6,16 +6,22 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const roleVar = "QEMU_DIRECT_HELPER_ROLE"
 
 // play runs this test program as another one.
 func play(role string) int {
-	if role == "receive" {
+	switch role {
+	case "receive":
 		return receive(os.Args[1:])
+	case "ask":
+		return askFor(os.Args[1:])
 	}
 	return 2
 }
@@ -48,4 +54,17 @@ func receive(args []string) int {
 			return 0
 		}
 	}
+}
+
+// askFor runs the helper with one end of a pair of sockets that this program has made.
+func askFor(args []string) int {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 2
+	}
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.ExtraFiles = []*os.File{os.NewFile(uintptr(pair[1]), "socket")}
+	_ = cmd.Run()
+	return 0
 }

@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -47,28 +48,35 @@ func TestCapabilitiesAtEachStage(t *testing.T) {
 	wire(t, "v0", "v1")
 	profiles(t, lanProfile)
 	addUser(t)
-	// For each TAP device that the registry has from another test the helper would make one ioctl(2) more.
-	require.NoError(t, os.RemoveAll(registry.Dir))
 	const (
 		reduced = "Uid=64321,0,0,0 CapInh=0000000000000000 CapPrm=0000000000201000 CapEff=0000000000000000 CapAmb=0000000000000000"
-		making  = "Uid=64321,0,0,0 CapInh=0000000000000000 CapPrm=0000000000001000 CapEff=0000000000001000 CapAmb=0000000000000000"
 		nothing = "Uid=64321,64321,64321,64321 CapInh=0000000000000000 CapPrm=0000000000000000 CapEff=0000000000000000 CapAmb=0000000000000000"
 	)
+	lan := []string{"--use-vnet", "--fd=3", "--br=lan"}
 	unshare := strings.Replace(reduced, "CapEff=0000000000000000", "CapEff=0000000000200000", 1)
+	netlink := strings.Replace(reduced, "CapEff=0000000000000000", "CapEff=0000000000001000", 1)
 	for _, stage := range []struct {
 		name, syscall string
 		when          int
 		want          []string
+		wrap, args    []string
 	}{
-		{"reading the command line and the socket", "getsockopt", 1, []string{reduced}},
-		{"reading the configuration", "fstat", 3, []string{reduced}},
-		{"claiming", "pwrite64", 1, []string{reduced}},
-		{"making the namespace", "unshare", 1, []string{unshare, reduced}},
-		{"opening the node", "ioctl", 2, []string{making, reduced}},
-		{"sending", "sendmsg", 1, []string{nothing}},
+		{"reading the command line and the socket", "getsockopt", 1, []string{reduced}, nil, lan},
+		{"reading the configuration", "fstat", 3, []string{reduced}, nil, lan},
+		{"claiming", "pwrite64", 1, []string{reduced}, nil, lan},
+		{"making the namespace", "unshare", 1, []string{unshare, reduced}, nil, lan},
+		{"making the device", "sendto", 2, []string{netlink, reduced}, nil, lan},
+		{"making the TAP device", "ioctl", 3, []string{netlink, reduced}, nil, lan},
+		{"looking at the caller for the log", "readlinkat", 1, []string{nothing}, nil, lan},
+		{"sending", "sendmsg", 1, []string{nothing}, nil, lan},
+		{"refusing", "write", 1, []string{nothing}, nil, []string{"--help"}},
+		// With which the kernel would leave the capabilities to whom sheds root (capabilities(7)).
+		{"sending with the caller's securebits", "sendmsg", 1, []string{nothing}, []string{"setpriv", "--securebits", "+no_setuid_fixup"}, lan},
 	} {
 		t.Run(stage.name, func(t *testing.T) {
-			got, stderr := held(t, stage.syscall, stage.when)
+			// For each claim of another test the helper would make system calls more.
+			require.NoError(t, os.RemoveAll(registry.Dir))
+			got, stderr := held(t, stage.wrap, stage.syscall, stage.when, stage.args...)
 			require.NotNil(t, got, "the helper ended without having been held: %q", stderr)
 			require.Equal(t, slices.Sorted(slices.Values(stage.want)), got)
 		})
@@ -77,12 +85,17 @@ func TestCapabilitiesAtEachStage(t *testing.T) {
 
 // held starts the helper, waits until strace holds it at a system call, for which time that is made, and returns the
 // credentials of its threads; nil and what it has printed if it ends before.
-func held(t *testing.T, name string, when int) (found []string, printed string) {
+func held(t *testing.T, wrap []string, name string, when int, args ...string) (found []string, printed string) {
 	t.Helper()
 	ours, theirs := socketpairAs(t, alice)
 	defer unix.Close(ours)
-	cmd := strace(t, "-f", "-o", "/dev/null", "-u", "helperalice", "-e", "trace="+name,
-		"-e", fmt.Sprintf("inject=%s:delay_enter=2000000:when=%d", name, when), helper, "--use-vnet", "--fd=3", "--br=lan")
+	cmd := strace(t, append([]string{"-f", "-o", "/dev/null", "-u", "helperalice", "-e", "trace=" + name,
+		"-e", fmt.Sprintf("inject=%s:delay_enter=2000000:when=%d", name, when), helper}, args...)...)
+	if wrap != nil { // which executes strace
+		path, err := exec.LookPath(wrap[0])
+		require.NoError(t, err)
+		cmd.Path, cmd.Args = path, append(slices.Clone(wrap), cmd.Args...)
+	}
 	cmd.ExtraFiles = []*os.File{theirs}
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
@@ -142,7 +155,7 @@ func kill(t *testing.T, pid int) (gone func()) {
 // inSyscall reports whether the main thread stands at the entry of the system call.
 func inSyscall(pid int, name string) bool {
 	numbers := map[string]int{"getsockopt": unix.SYS_GETSOCKOPT, "fstat": unix.SYS_FSTAT, "pwrite64": unix.SYS_PWRITE64,
-		"unshare": unix.SYS_UNSHARE, "ioctl": unix.SYS_IOCTL, "sendmsg": unix.SYS_SENDMSG}
+		"unshare": unix.SYS_UNSHARE, "sendto": unix.SYS_SENDTO, "readlinkat": unix.SYS_READLINKAT, "ioctl": unix.SYS_IOCTL, "write": unix.SYS_WRITE, "sendmsg": unix.SYS_SENDMSG}
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", pid))
 	if err != nil {
 		return false
@@ -151,27 +164,10 @@ func inSyscall(pid int, name string) bool {
 	if name == "ioctl" && (len(f) < 3 || f[2] != fmt.Sprintf("%#x", unix.TUNSETIFF)) {
 		return false
 	}
-	return f[0] == strconv.Itoa(numbers[name])
-}
-
-// addUser gives alice a name and a group.
-func addUser(t testing.TB) {
-	t.Helper()
-	addUserAs(t, "helperalice", alice)
-}
-
-// addUserAs does so for any user, in the test's own /etc.
-func addUserAs(t testing.TB, name string, uid int) {
-	t.Helper()
-	for file, line := range map[string]string{
-		"/etc/passwd": fmt.Sprintf("%s:x:%d:%d::/tmp:/bin/sh\n", name, uid, uid),
-		"/etc/group":  fmt.Sprintf("%s:x:%d:\n", name, uid),
-	} {
-		old, err := os.ReadFile(file)
-		require.NoError(t, err)
-		require.NoError(t, os.WriteFile(file, append(slices.Clone(old), line...), 0o644))
-		t.Cleanup(func() { os.WriteFile(file, old, 0o644) })
+	if name == "sendto" && (len(f) < 4 || f[3] != "0x24") { // the length of a request to name a namespace
+		return false
 	}
+	return f[0] == strconv.Itoa(numbers[name])
 }
 
 func TestProfileByName(t *testing.T) {

@@ -198,6 +198,11 @@ func (a answer) granted() bool { return a.code == 0 }
 // socketpairAs makes a pair whose SO_PEERCRED is uid's.
 func socketpairAs(t testing.TB, uid uint32) (ours int, theirs *os.File) {
 	t.Helper()
+	return socketpairOf(t, uid, unix.SOCK_STREAM)
+}
+
+func socketpairOf(t testing.TB, uid uint32, kind int) (ours int, theirs *os.File) {
+	t.Helper()
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	set := func(euid uintptr) {
@@ -206,7 +211,7 @@ func socketpairAs(t testing.TB, uid uint32) (ours int, theirs *os.File) {
 		require.Zero(t, errno)
 	}
 	set(uintptr(uid))
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	pair, err := unix.Socketpair(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC, 0)
 	set(0)
 	require.NoError(t, err)
 	return pair[0], os.NewFile(uintptr(pair[1]), "socket")
@@ -306,7 +311,7 @@ func requireRefused(t testing.TB, a answer, text string) {
 	require.Equal(t, 1, strings.Count(a.stderr, "\n"), "one line: %q", a.stderr)
 }
 
-// leftovers are the devices and nodes of the helper's that exist in this network namespace or on the host.
+// leftovers are the devices, namespaces and nodes of the helper's that exist in this network namespace or on the host.
 func leftovers(t testing.TB) []string {
 	t.Helper()
 	var out []string
@@ -315,6 +320,12 @@ func leftovers(t testing.TB) []string {
 	for _, l := range links {
 		if l.Index >= 1<<30 {
 			out = append(out, l.Name)
+		}
+	}
+	for line := range strings.Lines(run(t, "ip", "netns", "list-id")) {
+		var id int
+		if _, err := fmt.Sscanf(line, "nsid %d", &id); err == nil && id >= 1<<30 {
+			out = append(out, fmt.Sprint("namespace ", id))
 		}
 	}
 	nodes, err := filepath.Glob("/dev/tap*")

@@ -203,7 +203,7 @@ func (n *network) open(ctx context.Context, helper string) error {
 	if err != nil {
 		return fmt.Errorf("network %s: %w", n.name, err)
 	}
-	if dev.MAC[0] == 0xfe { // a TAP in a bridge: the address is the host's end's
+	if len(dev.MAC) == 0 || dev.MAC[0] == 0xfe { // a TAP in a bridge: the address is the host's end's
 		return fmt.Errorf("network %s: on a bridge the guest's MAC is the caller's choice: say --net %s,mac=…", n.name, n.request.Profile)
 	}
 	n.mac = dev.MAC.String()

@@ -155,11 +155,12 @@ func closeAll(files []*os.File) {
 
 // Device is what a descriptor tells of its device.
 type Device struct {
-	Name string // in its network namespace, which need not be the caller's
-	MAC  net.HardwareAddr
+	Name string           // in its network namespace, which need not be the caller's
+	MAC  net.HardwareAddr // nil if the descriptor does not tell
 }
 
-// Inspect asks the descriptor for its device. For a macvtap the address is the one the guest has to have.
+// Inspect asks the descriptor for its device. The address is the one that the guest has to have, unless it begins with fe or
+// is nil: then the guest may choose.
 func Inspect(f *os.File) (Device, error) {
 	raw, err := f.SyscallConn()
 	if err != nil {
@@ -177,7 +178,11 @@ func Inspect(f *os.File) (Device, error) {
 			return
 		}
 		d.Name = unix.ByteSliceToString(r.name[:])
-		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, fd, unix.SIOCGIFHWADDR, uintptr(unsafe.Pointer(&r))); errno != 0 {
+		_, _, errno := unix.Syscall(unix.SYS_IOCTL, fd, unix.SIOCGIFHWADDR, uintptr(unsafe.Pointer(&r)))
+		if errno == unix.ENODEV { // a TAP that was moved to the host's namespace after it was opened
+			return
+		}
+		if errno != 0 {
 			ioErr = os.NewSyscallError("SIOCGIFHWADDR", errno)
 			return
 		}

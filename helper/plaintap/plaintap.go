@@ -37,16 +37,11 @@ func profiles(text []byte) ([]string, error) {
 	}
 	var names []string
 	for i := range c.Profiles {
-		if p := &c.Profiles[i]; plain(p) && shared(p.Allow) {
+		if p := &c.Profiles[i]; p.Kind != policy.Macvtap && p.Device == policy.Plain && shared(p.Allow) {
 			names = append(names, p.Name)
 		}
 	}
 	return names, nil
-}
-
-// plain reports whether a profile gives plain TAP devices: the only place that decides it here.
-func plain(p *policy.Profile) bool {
-	return p.Kind != policy.Macvtap && !p.AntiSpoof
 }
 
 // shared reports whether more than one user may match. A group has one member or many; a user who is listed twice is one

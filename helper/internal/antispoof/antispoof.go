@@ -88,10 +88,10 @@ func (f *filter) finish() []unix.SockFilter {
 //   - its destination is none of the link-control protocols', or is of an allowed one whose form the frame has;
 //   - it does not end within a header.
 //
-// LLC frames are judged by the access points; either may make them STP's or SNAP. SNAP headers that hold an EtherType
-// are judged as if it stood in the frame, since receivers take the two for the same. Of other SNAP headers AppleTalk's
-// passes, and those of allowed protocols. There is no list of bad ones: every vendor may have put a control protocol
-// there, and data protocols no longer use it.
+// LLC frames are judged by the access points; either may make them STP's or SNAP. SNAP headers that hold an EtherType do not
+// pass: the guest may leave a checksum to the kernel, which is filled in behind the filter, from octet 20 of the frame on,
+// and there that EtherType is. Of other SNAP headers AppleTalk's passes, and those of allowed protocols. There is no list of
+// bad ones: every vendor may have put a control protocol there, and data protocols no longer use it.
 func Outgoing(mac ether.MAC, vlans policy.VLANSet, allowed linkproto.Set) []unix.SockFilter {
 	f := newFilter()
 	f.allowed = allowed.Protocols()
@@ -113,7 +113,8 @@ func Outgoing(mac ether.MAC, vlans policy.VLANSet, allowed linkproto.Set) []unix
 //
 //   - its destination is a group address, or mac; any if mac is nil. A macvtap whose holder gave it another address
 //     would otherwise receive another station's frames;
-//   - it has no VLAN tag (TPIDs in linkproto.Tags), or those that Outgoing allows; with vlans.All any;
+//   - it has no VLAN tag (TPIDs in linkproto.Tags), or those that Outgoing allows, or a priority tag (VLAN ID 0), which
+//     puts it in no VLAN; with vlans.All any;
 //   - it does not end within a header.
 //
 // Where every frame passes the program is nil.
@@ -135,6 +136,7 @@ func Incoming(mac *ether.MAC, vlans policy.VLANSet) []unix.SockFilter {
 		f.place(mine)
 	}
 	if !vlans.All {
+		vlans.Ranges = append([]policy.VLANRange{{}}, vlans.Ranges...)
 		f.tags(vlans)
 		f.load(unix.BPF_H|unix.BPF_IND, 0)
 		f.anyTag(f.pass)
@@ -337,7 +339,7 @@ func (f *filter) form(allowed linkproto.Set) {
 		f.jump(judge)
 	}
 	f.place(snap)
-	f.snap(etherType, judge)
+	f.snap(judge)
 
 	f.place(etherType)
 	for _, common := range [...]uint32{unix.ETH_P_IP, unix.ETH_P_IPV6, unix.ETH_P_ARP} {
@@ -357,13 +359,13 @@ func (f *filter) form(allowed linkproto.Set) {
 	f.judge()
 }
 
-// snap judges a SNAP header. One with an EtherType goes on with that.
-func (f *filter) snap(etherType, judge label) {
-	apple, vendor, embedded := f.label(), f.label(), f.label()
+// snap judges a SNAP header.
+func (f *filter) snap(judge label) {
+	apple, vendor := f.label(), f.label()
 	f.roomBehind(snapSize)
 	f.load(unix.BPF_W|unix.BPF_IND, 4)
-	f.when(unix.BPF_JEQ, control|linkproto.OUIEtherType, embedded, next)
-	f.when(unix.BPF_JEQ, control|linkproto.OUITunnel, embedded, next)
+	f.when(unix.BPF_JEQ, control|linkproto.OUIEtherType, f.drop, next)
+	f.when(unix.BPF_JEQ, control|linkproto.OUITunnel, f.drop, next)
 	f.when(unix.BPF_JEQ, control|linkproto.OUIApple, apple, vendor)
 
 	f.place(apple)
@@ -383,10 +385,6 @@ func (f *filter) snap(etherType, judge label) {
 	f.place(known)
 	f.do(unix.BPF_LD|unix.BPF_IMM, formSNAP)
 	f.jump(judge)
-
-	f.place(embedded)
-	f.load(unix.BPF_H|unix.BPF_IND, 8)
-	f.when(unix.BPF_JGE, minType, etherType, f.drop)
 }
 
 // snapOf jumps to yes if the SNAP header is one of p's, and goes on otherwise.

@@ -72,7 +72,7 @@ func parse(b []byte) (c carried, ok bool) {
 	}
 	oui, pid := uint32(b[3])<<16|uint32(b[4])<<8|uint32(b[5]), number(b, 6)
 	if oui == 0 || oui == 0xf8 {
-		return carried{etherType: pid}, pid >= 0x600
+		return c, false
 	}
 	return carried{snap: true, oui: oui, pid: pid}, true
 }
@@ -131,6 +131,7 @@ func incoming(f frame, mac *ether.MAC, vlans policy.VLANSet) bool {
 	if vlans.All {
 		return true
 	}
+	vlans.Ranges = append(slices.Clone(vlans.Ranges), policy.VLANRange{}) // a priority tag is in no VLAN
 	at, ok := behindTags(f, vlans)
 	return ok && !slices.Contains(linkproto.Tags[:], number(f.octets, at))
 }

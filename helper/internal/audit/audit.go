@@ -2,13 +2,19 @@
 package audit
 
 import (
+	"errors"
 	"strconv"
 
 	"golang.org/x/sys/unix"
 )
 
-// Socket is where syslogd or journald listens (syslog(3)).
-const Socket = "/dev/log"
+// Where the log is.
+const (
+	Socket = "/dev/log"  // of syslogd or journald (syslog(3))
+	Kernel = "/dev/kmsg" // Documentation/ABI/testing/dev-kmsg
+)
+
+const patience = 500_000 // microseconds
 
 // Priorities: facility authpriv (10), severities notice (5) and info (6).
 const (
@@ -88,22 +94,49 @@ func Quote(s string) string {
 	return string(b)
 }
 
-// Log sends the entry to Socket. It waits for at most a second. A host without a log gets none: whether somebody may
-// use a network does not hang on that.
-func Log(e Entry) {
+// Log is an open system log.
+type Log struct{ socket, kernel int } // descriptors, -1 for none
+
+// ErrNoLog is a host on which nothing would tell who was given what.
+var ErrNoLog = errors.New("no system log: neither /dev/log nor /dev/kmsg takes a line")
+
+// Open opens the log: the one of syslogd or journald, and the kernel's for when that is not there or takes nothing.
+func Open() (*Log, error) {
+	l := &Log{socket: -1, kernel: -1}
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return
+		return nil, err
 	}
-	defer unix.Close(fd)
-	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Sec: 1})
-	if unix.Connect(fd, &unix.SockaddrUnix{Name: Socket}) != nil {
-		return
+	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Usec: patience})
+	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: Socket}); err == nil {
+		l.socket = fd
+	} else {
+		unix.Close(fd)
 	}
+	fd, err = unix.Open(Kernel, unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
+	if err == nil {
+		l.kernel = fd
+	}
+	if l.socket < 0 && l.kernel < 0 {
+		return nil, ErrNoLog
+	}
+	return l, nil
+}
+
+// Write writes the entry. It waits for half a second at most, and needs no privilege.
+func (l *Log) Write(e Entry) error {
 	p := denial
 	if e.Granted {
 		p = grant
 	}
-	line := "<" + strconv.Itoa(p) + ">qemu-direct-helper[" + strconv.Itoa(unix.Getpid()) + "]: " + e.Line()
-	_, _ = unix.Write(fd, []byte(line))
+	line := []byte("<" + strconv.Itoa(p) + ">qemu-direct-helper[" + strconv.Itoa(unix.Getpid()) + "]: " + e.Line())
+	for _, fd := range [...]int{l.socket, l.kernel} {
+		if fd < 0 {
+			continue
+		}
+		if n, err := unix.Write(fd, line); err == nil && n == len(line) {
+			return nil
+		}
+	}
+	return ErrNoLog
 }

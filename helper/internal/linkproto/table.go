@@ -60,7 +60,7 @@ var table = []Protocol{
 	},
 	{
 		Name: "ecp", What: "ECP: VDP, PE-CSP", Reference: "IEEE 802.1Q-2022 §43, IEEE 802.1BR-2012",
-		Groups: []Prefix{"01:80:c2:00:00:00", "01:80:c2:00:00:03", "01:80:c2:00:00:0e"}, Types: []uint16{0x8940},
+		Groups: []Prefix{"01:80:c2:00:00:00", "01:80:c2:00:00:03", "01:80:c2:00:00:0e"}, Types: []uint16{0x8940, 0x8890},
 	},
 	{
 		Name: "ptp-link", What: "PTP between neighbours: peer delay, gPTP", Reference: "IEEE 1588-2019 annex E, IEEE 802.1AS-2020 §10",

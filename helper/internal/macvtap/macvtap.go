@@ -1,22 +1,15 @@
-// Package macvtap makes macvtap devices and opens them.
-//
-// A macvtap device normally stays when the last descriptor of its node is closed. This package makes it in an anonymous
-// network namespace that nothing but those descriptors keeps alive: the node's sockets belong to the namespace in which
-// open(2) was called (tap_open, drivers/net/tap.c), so the kernel removes the namespace, and the device with it, as
-// soon as the last descriptor is closed, however that comes about.
+// Package macvtap brings macvtap devices into service and opens them.
 package macvtap
 
 import (
 	"errors"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
-	"libvirt-direct/helper/internal/antispoof"
 	"libvirt-direct/helper/internal/ether"
-	"libvirt-direct/helper/internal/linkproto"
 	"libvirt-direct/helper/internal/policy"
-	"libvirt-direct/helper/internal/privilege"
 	"libvirt-direct/helper/internal/rtnl"
 	"libvirt-direct/helper/internal/tundev"
 )
@@ -30,113 +23,58 @@ var (
 	ErrIdentity = errors.New("the node below /dev belongs to another device")
 )
 
-// Spec is a device to be made.
-type Spec struct {
-	Index   int // of the new device, and the number in its node's name, which is one for all network namespaces
-	Lower   rtnl.Link
-	Mode    policy.Mode
-	MAC     ether.MAC
-	Filter  bool
-	VLANs   policy.VLANSet
-	VNetHdr bool
-	Queues  int
-	Visible bool // in the namespace of host
+// Name is the name of the device that a namespace of this id keeps.
+func Name(id int) string { return Prefix + strconv.FormatInt(int64(id), 16) }
+
+// ID is the id in a name that Name has made, 0 in any other.
+func ID(name string) int {
+	id, err := strconv.ParseUint(strings.TrimPrefix(name, Prefix), 16, 31)
+	if err != nil || Name(int(id)) != name {
+		return 0
+	}
+	return int(id)
 }
 
-// Node is the path of the device node.
+// Node is the path of the device node. It has one name for all network namespaces.
 func Node(index int) string { return "/dev/tap" + strconv.Itoa(index) }
 
-// Name is the name of the device.
-func Name(index int) string { return Prefix + strconv.FormatInt(int64(index), 16) }
-
-// Open makes the device, with host as the socket to the namespace of its lower device, and returns one descriptor per
-// queue. The calling goroutine has to be locked to its thread, which may end up in the device's namespace. On an error
-// an anonymous namespace ends with the process; a visible device has been removed.
-func Open(host *rtnl.Conn, s Spec) ([]int, error) {
-	inner := host
-	nspid := 0
-	if s.Visible {
-		if err := privilege.Forget(); err != nil {
-			return nil, err
-		}
-	} else {
-		if err := privilege.Raise(privilege.SysAdmin); err != nil {
-			return nil, err
-		}
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			return nil, err
-		}
-		if err := privilege.Forget(); err != nil {
-			return nil, err
-		}
-		c, err := rtnl.Dial()
-		if err != nil {
-			return nil, err
-		}
-		inner, nspid = c, unix.Gettid()
-	}
-	var m rtnl.Batch
-	d := rtnl.Macvtap{Index: s.Index, Name: Name(s.Index), Lower: s.Lower.Index, Mode: uint32(s.Mode), NSPid: nspid}
-	if s.Mode != policy.Passthrough { // there the kernel takes over the lower device's address in any case
-		d.MAC = &s.MAC
-	}
-	m.AddMacvtap(d)
-	if err := host.Do(&m, -1); err != nil {
-		return nil, err
-	}
-	fds, err := configure(inner, s)
-	if err != nil && s.Visible {
-		var m rtnl.Batch
-		m.Delete(s.Index)
-		_ = host.Do(&m, -1) // what failed first is what matters; a leftover is swept by the next call
-	}
-	return fds, err
+// Device is one that exists and is down.
+type Device struct {
+	// Index has to be nobody's knowledge until the device exists. Its node is named after it, and anybody may make a
+	// macvtap of any index in a namespace of his own: whose is the first gets the node.
+	Index int
+	Name  string
+	MAC   ether.MAC
 }
 
-func configure(c *rtnl.Conn, s Spec) ([]int, error) {
+// Open brings the device up and returns one descriptor per queue, opened from the calling thread's network namespace. c is
+// the socket to the device's.
+func Open(c *rtnl.Conn, d Device, mode tundev.Mode, queues int) ([]int, error) {
 	var m rtnl.Batch
-	m.NoIPv6Address(s.Index)
-	if s.Mode == policy.Passthrough && s.MAC != s.Lower.MAC {
-		m.SetMAC(s.Index, s.MAC)
-	}
-	if s.Filter {
-		m.AddFilter(s.Index, rtnl.Egress, antispoof.Outgoing(s.MAC, s.VLANs, linkproto.Set{}))
-	}
-	if err := c.Do(&m, 0); err != nil {
-		return nil, err
-	}
-	// Not in the same batch: the kernel would bring the device up even where the filter was refused.
-	m = rtnl.Batch{}
-	m.Up(s.Index)
+	m.Up(d.Index)
 	if err := c.Do(&m, -1); err != nil {
 		return nil, err
 	}
 	var fds []int
-	for range s.Queues {
-		fd, err := openQueue(s)
+	for range queues {
+		fd, err := d.queue(mode)
 		if err != nil {
 			return nil, err
 		}
 		fds = append(fds, fd)
 	}
-	if s.Visible {
-		// Held as long as any copy of the descriptor, and seen in /proc/locks: see Sweep.
-		if err := unix.Flock(fds[0], unix.LOCK_EX|unix.LOCK_NB); err != nil {
-			return nil, err
-		}
-	}
 	return fds, nil
 }
 
-func openQueue(s Spec) (int, error) {
-	fd, err := unix.Open(Node(s.Index), unix.O_RDWR|unix.O_CLOEXEC, 0)
+func (d *Device) queue(mode tundev.Mode) (int, error) {
+	fd, err := unix.Open(Node(d.Index), unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err == unix.ENOENT {
 		return -1, ErrNoNode
 	}
 	if err != nil {
 		return -1, err
 	}
-	if err := tundev.SetFlags(fd, Name(s.Index), s.VNetHdr, s.Queues > 1); err != nil {
+	if err := tundev.SetMode(fd, mode); err != nil {
 		return -1, err
 	}
 	// Two namespaces may have devices of one index, but there is one node: the first one's.
@@ -148,8 +86,21 @@ func openQueue(s Spec) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	if name != Name(s.Index) || mac != s.MAC {
+	if name != d.Name || mac != d.MAC {
 		return -1, ErrIdentity
 	}
 	return fd, nil
 }
+
+// Add appends to m the making of a macvtap on a device of another namespace, or of the same one if tid is 0. In mode
+// passthrough it changes the lower device's address, if that is not mac.
+func Add(m *rtnl.Batch, d Device, lower rtnl.Link, mode policy.Mode, tid int) {
+	v := rtnl.Macvlan{Tap: true, Index: d.Index, Name: d.Name, Lower: lower.Index, Mode: uint32(mode), NSPid: tid, Flags: flags}
+	if mode != policy.Passthrough { // there the kernel takes over the lower device's address in any case
+		v.MAC = &d.MAC
+	}
+	m.AddMacvlan(v)
+}
+
+// flags: the host answers no ARP requests, and multicast frames come through, which IPv6 needs.
+const flags = unix.IFF_NOARP | unix.IFF_ALLMULTI

@@ -23,7 +23,10 @@ const Socket = "/run/openvswitch/db.sock"
 const owner = "helper"
 
 // waitTime is how long ovs-vswitchd may take to make a port, in milliseconds.
-const waitTime = "3000"
+const waitTime = "2500"
+
+// silence is how long the database may say nothing, in seconds.
+const silence = 3
 
 // Errors matched with errors.Is.
 var (
@@ -52,9 +55,9 @@ type Conn struct {
 	rest []byte // what was read beyond the last reply
 }
 
-// Dial connects.
+// Dial connects, without waiting for a server that is busy.
 func Dial() (*Conn, error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +65,13 @@ func Dial() (*Conn, error) {
 		unix.Close(fd)
 		return nil, errors.New(ErrUnreachable.Error() + ": " + Socket + ": " + err.Error())
 	}
-	return &Conn{fd: fd}, nil
+	for _, option := range [...]int{unix.SO_RCVTIMEO, unix.SO_SNDTIMEO} {
+		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, option, &unix.Timeval{Sec: silence}); err != nil {
+			unix.Close(fd)
+			return nil, err
+		}
+	}
+	return &Conn{fd: fd}, unix.SetNonblock(fd, false)
 }
 
 // Close ends the connection.

@@ -2,9 +2,10 @@
 //
 //	start    what execve(2) gave: every capability, on every thread
 //	Reduce   all threads: permitted {CAP_NET_ADMIN, CAP_SYS_ADMIN}, effective and inheritable empty
-//	Raise    the calling thread: one of the two effective, until the next Raise or Lower
-//	Forget   the calling thread: CAP_SYS_ADMIN gone
+//	With     the calling thread: one of the two effective, for the system calls of one function literal
 //	Drop     all threads: no capability, and the caller's user id for good
+//
+// Each call of With stands around system calls and nothing else; TestOnePlaceForEachRight lists them.
 //
 // Between Reduce and Drop the effective user id stays 0, without any capability over files: it opens what belongs to
 // root (the configuration, the macvtap's node, which has mode 0600), and nothing else that is closed to the caller.
@@ -30,7 +31,7 @@ type Caps uint64
 
 // The capabilities that are used.
 const (
-	NetAdmin Caps = 1 << unix.CAP_NET_ADMIN // links, filters, TUNSETIFF
+	NetAdmin Caps = 1 << unix.CAP_NET_ADMIN // rtnetlink, TUNSETIFF, /proc/sys/net
 	SysAdmin Caps = 1 << unix.CAP_SYS_ADMIN // unshare(CLONE_NEWNET)
 )
 
@@ -51,14 +52,17 @@ func Reduce() error {
 	return allThreads(NetAdmin|SysAdmin, 0)
 }
 
-// Raise makes c effective on the calling thread, which has to be locked to its goroutine.
-func Raise(c Caps) error { return thread(NetAdmin|SysAdmin, c) }
-
-// Lower makes nothing effective on the calling thread.
-func Lower() error { return thread(NetAdmin|SysAdmin, 0) }
-
-// Forget leaves the calling thread with NetAdmin alone, effective.
-func Forget() error { return thread(NetAdmin, NetAdmin) }
+// With runs f with c effective on the calling thread, which has to be locked to its goroutine.
+func With(c Caps, f func() error) error {
+	if err := thread(NetAdmin|SysAdmin, c); err != nil {
+		return err
+	}
+	err := f()
+	if e := thread(NetAdmin|SysAdmin, 0); e != nil {
+		return e
+	}
+	return err
+}
 
 // Drop gives up everything on all threads, for good.
 func Drop() error {

@@ -6,7 +6,8 @@
 // single octets, which are never waited for: a caller who stops the helper with a lock in its hands blocks only his own
 // slot.
 //
-// The file is an array of 64-octet records in host byte order:
+// There is a file for each network namespace of a host, since interface indexes are a namespace's own. It is called
+// claims and the inode number of the namespace (proc_pid_ns(5)), and is an array of 64-octet records in host byte order:
 //
 //	 0  uint32    interface index of the device; 0: never used
 //	 4  uint32    user id
@@ -16,11 +17,14 @@
 //	14  [6]uint8  MAC address; zero if unknown
 //	20  uint32    process id of the peer, for people
 //	24  [32]uint8 profile, padded with NUL
-//	56  [8]uint8  zero
+//	56  uint8     1: the claim lives as long as the namespace with the index for its id, not the device of that index
+//	57  uint8     1: it is for the whole lower device
+//	58  [6]uint8  zero
 package registry
 
 import (
 	"errors"
+	"strconv"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -29,10 +33,11 @@ import (
 	"libvirt-direct/helper/internal/policy"
 )
 
-// Dir and File are where the claims are. The directory is root's, mode 0700, on a file system that a reboot empties.
+// Dir and File are where the claims are: File is followed by the inode number. The directory is root's, on a file system
+// that a reboot empties.
 const (
 	Dir  = "/run/libvirt-direct"
-	File = "helper.claims"
+	File = "claims."
 )
 
 // MaxRecords is how many devices there may be on the host.
@@ -46,6 +51,7 @@ var (
 	ErrProfileLimit = errors.New("the profile has as many devices as it may have at once")
 	ErrFull         = errors.New("the host has as many devices as the helper keeps track of")
 	ErrMACInUse     = errors.New("another guest has this MAC address")
+	ErrLowerInUse   = errors.New("another guest has the lower device to itself")
 	ErrUntrusted    = errors.New(Dir + " or a file in it is not root's alone")
 )
 
@@ -59,7 +65,9 @@ type Record struct {
 	MAC     ether.MAC
 	Peer    uint32
 	Profile [32]byte
-	_       [8]byte
+	Pinned  bool // the claim lives as long as the namespace that Index names
+	Whole   bool // the lower device is for nobody else
+	_       [6]byte
 }
 
 func (r *Record) of(profile string) bool {
@@ -71,24 +79,26 @@ func (r *Record) of(profile string) bool {
 type Registry struct {
 	fd     int
 	exists func(*Record) bool
+	held   []int64 // octets locked for the claim
 }
 
-// Open opens the file, and makes it and its directory if they are not there. exists asks the kernel for the device of
-// a record.
-func Open(dir string, exists func(*Record) bool) (*Registry, error) {
-	fd, err := openIn(dir)
+// Open opens the file of the network namespace with the inode number ns, and makes it and its directory if they are not
+// there. exists asks the kernel for what a record lives as long as.
+func Open(dir string, ns uint64, exists func(*Record) bool) (*Registry, error) {
+	file := File + strconv.FormatUint(ns, 10)
+	fd, err := openIn(dir, file)
 	if errors.Is(err, unix.ENOENT) {
 		if err = unix.Mkdir(dir, 0o755); err == nil || err == unix.EEXIST {
-			fd, err = openIn(dir)
+			fd, err = openIn(dir, file)
 		}
 	}
 	if err != nil {
 		return nil, err
 	}
-	return &Registry{fd, exists}, nil
+	return &Registry{fd: fd, exists: exists}, nil
 }
 
-func openIn(dir string) (int, error) {
+func openIn(dir, file string) (int, error) {
 	d, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, err
@@ -97,7 +107,7 @@ func openIn(dir string) (int, error) {
 	if err := mine(d, unix.S_IFDIR); err != nil {
 		return -1, err
 	}
-	fd, err := unix.Openat(d, File, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0o600)
+	fd, err := unix.Openat(d, file, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK, 0o600)
 	if err != nil {
 		return -1, err
 	}
@@ -128,6 +138,8 @@ type Want struct {
 	Index      uint32 // of the device that will be made
 	Start      uint32 // any number: where to look for a free record first
 	Peer       uint32
+	Pinned     bool
+	Whole      bool
 }
 
 // Claim takes the first of w's candidates that is free. The claim is safe from other callers until the process ends or
@@ -146,8 +158,9 @@ func (g *Registry) Claim(w Want) (Record, error) {
 		if slot < 0 {
 			continue
 		}
-		r, err := g.claimRecord(w, rs, slot, c.MAC)
+		r, at, err := g.claimRecord(w, rs, slot, c.MAC)
 		if err == nil {
+			g.held = []int64{int64(at), slotByte(w, slot)}
 			return r, nil
 		}
 		g.unlock(slotByte(w, slot))
@@ -157,6 +170,37 @@ func (g *Registry) Claim(w Want) (Record, error) {
 		refused = ErrMACInUse
 	}
 	return Record{}, refused
+}
+
+// Close closes the file, and gives up the claim unless its device exists.
+func (g *Registry) Close() { unix.Close(g.fd) }
+
+// Release takes the claim back, for whose device there is no use.
+func (g *Registry) Release() {
+	if len(g.held) == 0 {
+		return
+	}
+	_ = g.write(int(g.held[0]), &Record{}) // otherwise it ends with the process, for want of a device
+	for _, at := range g.held {
+		g.unlock(at)
+	}
+	g.held = nil
+}
+
+// Find returns a living claim of which that holds, other than Claim's own.
+func (g *Registry) Find(is func(*Record) bool) (Record, bool) {
+	rs, err := g.read()
+	if err != nil {
+		return Record{}, false
+	}
+	for i := range rs {
+		r := &rs[i]
+		own := len(g.held) > 0 && int64(i) == g.held[0]
+		if !own && r.Index != 0 && is(r) && g.live(i, r) {
+			return *r, true
+		}
+	}
+	return Record{}, false
 }
 
 // claimSlot locks the slot, or any free one for -1. It returns -1 if there is none.
@@ -187,22 +231,25 @@ func (g *Registry) claimSlot(w Want, rs []Record, slot int) (int, error) {
 }
 
 // claimRecord writes the claim and then looks whether it may stand. Of two that collide, both see the other.
-func (g *Registry) claimRecord(w Want, rs []Record, slot int, mac ether.MAC) (Record, error) {
-	r := Record{Index: w.Index, UID: w.UID, Link: w.Link, Slot: uint8(slot), Kind: w.Profile.Kind, MAC: mac, Peer: w.Peer}
+func (g *Registry) claimRecord(w Want, rs []Record, slot int, mac ether.MAC) (Record, int, error) {
+	r := Record{
+		Index: w.Index, UID: w.UID, Link: w.Link, Slot: uint8(slot), Kind: w.Profile.Kind, MAC: mac, Peer: w.Peer,
+		Pinned: w.Pinned, Whole: w.Whole,
+	}
 	copy(r.Profile[:len(r.Profile)-1], w.Profile.Name)
 	at, err := g.freeRecord(rs, w.Start)
 	if err != nil {
-		return Record{}, err
+		return Record{}, 0, err
 	}
-	if err := g.write(at, &r); err != nil {
-		return Record{}, err
-	}
-	if err := g.mayStand(w, &r, at); err != nil {
+	err = g.write(at, &r)
+	if err == nil {
+		if err = g.mayStand(w, &r, at); err == nil {
+			return r, at, nil
+		}
 		_ = g.write(at, &Record{}) // otherwise it ends with the process, for want of a device
-		g.unlock(int64(at))
-		return Record{}, err
 	}
-	return r, nil
+	g.unlock(int64(at))
+	return Record{}, 0, err
 }
 
 func (g *Registry) mayStand(w Want, mine *Record, at int) error {
@@ -214,18 +261,18 @@ func (g *Registry) mayStand(w Want, mine *Record, at int) error {
 	for i := range rs {
 		r := &rs[i]
 		same := r.MAC == mine.MAC && mine.MAC != ether.MAC{} && r.Link == mine.Link
+		whole := r.Link == mine.Link && (r.Whole || mine.Whole)
 		ours := r.of(w.Profile.Name)
-		if i == at || r.Index == 0 || !same && !ours || !g.live(i, r) {
+		if i == at || r.Index == 0 || !same && !whole && !ours || !g.live(i, r) {
 			continue
 		}
-		if same {
+		switch {
+		case whole:
+			return ErrLowerInUse
+		case same:
 			return ErrMACInUse
-		}
-		if ours && r.UID == mine.UID && r.Slot == mine.Slot {
+		case r.UID == mine.UID && r.Slot == mine.Slot:
 			return ErrUserLimit // it came and went between reading and locking
-		}
-		if !ours {
-			continue
 		}
 		total++
 		if total > w.Profile.Max {
@@ -309,21 +356,6 @@ func (g *Registry) locked(at int64) bool {
 	l := flock(unix.F_WRLCK, at)
 	err := unix.FcntlFlock(uintptr(g.fd), unix.F_OFD_GETLK, &l)
 	return err != nil || l.Type != unix.F_UNLCK
-}
-
-// Records returns the claims whose device exists and is not just being made.
-func (g *Registry) Records() ([]Record, error) {
-	rs, err := g.read()
-	if err != nil {
-		return nil, err
-	}
-	out := rs[:0]
-	for i := range rs {
-		if rs[i].Index != 0 && g.exists(&rs[i]) && !g.locked(int64(i)) {
-			out = append(out, rs[i])
-		}
-	}
-	return out, nil
 }
 
 func (g *Registry) read() ([]Record, error) {

@@ -4,6 +4,8 @@ import (
 	"errors"
 
 	"golang.org/x/sys/unix"
+
+	"libvirt-direct/helper/internal/privilege"
 )
 
 // Conn is a netlink socket of the network namespace in which the thread was that dialled.
@@ -45,18 +47,26 @@ func Dial() (*Conn, error) {
 	return &Conn{fd: fd, buf: make([]byte, 8192)}, nil
 }
 
+// FD is the socket, for requests that any socket of the namespace takes.
+func (c *Conn) FD() int { return c.fd }
+
 // Close closes the socket.
 func (c *Conn) Close() error { return unix.Close(c.fd) }
 
-// Do sends the batch and waits for the answer to each of its requests. The kernel works on all of them, whatever becomes
+// Do sends the batch with CAP_NET_ADMIN and waits for the answer to each of its requests. The kernel works on all of them, whatever becomes
 // of the ones before; the first refusal is returned, as *Error. tolerate names a request that may fail, -1 for none.
 func (c *Conn) Do(m *Batch, tolerate int) error {
+	if m.n == 0 {
+		return nil
+	}
 	first := c.seq + 1
 	for at := 0; at < len(m.b); at += int(get32(m.b[at:])) {
 		c.seq++
 		put32(m.b[at+8:], c.seq)
 	}
-	if err := c.send(m.b); err != nil {
+	if err := privilege.With(privilege.NetAdmin, func() error {
+		return unix.Sendto(c.fd, m.b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+	}); err != nil {
 		return err
 	}
 	var refused error
@@ -80,6 +90,29 @@ func (c *Conn) Do(m *Batch, tolerate int) error {
 		}
 	}
 	return refused
+}
+
+// ask sends a single question, with no capability, and returns the message that answers it: its body has at least 4
+// octets.
+func (c *Conn) ask(m *Batch) ([]byte, error) {
+	put16(m.b[6:], unix.NLM_F_REQUEST) // an answer is acknowledgement enough
+	c.seq++
+	put32(m.b[8:], c.seq)
+	if err := c.send(m.b); err != nil {
+		return nil, err
+	}
+	for {
+		msg, err := c.receive()
+		if err != nil {
+			return nil, err
+		}
+		if len(msg) < unix.SizeofNlMsghdr+4 || int(get32(msg)) > len(msg) || get32(msg) < unix.SizeofNlMsghdr+4 {
+			return nil, ErrMalformed
+		}
+		if get32(msg[8:]) == c.seq {
+			return msg[:get32(msg)], nil
+		}
+	}
 }
 
 // parseError reads a struct nlmsgerr and the attributes behind it; nil for an acknowledgement.

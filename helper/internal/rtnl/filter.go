@@ -2,37 +2,41 @@ package rtnl
 
 import "golang.org/x/sys/unix"
 
-// Hook is the side of a device on which a filter sits (TC_H_MIN_INGRESS, TC_H_MIN_EGRESS).
-type Hook uint32
-
-// Hooks of the clsact queueing discipline.
 const (
-	Ingress Hook = 0xfff2 // frames the device receives: those a TAP's holder writes
-	Egress  Hook = 0xfff3 // frames the device sends: those a macvtap's holder writes
-)
+	ingressHook = 0xfff2 // TC_H_MIN_INGRESS
+	egressHook  = 0xfff3 // TC_H_MIN_EGRESS
 
-const (
 	tcaBPFOpsLen = 4 // TCA_BPF_OPS_LEN
 	tcaBPFOps    = 5 // TCA_BPF_OPS
 	tcaBPFFlags  = 8 // TCA_BPF_FLAGS
 	actDirect    = 1 // TCA_BPF_FLAG_ACT_DIRECT: the program's result is the verdict
 )
 
-// AddFilter gives the device a clsact queueing discipline and a classic BPF program on one hook. The program returns
-// TC_ACT_OK (0) or TC_ACT_SHOT (2).
-func (m *Batch) AddFilter(index int, hook Hook, program []unix.SockFilter) {
+// Filter gives the device classic BPF programs, which return TC_ACT_OK (0) or TC_ACT_SHOT (2), for the frames that it
+// receives and those that it sends. An empty program is none.
+func (m *Batch) Filter(index int, ingress, egress []unix.SockFilter) {
+	if len(ingress) == 0 && len(egress) == 0 {
+		return
+	}
 	m.begin(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
 	m.traffic(index, clsactHandle, clsact, 0)
 	m.attrString(unix.TCA_KIND, "clsact")
 	m.end()
+	m.addFilter(index, ingressHook, ingress)
+	m.addFilter(index, egressHook, egress)
+}
 
+func (m *Batch) addFilter(index int, hook uint32, program []unix.SockFilter) {
+	if len(program) == 0 {
+		return
+	}
 	const priority = 1
 	protocolAll := uint32(0x0300) // htons(ETH_P_ALL)
 	if bigEndian() {
 		protocolAll = unix.ETH_P_ALL
 	}
 	m.begin(unix.RTM_NEWTFILTER, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
-	m.traffic(index, 0, clsact&0xffff0000|uint32(hook), priority<<16|protocolAll)
+	m.traffic(index, 0, clsact&0xffff0000|hook, priority<<16|protocolAll)
 	m.attrString(unix.TCA_KIND, "bpf")
 	m.nest(unix.TCA_OPTIONS, func() {
 		m.attr16(tcaBPFOpsLen, uint16(len(program)))

@@ -25,6 +25,9 @@ type Link struct {
 	AltNames []string
 	Carrier  bool
 
+	// Operational: the state that bridges go by (RFC 2863) is up, or the kind of device has none.
+	Operational bool
+
 	// LowerElsewhere: Lower is an index of another network namespace.
 	LowerElsewhere bool
 
@@ -64,38 +67,23 @@ func (c *Conn) get(index int, name func(*Batch)) (Link, error) {
 	name(&m)
 	m.attr32(unix.IFLA_EXT_MASK, extMaskSkipStats)
 	m.end()
-	// An answer is acknowledgement enough.
-	put16(m.b[6:], unix.NLM_F_REQUEST)
-	c.seq++
-	put32(m.b[8:], c.seq)
-	if err := c.send(m.b); err != nil {
+	msg, err := c.ask(&m)
+	if err != nil {
 		return Link{}, err
 	}
-	for {
-		msg, err := c.receive()
-		if err != nil {
-			return Link{}, err
-		}
-		if len(msg) < unix.SizeofNlMsghdr || int(get32(msg)) > len(msg) || get32(msg) < unix.SizeofNlMsghdr+4 {
-			return Link{}, ErrMalformed
-		}
-		if get32(msg[8:]) != c.seq {
-			continue
-		}
-		switch get16(msg[4:]) {
-		case unix.NLMSG_ERROR:
-			err := parseError(msg[:get32(msg)], 0)
-			if errors.Is(err, unix.ENODEV) {
-				err = ErrNoLink
-			}
-			if err == nil {
-				err = ErrMalformed
-			}
-			return Link{}, err
-		case unix.RTM_NEWLINK:
-			return parseLink(msg[unix.SizeofNlMsghdr:get32(msg)])
-		}
+	switch get16(msg[4:]) {
+	case unix.RTM_NEWLINK:
+		return parseLink(msg[unix.SizeofNlMsghdr:])
+	case unix.NLMSG_ERROR:
+		err = parseError(msg, 0)
 	}
+	switch {
+	case errors.Is(err, unix.ENODEV):
+		return Link{}, ErrNoLink
+	case err == nil:
+		return Link{}, ErrMalformed
+	}
+	return Link{}, err
 }
 
 // parseLink reads a struct ifinfomsg and the attributes behind it.
@@ -120,6 +108,8 @@ func parseLink(b []byte) (Link, error) {
 			})
 		case kind == unix.IFLA_CARRIER && len(v) == 1:
 			l.Carrier = v[0] != 0
+		case kind == unix.IFLA_OPERSTATE && len(v) == 1:
+			l.Operational = v[0] == operUp || v[0] == operUnknown
 		case kind == unix.IFLA_LINK_NETNSID:
 			l.LowerElsewhere = true
 		case kind == unix.IFLA_ADDRESS && len(v) == len(l.MAC):
@@ -177,20 +167,26 @@ func (t *Tun) parse(kind uint16, v []byte) {
 	}
 }
 
-// Macvtap is a macvtap device to be made.
-type Macvtap struct {
-	Index int // of the new device
+// Macvlan is a macvlan or macvtap device to be made.
+type Macvlan struct {
+	Tap   bool // macvtap
+	Index int  // of the new device
 	Name  string
 	Lower int
 	MAC   *ether.MAC // nil leaves it to the kernel
 	Mode  uint32     // enum macvlan_mode
+	Flags uint32     // IFF_*
 	NSPid int        // thread whose network namespace takes the device; 0 for that of the socket
 }
 
-// AddMacvtap asks for a new device, which is down.
-func (m *Batch) AddMacvtap(d Macvtap) {
+// AddMacvlan asks for a new device, which is down.
+func (m *Batch) AddMacvlan(d Macvlan) {
+	kind := "macvlan"
+	if d.Tap {
+		kind = "macvtap"
+	}
 	m.begin(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
-	m.link(unix.AF_UNSPEC, d.Index, 0, 0)
+	m.link(unix.AF_UNSPEC, d.Index, d.Flags, d.Flags)
 	m.attrString(unix.IFLA_IFNAME, d.Name)
 	m.attr32(unix.IFLA_LINK, uint32(d.Lower))
 	if d.MAC != nil {
@@ -200,16 +196,63 @@ func (m *Batch) AddMacvtap(d Macvtap) {
 		m.attr32(unix.IFLA_NET_NS_PID, uint32(d.NSPid))
 	}
 	m.nest(unix.IFLA_LINKINFO, func() {
-		m.attrString(unix.IFLA_INFO_KIND, "macvtap")
+		m.attrString(unix.IFLA_INFO_KIND, kind)
 		m.nest(unix.IFLA_INFO_DATA, func() { m.attr32(unix.IFLA_MACVLAN_MODE, d.Mode) })
 	})
 	m.end()
 }
 
-// AddVLAN asks for a new 802.1Q sub-interface, which is down.
+// Veth is a veth pair to be made.
+type Veth struct {
+	Name      string // of the end in the socket's namespace
+	Index     int
+	MAC       ether.MAC
+	MTU       uint32
+	Peer      string // the other end
+	PeerIndex int
+	PeerMAC   ether.MAC
+	PeerNSPid int // thread whose network namespace takes the other end
+}
+
+// AddVeth asks for the pair. Both ends are down; on the socket's end the host answers no ARP requests.
+func (m *Batch) AddVeth(d Veth) {
+	m.begin(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
+	m.link(unix.AF_UNSPEC, d.Index, unix.IFF_NOARP, unix.IFF_NOARP)
+	m.attrString(unix.IFLA_IFNAME, d.Name)
+	m.attr(unix.IFLA_ADDRESS, d.MAC[:])
+	m.attr32(unix.IFLA_MTU, d.MTU)
+	m.nest(unix.IFLA_LINKINFO, func() {
+		m.attrString(unix.IFLA_INFO_KIND, "veth")
+		m.nest(unix.IFLA_INFO_DATA, func() {
+			m.nest(vethInfoPeer, func() {
+				m.link(unix.AF_UNSPEC, d.PeerIndex, 0, 0)
+				m.attrString(unix.IFLA_IFNAME, d.Peer)
+				m.attr(unix.IFLA_ADDRESS, d.PeerMAC[:])
+				m.attr32(unix.IFLA_MTU, d.MTU)
+				m.attr32(unix.IFLA_NET_NS_PID, uint32(d.PeerNSPid))
+			})
+		})
+	})
+	m.end()
+}
+
+// AddBridge asks for a new bridge without spanning tree and multicast snooping, which is down, and promiscuous.
+func (m *Batch) AddBridge(index int, name string, mac ether.MAC) {
+	m.begin(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
+	m.link(unix.AF_UNSPEC, index, unix.IFF_PROMISC, unix.IFF_PROMISC)
+	m.attrString(unix.IFLA_IFNAME, name)
+	m.attr(unix.IFLA_ADDRESS, mac[:])
+	m.nest(unix.IFLA_LINKINFO, func() {
+		m.attrString(unix.IFLA_INFO_KIND, "bridge")
+		m.nest(unix.IFLA_INFO_DATA, func() { m.attr8(unix.IFLA_BR_MCAST_SNOOPING, 0) })
+	})
+	m.end()
+}
+
+// AddVLAN asks for a new 802.1Q sub-interface, which is down and on which the host answers no ARP requests.
 func (m *Batch) AddVLAN(name string, index, lower int, vid uint16) {
 	m.begin(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
-	m.link(unix.AF_UNSPEC, index, 0, 0)
+	m.link(unix.AF_UNSPEC, index, unix.IFF_NOARP, unix.IFF_NOARP)
 	m.attrString(unix.IFLA_IFNAME, name)
 	m.attr32(unix.IFLA_LINK, uint32(lower))
 	m.nest(unix.IFLA_LINKINFO, func() {
@@ -246,15 +289,34 @@ func (m *Batch) SetAlias(index int, alias string) {
 	m.end()
 }
 
-// Enslave gives the device an address and an MTU, and makes it a port of a bridge unless master is 0.
-func (m *Batch) Enslave(index, master int, mac ether.MAC, mtu uint32) {
+// SetMTU sets the largest payload of a frame, in octets.
+func (m *Batch) SetMTU(index int, mtu uint32) {
 	m.begin(unix.RTM_SETLINK, 0)
 	m.link(unix.AF_UNSPEC, index, 0, 0)
-	m.attr(unix.IFLA_ADDRESS, mac[:])
 	m.attr32(unix.IFLA_MTU, mtu)
-	if master != 0 {
-		m.attr32(unix.IFLA_MASTER, uint32(master))
-	}
+	m.end()
+}
+
+// NoARP keeps the host from answering ARP requests on the device.
+func (m *Batch) NoARP(index int) {
+	m.begin(unix.RTM_SETLINK, 0)
+	m.link(unix.AF_UNSPEC, index, unix.IFF_NOARP, unix.IFF_NOARP)
+	m.end()
+}
+
+// Move moves the device to the network namespace of an open file (ns(7)).
+func (m *Batch) Move(index, ns int) {
+	m.begin(unix.RTM_SETLINK, 0)
+	m.link(unix.AF_UNSPEC, index, 0, 0)
+	m.attr32(unix.IFLA_NET_NS_FD, uint32(ns))
+	m.end()
+}
+
+// SetMaster makes the device a port of a bridge.
+func (m *Batch) SetMaster(index, master int) {
+	m.begin(unix.RTM_SETLINK, 0)
+	m.link(unix.AF_UNSPEC, index, 0, 0)
+	m.attr32(unix.IFLA_MASTER, uint32(master))
 	m.end()
 }
 
@@ -280,6 +342,26 @@ func (m *Batch) BridgePort(index int, isolated, learning bool) {
 		m.attr8(unix.IFLA_BRPORT_ISOLATED, bit(isolated))
 		m.attr8(unix.IFLA_BRPORT_LEARNING, bit(learning))
 	})
+	m.end()
+}
+
+// ForwardLinkLocal has a bridge pass on what comes in at a port for the group addresses that are for bridges themselves,
+// but for pause frames.
+func (m *Batch) ForwardLinkLocal(index int) {
+	m.begin(unix.RTM_SETLINK, 0)
+	m.link(unix.AF_BRIDGE, index, 0, 0)
+	m.nest(unix.IFLA_PROTINFO, func() { m.attr16(unix.IFLA_BRPORT_GROUP_FWD_MASK, 0xffff&^(1<<1)) })
+	m.end()
+}
+
+// ForgetAddress has the bridge of a port no longer take an address for that port's own. It is ENOENT if it does not.
+func (m *Batch) ForgetAddress(port int, mac ether.MAC) {
+	m.begin(unix.RTM_DELNEIGH, 0)
+	m.b = append(m.b, unix.AF_BRIDGE, 0, 0, 0) // struct ndmsg
+	m.u32(uint32(port))
+	m.u16(0)
+	m.b = append(m.b, unix.NTF_MASTER, 0)
+	m.attr(unix.NDA_LLADDR, mac[:])
 	m.end()
 }
 

@@ -17,11 +17,16 @@ const (
 	tunNumQueues         = 8 // IFLA_TUN_NUM_QUEUES
 	tunNumDisabledQueues = 9 // IFLA_TUN_NUM_DISABLED_QUEUES
 
+	operUnknown = 0 // IF_OPER_UNKNOWN
+	operUp      = 6 // IF_OPER_UP
+
 	addrGenModeNone = 1 // IN6_ADDR_GEN_MODE_NONE
 
 	bridgeVLANInfo     = 2 // IFLA_BRIDGE_VLAN_INFO
 	bridgeVLANPVID     = 2 // BRIDGE_VLAN_INFO_PVID
 	bridgeVLANUntagged = 4 // BRIDGE_VLAN_INFO_UNTAGGED
+
+	vethInfoPeer = 1 // VETH_INFO_PEER
 
 	clsact       = 0xfffffff1 // TC_H_CLSACT
 	clsactHandle = 0xffff0000

@@ -83,7 +83,7 @@ func FuzzPart(f *testing.F) {
 	f.Add(m.b)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var c Conn
-		links, _, _ := c.part(nil, b, 0)
+		links, _, _ := c.part(nil, b, 0, "tun")
 		for _, l := range links {
 			if l.Kind != "tun" {
 				t.Fatal("not asked for")
@@ -93,12 +93,12 @@ func FuzzPart(f *testing.F) {
 }
 
 // Listing needs no privilege, and there may be none.
-func TestTaps(t *testing.T) {
+func TestLinks(t *testing.T) {
 	c, err := Dial()
 	require.NoError(t, err)
 	defer c.Close()
 	for _, master := range []int{0, 1 << 29} {
-		links, err := c.Taps(master)
+		links, err := c.Links(master, "tun")
 		require.NoError(t, err)
 		for _, l := range links {
 			require.Equal(t, "tun", l.Kind)

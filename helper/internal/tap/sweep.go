@@ -5,7 +5,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"libvirt-direct/helper/internal/privilege"
 	"libvirt-direct/helper/internal/rtnl"
 	"libvirt-direct/helper/tapname"
 )
@@ -17,7 +16,7 @@ const maxSweep = 8
 // Sweep removes devices that their holder made persistent and left: those in a bridge, or all of the helper's if master
 // is 0, as for Open vSwitch, whose ports have a master of its own.
 func Sweep(host *rtnl.Conn, master int) error {
-	links, err := host.Taps(master)
+	links, err := host.Links(master, "tun")
 	if err != nil {
 		return err
 	}
@@ -27,21 +26,7 @@ func Sweep(host *rtnl.Conn, master int) error {
 			left = append(left, links[i].Index)
 		}
 	}
-	if len(left) == 0 {
-		return nil
-	}
-	if err := privilege.Raise(privilege.NetAdmin); err != nil {
-		return err
-	}
-	err = remove(host, left)
-	if e := privilege.Lower(); e != nil {
-		return e
-	}
-	return err
-}
-
-func remove(host *rtnl.Conn, indexes []int) error {
-	for _, index := range indexes {
+	for _, index := range left {
 		var m rtnl.Batch
 		m.Delete(index)
 		if err := host.Do(&m, -1); err != nil && !errors.Is(err, unix.ENODEV) { // another call was faster

@@ -11,8 +11,7 @@ import (
 
 func TestAbandoned(t *testing.T) {
 	const index = tapname.MinIndex | 5
-	require.Equal(t, tapname.Name(index), Name(index))
-	l := rtnl.Link{Index: index, Name: Name(index), Kind: "tun", Tun: rtnl.Tun{Persist: true}}
+	l := rtnl.Link{Index: index, Name: tapname.Name(index), Kind: "tun", Tun: rtnl.Tun{Persist: true}}
 	require.True(t, abandoned(&l))
 	l.Carrier = true
 	require.False(t, abandoned(&l))
