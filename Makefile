@@ -10,6 +10,9 @@ FUZZTIME      ?= 10s
 LONG_FUZZTIME ?= 2m
 BENCH         ?= .
 
+# How long random callers use the helper over night.
+LONG_FUZZTIME_ROOT ?= 10m
+
 STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # The tests' own time limits, for a slow machine with two processors.
@@ -26,7 +29,7 @@ waiting = ./vdp/vdpd
 # Programs by name in bin/ and folder of their source.
 programs = libvirt-direct:cmd/libvirt-direct qemu-hook:hooks/qemu qemu-direct-helper:helper vdpd:vdp/vdpd
 
-.PHONY: all build help check test test-unit test-integration test-serial test-waiting test-vm long demo lint bench fuzz man completions licences install deb rpm clean deps-test deps-demo
+.PHONY: all build help check test test-unit test-integration test-serial test-waiting test-vm long mutants demo lint bench fuzz fuzz-root man completions licences install deb rpm clean deps-test deps-demo
 
 all: build
 
@@ -91,12 +94,16 @@ test-vm: build ## run the tests in the test machine alone (root)
 	$(GO) test -tags vm -count=1 -p 1 -timeout $(VM_TIMEOUT) -exec "$(CURDIR)/bin/testvm -cpus 1 -t $(VM_TIMEOUT) --" $$packages
 
 # LONG=1 is for hosttest.Rounds. Each part runs even if one before it failed.
-long: ## run over night: the tests with more rounds, then fuzz and bench (root; hours)
+long: ## run over night: the tests with more rounds, then fuzz, fuzz-root and bench (root; hours)
 	@status=0; \
 	LONG=1 $(MAKE) --no-print-directory test || status=1; \
 	$(MAKE) --no-print-directory fuzz FUZZTIME=$(LONG_FUZZTIME) || status=1; \
+	$(MAKE) --no-print-directory fuzz-root FUZZTIME=$(LONG_FUZZTIME_ROOT) || status=1; \
 	$(MAKE) --no-print-directory bench || status=1; \
 	exit $$status
+
+mutants: ## take defences out of the helper one by one: a test has to notice (root; minutes)
+	LONG=1 $(GO) test -tags integration -count=1 -v -timeout 2h ./helper/mutants
 
 demo: deps-demo ## show guests with direct NICs on a throwaway host (root; 90 s)
 	@mkdir -p bin
@@ -129,6 +136,10 @@ fuzz: ## run each fuzz target for FUZZTIME
 		echo "== $$dir $$target"; \
 		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$dir" </dev/null || exit 1; \
 	done
+
+# Not for go test -fuzz: see helper/fuzz_test.go. The time limit is for the shortening of what fails.
+fuzz-root: deps-test ## have random callers use the helper for FUZZTIME (root)
+	$(GO) test -tags integration -count=1 -timeout 24h -run '^TestRandomCallers$$' ./helper -duration $(FUZZTIME)
 
 # Only on the host itself is the hook put where libvirt runs it, and the helper made
 # setuid: in a package that is done when it is installed. The paths are fixed: programs,
