@@ -88,7 +88,7 @@ func BenchmarkHelper(b *testing.B) {
 	wire(b, "v0", "v1")
 	bridge(b, "br0")
 	acl(b, "allow br0\n")
-	profiles(b, lanProfile+"[tap]\nkind = bridge\nbridge = br0\nallow = everyone\n")
+	profiles(b, benchProfiles)
 	theirs := filepath.Join(filepath.Dir(helper), "qemu-bridge-helper")
 	run(b, "install", "-m", "4755", "/usr/lib/qemu/qemu-bridge-helper", theirs)
 	nothing := filepath.Join(filepath.Dir(helper), "idle")
@@ -100,7 +100,9 @@ func BenchmarkHelper(b *testing.B) {
 	require.NoError(b, err, "%s", out)
 	run(b, "chmod", "4755", nothing)
 	kinds := []struct{ metric, program, name string }{
-		{"qemu-bridge-helper", theirs, "br0"}, {"idle", nothing, "br0"}, {"bridge", helper, "br0"}, {"bridge-profile", helper, "tap"}, {"macvtap", helper, "lan"},
+		{"qemu-bridge-helper", theirs, "br0"}, {"idle", nothing, "br0"},
+		{"bridge", helper, "br0"}, {"bridge-profile", helper, "tap"}, {"bridge-isolated", helper, "isolated"},
+		{"macvtap", helper, "plain"}, {"macvtap-isolated", helper, "lan"},
 	}
 	measure := func(n int) map[string]time.Duration {
 		times := map[string][]time.Duration{}
@@ -124,7 +126,9 @@ func BenchmarkHelper(b *testing.B) {
 				b.ReportMetric(float64(few[k.metric])/float64(few["qemu-bridge-helper"]), k.metric+"-ratio")
 			}
 		}
-		b.ReportMetric(float64(memoryPerMacvtap(b)), "KiB/macvtap")
+		for _, k := range kinds[3:] {
+			b.ReportMetric(float64(memoryPer(b, k.name)), k.metric+"-KiB")
+		}
 
 		links(b, "add", 4000)
 		many := measure(50)
@@ -152,13 +156,19 @@ func links(b testing.TB, verb string, n int) {
 	require.NoError(b, err, "%s", out)
 }
 
-func memoryPerMacvtap(b testing.TB) int {
+// benchProfiles has each kind of device.
+const benchProfiles = lanProfile + "[plain]\nkind = macvtap\nlower = v0\ndevice = macvtap\nallow = everyone\n" +
+	"[tap]\nkind = bridge\nbridge = br0\nallow = everyone\n" +
+	"[isolated]\nkind = bridge\nbridge = br0\ndevice = isolated\nallow = everyone\n"
+
+// memoryPer is what a device takes, in KiB.
+func memoryPer(b testing.TB, name string) int {
 	const n = 50
-	profiles(b, strings.Replace(lanProfile, "[lan]", "[lan]\nmax-per-user = 64", 1))
+	profiles(b, strings.ReplaceAll(benchProfiles, "kind =", "max-per-user = 64\nkind ="))
 	before := available(b)
 	var held []int
 	for range n {
-		_, fds := received(b, helper, "lan")
+		_, fds := received(b, helper, name)
 		held = append(held, fds...)
 	}
 	used := (before - available(b)) / n
@@ -168,7 +178,7 @@ func memoryPerMacvtap(b testing.TB) int {
 	for len(leftovers(b)) > 0 {
 		time.Sleep(10 * time.Millisecond)
 	}
-	profiles(b, lanProfile+"[tap]\nkind = bridge\nbridge = br0\nallow = everyone\n")
+	profiles(b, benchProfiles)
 	return used
 }
 
