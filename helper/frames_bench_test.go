@@ -45,7 +45,7 @@ func paths(b *testing.B) (all []path, files []*os.File, far []int) {
 		{"macvtap", "kind = macvtap\nlower = v0", "macvtap", "v1"}, {"macvtap-isolated", "kind = macvtap\nlower = v0", "isolated", "v1"},
 	} {
 		text += fmt.Sprintf("[%s]\n%s\ndevice = %s\nanti-spoof = yes\nmac = 52:54:00:*\nallow = everyone\n", k.metric, k.kind, k.device)
-		all = append(all, path{k.metric, fmt.Sprintf("%s/52:54:00:00:00:%02x", k.metric, i+1), k.far})
+		all = append(all, path{k.metric, fmt.Sprintf("%s/52:54:00:00:01:%02x", k.metric, i+1), k.far})
 	}
 	profiles(b, text)
 	for i, p := range all {
@@ -64,7 +64,7 @@ func paths(b *testing.B) (all []path, files []*os.File, far []int) {
 	return all, files, far
 }
 
-func stationMAC(i int) ether.MAC { return ether.MAC{0x52, 0x54, 0, 0, 0, byte(i + 1)} }
+func stationMAC(i int) ether.MAC { return ether.MAC{0x52, 0x54, 0, 0, 1, byte(i + 1)} }
 
 // offload tells the kernel that the guest takes TCP segments that are yet to be cut.
 func offload(f *os.File) error {
