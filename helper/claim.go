@@ -62,7 +62,11 @@ type claim struct {
 	reg    *registry.Registry
 }
 
-func (c *claim) release() { c.reg.Release() }
+// release gives the place back, and the file with it: a call that is patient makes many claims.
+func (c *claim) release() {
+	c.reg.Release()
+	c.reg.Close()
+}
 
 // claim takes a place. except are addresses that are taken by others than the helper's guests.
 func (s *session) claim(p *policy.Profile, link rtnl.Link, except []ether.MAC) (claim, error) {
@@ -79,9 +83,9 @@ func (s *session) claim(p *policy.Profile, link rtnl.Link, except []ether.MAC) (
 		return claim{}, &deniedError{err}
 	}
 	candidates = slices.DeleteFunc(candidates, func(c policy.Candidate) bool { return !c.None && slices.Contains(except, c.MAC) })
-	reg, err := s.registry()
+	reg, err := registry.Open(registry.Dir, s.netns, s.lives)
 	if err != nil {
-		return claim{}, err
+		return claim{}, errors.New(registry.Dir + ": " + err.Error())
 	}
 	random, err := randomWords()
 	if err != nil {
@@ -97,27 +101,18 @@ func (s *session) claim(p *policy.Profile, link rtnl.Link, except []ether.MAC) (
 		Pinned: p.Kind == policy.Macvtap || p.Device == policy.Isolated,
 		Whole:  p.Kind == policy.Macvtap && p.Mode == policy.Passthrough,
 	})
-	switch {
-	case err != nil && len(except) > 0:
-		reg.Close()
-		return claim{}, s.inUse(link, except[0])
-	case errors.Is(err, registry.ErrMACInUse) && s.request.HasMAC:
-		reg.Close()
-		return claim{}, s.inUse(link, s.request.MAC)
-	case err != nil:
-		reg.Close()
+	if err != nil {
+		defer reg.Close()
+		switch {
+		case len(except) > 0:
+			return claim{}, s.inUse(reg, link, except[0])
+		case errors.Is(err, registry.ErrMACInUse) && s.request.HasMAC:
+			return claim{}, s.inUse(reg, link, s.request.MAC)
+		}
 		return claim{}, &deniedError{err}
 	}
 	none := slices.ContainsFunc(candidates, func(c policy.Candidate) bool { return c.None && r.MAC == c.MAC })
 	return claim{record: r, none: none, reg: reg}, nil
-}
-
-func (s *session) registry() (*registry.Registry, error) {
-	reg, err := registry.Open(registry.Dir, s.netns, s.lives)
-	if err != nil {
-		return nil, errors.New(registry.Dir + ": " + err.Error())
-	}
-	return reg, nil
 }
 
 // lives asks the kernel for what a claim is about. A stranger can make neither: an id of a namespace takes CAP_NET_ADMIN
@@ -158,15 +153,10 @@ func (e *macError) Error() string { return errMACInUse.Error() + " by " + e.who 
 func (e *macError) Unwrap() error { return errMACInUse }
 
 // inUse says who has an address, and whose that is only to those whom it concerns.
-func (s *session) inUse(link rtnl.Link, mac ether.MAC) error {
+func (s *session) inUse(reg *registry.Registry, link rtnl.Link, mac ether.MAC) error {
 	if mac == link.MAC {
 		return &macError{link.Name + " itself"}
 	}
-	reg, err := s.registry()
-	if err != nil {
-		return err
-	}
-	defer reg.Close()
 	if r, ok := reg.Find(func(r *registry.Record) bool { return r.Link == uint32(link.Index) && r.MAC == mac }); ok {
 		return s.usedBy(&r)
 	}
@@ -202,23 +192,23 @@ func (s *session) usedBy(r *registry.Record) error {
 	return &macError{"device " + name + " of another user"}
 }
 
-// sweepVisible removes the visible macvtaps that nobody holds any more: those whose namespace has ended.
-func (s *session) sweepVisible() error {
+// sweepVisible removes the visible macvtaps that nobody holds any more: those whose namespace has ended. One that is called
+// by its own index was made by a helper that did not keep a namespace for it, and may be in use. What cannot be removed
+// keeps nothing else from being, nor the caller from his device.
+func (s *session) sweepVisible() {
 	links, err := s.host.Links(0, "macvtap")
 	if err != nil {
-		return err
+		return
 	}
 	for _, l := range links {
-		if id := macvtap.ID(l.Name); l.Index < tapname.MinIndex || id < tapname.MinIndex || s.host.HasNamespace(id) {
+		id := macvtap.ID(l.Name)
+		if l.Index < tapname.MinIndex || id < tapname.MinIndex || id == l.Index || s.host.HasNamespace(id) {
 			continue
 		}
 		var m rtnl.Batch
 		m.Delete(l.Index)
-		if err := s.host.Do(&m, -1); err != nil && !errors.Is(err, unix.ENODEV) {
-			return err
-		}
+		_ = s.host.Do(&m, -1)
 	}
-	return nil
 }
 
 // newIndex is an interface index far above those that the kernel counts up from 1 in each network namespace: the device

@@ -4,8 +4,10 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -220,4 +222,33 @@ func TestDerivedAddressesAreListedAndGiven(t *testing.T) {
 	start := time.Now()
 	requireRefused(t, ask(t, "lan"), "access denied by acl file")
 	require.Less(t, time.Since(start), 4*time.Second)
+}
+
+// Before visible devices were known by a namespace, they were called by their own index. A guest may run on one still.
+func TestVisibleDeviceOfAnEarlierHelperStays(t *testing.T) {
+	wire(t, "v0", "v1")
+	profiles(t, lanProfile+"visible = yes\n")
+	const index = 1<<30 | 0xabc
+	name := fmt.Sprintf("mvt%x", index)
+	run(t, "ip", "link", "add", "link", "v0", "name", name, "index", strconv.Itoa(index), "type", "macvtap", "mode", "bridge")
+	t.Cleanup(func() { run(t, "ip", "link", "del", name) })
+	a := ask(t, "lan")
+	requireGranted(t, a)
+	a.close()
+	requireGranted(t, ask(t, "lan"))
+	run(t, "ip", "link", "show", name)
+	for _, l := range leftovers(t) {
+		if strings.HasPrefix(l, "mvt") && l != name {
+			t.Cleanup(func() { run(t, "ip", "link", "del", l) })
+		}
+	}
+}
+
+// A call that waits for a device makes many attempts, whatever few descriptors its caller leaves it.
+func TestPatientCallKeepsNoDescriptors(t *testing.T) {
+	wire(t, "v0", "v1")
+	profiles(t, "passthrough = v0\n[vf]\nkind = macvtap\nmode = passthrough\nlower = v0\nallow = everyone\n")
+	run(t, "ip", "link", "add", "link", "v0", "name", "sys0", "type", "macvtap", "mode", "passthru")
+	a := call{uid: alice, wrap: []string{"prlimit", "--nofile=36", "--"}, args: strings.Fields("--br=vf --fd=%FD")}.do(t)
+	requireRefused(t, a, "mode passthrough needs the device to itself")
 }

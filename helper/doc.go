@@ -62,7 +62,8 @@
 //	bridge.conf                   a TAP device of root's
 //
 // With visible = yes a macvtap is in the caller's namespace, where the kernel leaves it behind; its node is opened in an
-// anonymous one all the same, and the next call for a visible profile removes those whose namespace has ended.
+// anonymous one all the same, and the next call for a visible profile removes those whose namespace has ended, as does any that
+// they are in the way of.
 //
 // With vlan, a sub-interface DEVICE.VID that is missing is made and stays: other guests may be on it, and the kernel does
 // not tell which devices in other namespaces are.

@@ -270,7 +270,7 @@ func made(b *testing.B, kind string, index int) (steps map[string]time.Duration,
 		case "tap":
 			fds, err = tap.Open(host, nil, -1, params, tap.Spec{Index: index, Name: name, Own: own, Port: place, Mode: mode, Queues: 1})
 		case "isolated":
-			fds, err = port.Open(host, ns, params, port.Spec{Index: index, Name: name, Own: own, Guest: guest, Port: place, Mode: mode, Queues: 1})
+			fds, err = port.Open(host, ns, params, port.Spec{Name: name, Own: own, Guest: guest, Port: place, Mode: mode, Queues: 1})
 		case "macvtap":
 			var m rtnl.Batch
 			macvtap.Add(&m, dev, link, policy.BridgeMode, ns.TID)

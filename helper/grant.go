@@ -53,14 +53,6 @@ type device struct {
 	last   func() error // what remains to be done and needs no privilege; nil for nothing
 }
 
-// join does what remains to be done.
-func (d *device) join() error {
-	if d.last == nil {
-		return nil
-	}
-	return d.last()
-}
-
 // deniedError is a decision of the configuration's, not a failure.
 type deniedError struct{ err error }
 
@@ -194,9 +186,7 @@ func (s *session) plainBridge() (device, error) {
 	if missing != nil {
 		return d, missing
 	}
-	if err := tap.Sweep(s.host, link.Index); err != nil {
-		return d, err
-	}
+	_ = tap.Sweep(s.host, link.Index) // what stays keeps nobody from his own
 	random, err := randomWords()
 	if err != nil {
 		return d, err
@@ -228,9 +218,7 @@ func (s *session) claimPort(p *policy.Profile, link rtnl.Link) (c claim, err err
 		if p.Kind == policy.OVS { // whose ports have a master of their own
 			master = 0
 		}
-		if err := tap.Sweep(s.host, master); err != nil {
-			return c, err
-		}
+		_ = tap.Sweep(s.host, master) // what stays counts, and keeps nobody else from his own
 	}
 	err = patiently(func() (err error) { c, err = s.claim(p, link, nil); return err })
 	return c, err
@@ -257,7 +245,6 @@ func (s *session) openPort(d device, kind policy.Device, index int, place bridge
 	}
 	own := ownMAC(random)
 	d.index, d.name, place.Alias = index, tapname.Name(index), s.alias()
-	mode := tundev.Mode{VNetHdr: s.request.VNetHdr, MultiQueue: s.request.Queues > 1}
 	if err := place.Check(); err != nil {
 		return d, errors.New("bridge " + d.link + ": " + err.Error())
 	}
@@ -267,7 +254,7 @@ func (s *session) openPort(d device, kind policy.Device, index int, place bridge
 		}
 		if err == nil {
 			d.fds, err = tap.Open(s.host, s.anon, s.home, s.net, tap.Spec{
-				Index: index, Name: d.name, Own: own, Port: place, Mode: mode, Queues: s.request.Queues,
+				Index: index, Name: d.name, Own: own, Port: place, Mode: s.mode(), Queues: s.request.Queues,
 			})
 		}
 	} else if err = s.enter(index); err == nil {
@@ -276,13 +263,18 @@ func (s *session) openPort(d device, kind policy.Device, index int, place bridge
 			guest = d.mac
 		}
 		d.fds, err = port.Open(s.host, s.anon, s.net, port.Spec{
-			Index: index, Name: d.name, Own: own, Guest: guest, Port: place, Mode: mode, Queues: s.request.Queues,
+			Name: d.name, Own: own, Guest: guest, Port: place, Mode: s.mode(), Queues: s.request.Queues,
 		})
 	}
 	if err != nil {
 		err = errors.New("failed to add interface `" + d.name + "' to bridge `" + d.link + "': " + err.Error())
 	}
 	return d, err
+}
+
+// mode is how the caller wants his descriptors.
+func (s *session) mode() tundev.Mode {
+	return tundev.Mode{VNetHdr: s.request.VNetHdr, MultiQueue: s.request.Queues > 1}
 }
 
 // ownMAC is an address of the host's end of a device. With 0xfe in front it is higher than any other port's, so that a bridge
@@ -308,9 +300,7 @@ func (s *session) enter(index int) (err error) {
 // macvtap hands out a macvtap device as a profile says.
 func (s *session) macvtap(p *policy.Profile) (d device, err error) {
 	if p.Visible {
-		if err := s.sweepVisible(); err != nil {
-			return d, err
-		}
+		s.sweepVisible()
 	}
 	err = patiently(func() (err error) {
 		for _, name := range p.Lower {
@@ -327,9 +317,7 @@ func (s *session) macvtap(p *policy.Profile) (d device, err error) {
 			}
 		}
 		if passing(err) { // what nobody holds any more may be in the way
-			if e := s.sweepVisible(); e != nil {
-				return e
-			}
+			s.sweepVisible()
 		}
 		return err
 	})
@@ -393,11 +381,10 @@ func (s *session) openMacvtap(p *policy.Profile, link rtnl.Link, d *device) (err
 	}
 	// The station's macvlan gets nothing else, and who has a device whole without anti-spoof may have all that it gets.
 	from, to := filters(p, d.mac, !isolated && (!whole || p.AntiSpoof))
-	mode, queues := tundev.Mode{VNetHdr: s.request.VNetHdr, MultiQueue: s.request.Queues > 1}, s.request.Queues
 	if isolated {
 		d.fds, err = station.Open(s.host, s.anon, station.Spec{
 			Name: d.name, MAC: d.mac, Own: ownMAC(random), From: from, To: to, Lower: link, Kind: p.Mode,
-			LinkLocal: len(p.LinkProtocols.Protocols()) > 0, Mode: mode, Queues: queues,
+			LinkLocal: len(p.LinkProtocols.Protocols()) > 0, Mode: s.mode(), Queues: s.request.Queues,
 		})
 		return err
 	}
@@ -424,7 +411,7 @@ func (s *session) openMacvtap(p *policy.Profile, link rtnl.Link, d *device) (err
 		err = s.silence(p, dev)
 	}
 	if err == nil {
-		d.fds, err = macvtap.Open(at, dev, mode, queues)
+		d.fds, err = macvtap.Open(at, dev, s.mode(), s.request.Queues)
 	}
 	if err != nil {
 		m = rtnl.Batch{}

@@ -76,8 +76,8 @@ func main() {
 	if err := privilege.Drop(); err != nil {
 		fail(err)
 	}
-	if err := d.join(); refused == nil {
-		refused = err
+	if refused == nil && d.last != nil {
+		refused = d.last()
 	}
 	if err := log.Write(s.entry(d, refused)); err != nil && refused == nil {
 		fail(err)

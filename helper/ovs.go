@@ -39,11 +39,8 @@ func (s *session) ovs(p *policy.Profile) (device, error) {
 		row.MAC = &d.mac
 	}
 	d.last = func() error {
-		err := s.sweepPorts(db)
-		if err == nil {
-			err = db.Insert(row)
-		}
-		if err != nil {
+		s.sweepPorts(db)
+		if err := db.Insert(row); err != nil {
 			return errors.New("Open vSwitch bridge " + p.Bridge + ": " + err.Error())
 		}
 		return nil
@@ -51,19 +48,15 @@ func (s *session) ovs(p *policy.Profile) (device, error) {
 	return d, nil
 }
 
-// sweepPorts removes the ports whose device went with its guest.
-func (s *session) sweepPorts(db *ovsdb.Conn) error {
+// sweepPorts removes the ports whose device went with its guest. One that stays keeps nobody from his own.
+func (s *session) sweepPorts(db *ovsdb.Conn) {
 	rows, err := db.Rows()
 	if err != nil {
-		return err
+		return
 	}
 	for _, r := range rows {
-		if _, err := s.host.LinkByName(r.Name); !errors.Is(err, rtnl.ErrNoLink) {
-			continue
-		}
-		if err := db.Remove(r); err != nil {
-			return err
+		if _, err := s.host.LinkByName(r.Name); errors.Is(err, rtnl.ErrNoLink) {
+			_ = db.Remove(r)
 		}
 	}
-	return nil
 }

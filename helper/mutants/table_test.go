@@ -116,7 +116,7 @@ var mutants = []mutant{
 	},
 	{
 		"a port of Open vSwitch is not muted", "internal/port/port.go",
-		"if err := s.Port.Silence(host, net, s.Index, s.Name); err != nil {", "if err := error(nil); err != nil {",
+		"if err := s.Port.Silence(host, net, ns.ID, s.Name); err != nil {", "if err := error(nil); err != nil {",
 		"TestGuestReachesTheHostThroughItsPortOfOpenVSwitch/guests",
 	},
 	{
@@ -454,6 +454,16 @@ var mutants = []mutant{
 		"TestSystemGuestOnAVFKeepsAUserFromThePool",
 	},
 	{
+		"each attempt keeps a descriptor", "claim.go",
+		"\tc.reg.Close()\n", "",
+		"TestPatientCallKeepsNoDescriptors",
+	},
+	{
+		"a visible device of an earlier helper is swept", "claim.go",
+		" || id == l.Index || ", " || ",
+		"TestVisibleDeviceOfAnEarlierHelperStays",
+	},
+	{
 		"a station without its address is as good", "internal/station/station.go",
 		"m.Up(station)\n\tif err := ns.Do(&m, -1)", "m.Up(station)\n\tif err := ns.Do(&m, 0)",
 		"TestSystemGuestsAddressKeepsAUserFromStarting/isolated",
@@ -482,7 +492,7 @@ var mutants = []mutant{
 	},
 	{
 		"visible devices are not swept", "grant.go",
-		"if err := s.sweepVisible(); err != nil {", "if err := error(nil); err != nil {",
+		"if p.Visible {\n\t\ts.sweepVisible()", "if false {\n\t\ts.sweepVisible()",
 		"TestHolderLeavesAVisibleDeviceInNobodysWay",
 	},
 	{
@@ -497,17 +507,17 @@ var mutants = []mutant{
 	},
 	{
 		"others' macvtaps are swept", "claim.go",
-		"l.Index < tapname.MinIndex || id < tapname.MinIndex || ", "",
+		"l.Index < tapname.MinIndex || id < tapname.MinIndex || id == l.Index || ", "",
 		"TestCallerHasASystemGuestsMacvtapRemoved",
 	},
 	{
 		"persistent devices of bridge.conf stay", "grant.go",
-		"if err := tap.Sweep(s.host, link.Index); err != nil {", "if err := error(nil); err != nil {",
+		"_ = tap.Sweep(s.host, link.Index)", "",
 		"TestHolderLeavesAPersistentPortBehind/br0",
 	},
 	{
 		"persistent devices of profiles stay", "grant.go",
-		"if err := tap.Sweep(s.host, master); err != nil {", "if err := error(nil); err != nil && master != 0 {",
+		"_ = tap.Sweep(s.host, master)", "_ = master",
 		"TestHolderLeavesAPersistentPortBehind/taps",
 	},
 	{
@@ -537,12 +547,12 @@ var mutants = []mutant{
 	},
 	{
 		"rows of Open vSwitch stay", "ovs.go",
-		"err := s.sweepPorts(db)", "err := error(nil)",
+		"s.sweepPorts(db)\n\t\tif", "if",
 		"TestHolderGivesHisOpenVSwitchPortALifeOfItsOwn",
 	},
 	{
 		"rows of Open vSwitch whose devices live are swept", "ovs.go",
-		"!errors.Is(err, rtnl.ErrNoLink)", "errors.Is(err, rtnl.ErrNoLink)",
+		"; errors.Is(err, rtnl.ErrNoLink)", "; !errors.Is(err, rtnl.ErrNoLink)",
 		"TestOVS",
 	},
 
@@ -574,7 +584,7 @@ var mutants = []mutant{
 	},
 	{
 		"the answer comes before the line", "main.go",
-		"if err := d.join(); refused == nil {", "if err := d.join(); refused == nil && fdpass.Send(req.FD, d.fds) == nil {",
+		"if refused == nil && d.last != nil {", "if refused == nil && fdpass.Send(req.FD, d.fds) == nil && d.last != nil {",
 		"TestCallerFillsTheLog",
 	},
 	{

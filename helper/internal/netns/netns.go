@@ -1,7 +1,7 @@
 // Package netns makes network namespaces that nothing keeps alive but the descriptors opened in them.
 //
-// The socket behind a macvtap's descriptor belongs to the namespace in which its node was opened (tap_open,
-// drivers/net/tap.c), so the kernel ends the namespace, and every device in it, as soon as the last descriptor is closed,
+// The socket behind a TAP's or a macvtap's descriptor belongs to the namespace in which its node was opened (tun_chr_open,
+// drivers/net/tun.c; tap_open, drivers/net/tap.c), so the kernel ends the namespace, and every device in it, as soon as the last descriptor is closed,
 // however that comes about.
 package netns
 
@@ -25,7 +25,7 @@ type Namespace struct {
 
 // Enter makes a namespace and moves the calling thread, which has to be locked to its goroutine, into it for good. From
 // the namespace of host it is known by id until it ends: see rtnl.Conn.HasNamespace. Its own IP stack does not speak
-// IPv6, and its bridges keep to the data link layer.
+// IPv6.
 func Enter(host *rtnl.Conn, id int) (*Namespace, error) {
 	if err := privilege.With(privilege.SysAdmin, func() error { return unix.Unshare(unix.CLONE_NEWNET) }); err != nil {
 		return nil, err

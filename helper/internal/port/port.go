@@ -19,7 +19,6 @@ const cableName = "cable" // the inner end of the veth pair
 
 // Spec is a device to be made.
 type Spec struct {
-	Index  int       // of the outer end, in host's namespace
 	Name   string    // of the outer end and the TAP device
 	Own    ether.MAC // the outer end's address; its first octet should be 0xfe
 	Guest  ether.MAC // the TAP device's address at first
@@ -28,8 +27,8 @@ type Spec struct {
 	Queues int
 }
 
-// Open makes the device and returns one descriptor per queue. The kernel removes all of it with the last of them. net is
-// the parameters of host's namespace.
+// Open makes the device and returns one descriptor per queue. The outer end has the id of ns for its interface index. The
+// kernel removes all of it with the last descriptor. net is the parameters of host's namespace.
 func Open(host *rtnl.Conn, ns *netns.Namespace, net *sysctl.Net, s Spec) ([]int, error) {
 	from, to := s.Port.From, s.Port.To
 	if s.Port.OVS { // ovs-vswitchd clears the filters of its ports
@@ -39,18 +38,18 @@ func Open(host *rtnl.Conn, ns *netns.Namespace, net *sysctl.Net, s Spec) ([]int,
 	inner[0] ^= 0x04
 	var m rtnl.Batch
 	m.AddVeth(rtnl.Veth{
-		Name: s.Name, Index: s.Index, MAC: s.Own, MTU: s.Port.Bridge.MTU,
+		Name: s.Name, Index: ns.ID, MAC: s.Own, MTU: s.Port.Bridge.MTU,
 		Peer: cableName, PeerIndex: cable, PeerMAC: inner, PeerNSPid: ns.TID,
 	})
-	s.Port.Set(&m, s.Index)
+	s.Port.Set(&m, ns.ID)
 	if err := host.Do(&m, -1); err != nil {
 		return nil, err
 	}
-	if err := s.Port.Silence(host, net, s.Index, s.Name); err != nil {
+	if err := s.Port.Silence(host, net, ns.ID, s.Name); err != nil {
 		return nil, err
 	}
 	m = rtnl.Batch{}
-	m.Up(s.Index)
+	m.Up(ns.ID)
 	if err := host.Do(&m, -1); err != nil {
 		return nil, err
 	}
@@ -80,12 +79,12 @@ func Open(host *rtnl.Conn, ns *netns.Namespace, net *sysctl.Net, s Spec) ([]int,
 	if err := ns.Do(&m, -1); err != nil || s.Port.OVS {
 		return fds, err
 	}
-	return fds, forwards(host, s.Index)
+	return fds, forwards(host, ns.ID)
 }
 
 // forwards waits until the bridge forwards what the guest sends: unlike a TAP device, a veth pair gets its carrier by way
-// of the kernel's work queue (net/core/link_watch.c), and what comes before that is lost. It
-// takes some microseconds, unless the host is busy.
+// of the kernel's work queue (net/core/link_watch.c), and what comes before that is lost. It takes some
+// microseconds, unless the host is busy.
 func forwards(host *rtnl.Conn, index int) error {
 	const tries, pause = 200, 100_000 // ns
 	for range tries {

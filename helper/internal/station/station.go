@@ -43,9 +43,6 @@ func Open(host *rtnl.Conn, ns *netns.Namespace, s Spec) ([]int, error) {
 	}
 	fds, err := s.join(ns, station)
 	if err != nil {
-		for _, fd := range fds {
-			unix.Close(fd)
-		}
 		m = rtnl.Batch{}
 		m.Delete(station)
 		_ = ns.Do(&m, -1) // what failed first is what matters

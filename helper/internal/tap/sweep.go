@@ -14,7 +14,7 @@ import (
 const maxSweep = 8
 
 // Sweep removes devices that their holder made persistent and left: those in a bridge, or all of the helper's if master
-// is 0, as for Open vSwitch, whose ports have a master of its own.
+// is 0, as for Open vSwitch, whose ports have a master of its own. What cannot be removed keeps nothing else from being.
 func Sweep(host *rtnl.Conn, master int) error {
 	links, err := host.Links(master, "tun")
 	if err != nil {
@@ -29,11 +29,11 @@ func Sweep(host *rtnl.Conn, master int) error {
 	for _, index := range left {
 		var m rtnl.Batch
 		m.Delete(index)
-		if err := host.Do(&m, -1); err != nil && !errors.Is(err, unix.ENODEV) { // another call was faster
-			return err
+		if e := host.Do(&m, -1); !errors.Is(e, unix.ENODEV) { // another call was faster
+			err = errors.Join(err, e)
 		}
 	}
-	return nil
+	return err
 }
 
 func abandoned(l *rtnl.Link) bool {
