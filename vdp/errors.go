@@ -24,8 +24,15 @@ var (
 // Why a [Station] refuses a frame or a command, or reports a VSI as failed or
 // lost; to be matched with errors.Is.
 var (
-	// ErrNotForUs: the frame is our own, or addressed to somebody else.
+	// ErrNotForUs: the frame is our own, or not to the group address of its
+	// protocol.
 	ErrNotForUs = errors.New("frame is not for this station")
+	// ErrEcho: this host has sent the frame, or may have.
+	ErrEcho = errors.New("frame was sent by this host")
+	// ErrForeign: an LLDPDU or ECPDU of somebody who is not the switch.
+	ErrForeign = errors.New("frame is not the switch's: if it is, name its address under neighbor in vdpd.toml")
+	// ErrConflict: an LLDPDU with an EVB TLV of another agent than the switch.
+	ErrConflict = errors.New("a second neighbor offers EVB")
 	// ErrStray: an answer or de-associate for a VSI that is not known, or
 	// that no request is waiting for. Bridges send them after a restart of
 	// either side, and lldpad after each de-associate.
@@ -46,6 +53,8 @@ var (
 	ErrBridgeDeassociated = errors.New("de-associated by the switch")
 	// ErrEditionChanged: the switch now speaks the other edition.
 	ErrEditionChanged = errors.New("the switch changed its 802.1Qbg edition")
+	// ErrNoGroups: a VSI has group ids, and not both sides use them.
+	ErrNoGroups = errors.New("switch and vdpd.toml (group_ids) have not agreed on group ids")
 	// ErrFilterMismatch: the answer's filter is not the requested one.
 	ErrFilterMismatch = errors.New("the switch answered with another filter")
 )

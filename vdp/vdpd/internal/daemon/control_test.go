@@ -16,6 +16,7 @@ import (
 
 	"libvirt-direct/vdp"
 	"libvirt-direct/vdp/control"
+	"libvirt-direct/vdp/vdpd/internal/uplink"
 	"libvirt-direct/vdp/vdptest"
 )
 
@@ -143,7 +144,7 @@ func TestControl(t *testing.T) {
 // drop lets the bridge de-associate a VSI by itself.
 func (b *bench) drop(id vdp.ID) {
 	for _, f := range b.br.DeAssociate(b.now, id) {
-		b.d.frame(b.now, b.p, f)
+		b.d.frames(b.now, b.p, uplink.Frames{Arrived: f})
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"libvirt-direct/vdp"
+	"libvirt-direct/vdp/vdpd/internal/uplink"
 	"libvirt-direct/vdp/vdpnl"
 )
 
@@ -249,7 +250,7 @@ func (d *Daemon) linkChanged(ctx context.Context, now time.Time, l *linkInfo) {
 		}
 		if p.ifindex == 0 {
 			out, err := p.open(ctx, now, l,
-				func(f []byte) { d.do(ctx, func(now time.Time) { d.frame(now, p, f) }) },
+				func(f uplink.Frames) { d.do(ctx, func(now time.Time) { d.frames(now, p, f) }) },
 				func(err error) {
 					d.do(ctx, func(now time.Time) {
 						p.log.Warn("uplink lost", "err", err)
@@ -266,9 +267,21 @@ func (d *Daemon) linkChanged(ctx context.Context, now time.Time, l *linkInfo) {
 	}
 }
 
-func (d *Daemon) frame(now time.Time, p *port, f []byte) {
-	count(&p.received, f)
-	out, err := p.st.Handle(now, f)
+func (d *Daemon) frames(now time.Time, p *port, f uplink.Frames) {
+	for _, sent := range f.Sent {
+		p.st.Sent(now, sent)
+	}
+	if f.Missed {
+		p.st.Missed(now)
+	}
+	if f.Arrived == nil {
+		return
+	}
+	count(&p.received, f.Arrived)
+	out, err := p.st.Handle(now, f.Arrived)
+	if errors.Is(err, vdp.ErrEcho) {
+		p.echoes++
+	}
 	if err != nil {
 		p.log.Debug("frame ignored", "err", err)
 	}
@@ -279,7 +292,7 @@ func (d *Daemon) frame(now time.Time, p *port, f []byte) {
 func (d *Daemon) state() state {
 	s := state{Version: stateVersion, Uplinks: make(map[string]uplinkState)}
 	for _, p := range d.ports {
-		s.Uplinks[p.cfg.Name] = uplinkState{Edition: p.edition, VSIs: p.sorted()}
+		s.Uplinks[p.cfg.Name] = uplinkState{Edition: p.edition, Neighbor: p.last, VSIs: p.sorted()}
 	}
 	return s
 }

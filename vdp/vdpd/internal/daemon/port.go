@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
@@ -47,11 +48,13 @@ type port struct {
 	upSince time.Time    // zero while down
 
 	edition vdp.Edition       // last in use, as in the state file
+	last    *vdp.Neighbor     // likewise the switch
 	kept    map[vdp.ID]kept   // as in the state file
 	results map[vdp.ID]result // what GETLINK tells
 	changes uint64            // counts them, for the order of results
 
 	sent, received control.Frames
+	echoes         uint64 // of what this host has sent
 }
 
 // A result is how far libvirt's last request for a VSI has come.
@@ -65,7 +68,7 @@ type result struct {
 
 func newPort(u Uplink, s uplinkState, log *slog.Logger) *port {
 	p := &port{
-		cfg: u, log: log.With("uplink", u.Name), edition: s.Edition,
+		cfg: u, log: log.With("uplink", u.Name), edition: s.Edition, last: s.Neighbor,
 		kept: make(map[vdp.ID]kept), results: make(map[vdp.ID]result),
 	}
 	for _, k := range s.VSIs {
@@ -86,7 +89,7 @@ func (p *port) attach(now time.Time, ifindex int, mac vdp.MAC, mtu int, send fun
 	if err != nil {
 		return vdp.Output{}, err
 	}
-	c.MTU, c.Sequence, c.LastEdition = mtu, uint16(rand.Uint32()), p.edition
+	c.MTU, c.Sequence, c.LastEdition, c.LastNeighbor = mtu, uint16(rand.Uint32()), p.edition, p.last
 	st, err := vdp.NewStation(c)
 	if err != nil {
 		return vdp.Output{}, err
@@ -122,7 +125,7 @@ func (p *port) link(now time.Time, up bool) vdp.Output {
 		}
 		return p.st.LinkUp(now)
 	}
-	p.upSince = time.Time{}
+	p.upSince, p.last = time.Time{}, nil // another switch may be there next
 	return p.st.LinkDown(now)
 }
 
@@ -252,10 +255,19 @@ func (p *port) event(now time.Time, e *vdp.Event) (dirty bool, indicate *vdpnl.H
 	switch e.Type {
 	case vdp.EventNeighbor:
 		p.edition = p.st.Edition()
-		p.log.Info("EVB TLV from the switch", "edition", p.edition)
+		if n, ok := p.st.Neighbor(); ok {
+			p.last = &n
+			p.log.Info("EVB TLV from the switch", "edition", p.edition, "chassis", n.ChassisID(), "port", n.PortID(), "source", n.Source)
+		}
 		return true, nil
 	case vdp.EventNeighborLost:
 		p.log.Warn("EVB TLV of the switch lost")
+		return false, nil
+	case vdp.EventConflict:
+		p.log.Warn("a second neighbor offers EVB and is not listened to: libvirt-direct vsi uplinks shows both", "source", e.Source)
+		return false, nil
+	case vdp.EventForeign:
+		p.log.Warn(fmt.Sprintf("ECP is not from the switch's address: if it is the switch's, set neighbor = [%q] for the uplink in vdpd.toml", e.Source), "source", e.Source)
 		return false, nil
 	case vdp.EventEstablished:
 		log.Info("established", "vid", e.VSI.Filters[0].VID)
@@ -313,7 +325,7 @@ func response(err error) uint16 {
 
 // open attaches the port to an interface and reads its frames in a goroutine,
 // which passes them to handle.
-func (p *port) open(ctx context.Context, now time.Time, ifi *linkInfo, handle func(frame []byte), gone func(error)) (vdp.Output, error) {
+func (p *port) open(ctx context.Context, now time.Time, ifi *linkInfo, handle func(uplink.Frames), gone func(error)) (vdp.Output, error) {
 	conn, err := uplink.Listen(ifi.netInterface())
 	if err != nil {
 		return vdp.Output{}, err

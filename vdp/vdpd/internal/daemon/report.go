@@ -1,8 +1,6 @@
 package daemon
 
 import (
-	"fmt"
-	"net"
 	"time"
 
 	"libvirt-direct/vdp"
@@ -73,7 +71,7 @@ func (p *port) status() control.Uplink {
 	u.MAC, u.Edition = p.mac.String(), p.st.Edition().String()
 	u.Timers = &control.Timers{ECPAck: ms(t.ECPAck), ECPRetries: t.ECPRetries, Answer: ms(t.Answer), Keepalive: ms(t.Keepalive)}
 	if n, ok := p.st.Neighbor(); ok {
-		u.Switch = &control.Switch{Source: n.Source.String(), Chassis: lldpID(n.Chassis, 4, 5), Port: lldpID(n.Port, 3, 4)}
+		u.Switch = &control.Switch{Source: n.Source.String(), Chassis: n.ChassisID(), Port: n.PortID()}
 		switch {
 		case n.EVB != nil:
 			u.Switch.ReflectiveRelay = n.EVB.RRControl
@@ -84,31 +82,9 @@ func (p *port) status() control.Uplink {
 	return u
 }
 
-// lldpID writes an id of LLDP for people. The first octet is its subtype;
-// which of them is a MAC address or a network address differs between
-// chassis and port (802.1AB 8.5.2.2, 8.5.3.2).
-func lldpID(id []byte, mac, network byte) string {
-	if len(id) < 2 {
-		return ""
-	}
-	typ, v := id[0], id[1:]
-	switch {
-	case typ == mac && len(v) == 6:
-		return net.HardwareAddr(v).String()
-	case typ == network && v[0] == 1 && len(v) == 5, typ == network && v[0] == 2 && len(v) == 17:
-		return net.IP(v[1:]).String()
-	}
-	for _, c := range v {
-		if c < ' ' || c > '~' {
-			return fmt.Sprintf("%x", v)
-		}
-	}
-	return string(v)
-}
-
 func controlEvent(p *port, e *vdp.Event) control.Event {
 	out := control.Event{Time: time.Now(), Uplink: p.cfg.Name, Type: e.Type.String(), Error: control.NewError(e.Err)}
-	if e.Type != vdp.EventNeighbor && e.Type != vdp.EventNeighborLost {
+	if e.AboutVSI() {
 		v := control.FromVDP(&e.VSI)
 		out.VSI, out.Mode = &v, e.Mode.String()
 	}

@@ -21,8 +21,9 @@ type state struct {
 }
 
 type uplinkState struct {
-	Edition vdp.Edition `json:"edition"` // in use
-	VSIs    []kept      `json:"vsis"`
+	Edition  vdp.Edition   `json:"edition"` // in use
+	Neighbor *vdp.Neighbor `json:"neighbor,omitempty"`
+	VSIs     []kept        `json:"vsis"`
 }
 
 const stateVersion = 1
