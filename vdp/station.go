@@ -214,7 +214,11 @@ func (s *Station) LinkUp(now time.Time) Output {
 		if s.neighbor != nil {
 			s.neighbor.Until = now.Add(lldpTTL * time.Second)
 		}
-		s.sendLLDP(now)
+		s.lldp.next = now
+		if now.Before(s.echoes.deafUntil) { // the switch's answer is to be heard
+			s.lldp.next = s.echoes.deafUntil
+		}
+		s.introduce(now)
 	}
 	return s.finish(now)
 }
@@ -276,9 +280,8 @@ func (s *Station) handle(now time.Time, frame []byte) error {
 // Tick does what is due. Call it when Next has come; late is safe, early is
 // harmless.
 func (s *Station) Tick(now time.Time) Output {
-	if s.link && due(now, s.lldp.next) {
-		s.sendLLDP(now)
-	}
+	s.introduce(now)
+	s.rivals = slices.DeleteFunc(s.rivals, func(r Neighbor) bool { return due(now, r.Until) })
 	if s.neighbor != nil && due(now, s.neighbor.Until) {
 		s.forgetNeighbor(now)
 	}
@@ -389,9 +392,11 @@ func (s *Station) Neighbor() (Neighbor, bool) {
 	return *s.neighbor, true
 }
 
-// Conflicts returns the agents that offer EVB beside the neighbor, the first
-// seen first. One of them follows when the neighbor is gone.
-func (s *Station) Conflicts() []Neighbor { return slices.Clone(s.rivals) }
+// Conflicts returns the agents at other ports than the neighbor's that offer EVB,
+// too, the first seen first. One of them follows when the neighbor is gone.
+func (s *Station) Conflicts() []Neighbor {
+	return slices.DeleteFunc(slices.Clone(s.rivals), func(r Neighbor) bool { return s.neighbor != nil && s.neighbor.port(&r) })
+}
 
 // Edition returns the edition in use, EditionAuto while none is known.
 func (s *Station) Edition() Edition { return s.edition }

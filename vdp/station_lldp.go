@@ -23,6 +23,13 @@ type lldpSender struct {
 	sent []byte    // last payload
 }
 
+// introduce sends an LLDPDU if it is time.
+func (s *Station) introduce(now time.Time) {
+	if s.link && due(now, s.lldp.next) {
+		s.sendLLDP(now)
+	}
+}
+
 // sendLLDP sends an LLDPDU and plans the next. While the switch's edition is
 // not known it carries the EVB TLVs of both.
 func (s *Station) sendLLDP(now time.Time) {
@@ -37,8 +44,10 @@ func (s *Station) lldpChanged(now time.Time) {
 		return
 	}
 	t := s.lldp.last.Add(lldpMinInterval)
-	if t.Before(now) {
-		t = now
+	for _, u := range []time.Time{now, s.echoes.deafUntil} { // the switch's answer is to be heard
+		if t.Before(u) {
+			t = u
+		}
 	}
 	if t.Before(s.lldp.next) {
 		s.lldp.next = t

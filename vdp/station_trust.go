@@ -16,6 +16,8 @@ const (
 	// maxEchoes bounds the frames remembered in that time. Hosts send one in 30 s;
 	// who sends more than this wants something to be forgotten.
 	maxEchoes = 1 << 14
+	// openTime is longer than a reflection that was under way takes.
+	openTime = time.Second
 )
 
 // echoes remembers what has left the uplink. A Linux bridge with hairpin mode and
@@ -49,7 +51,7 @@ func (e *echoes) add(now time.Time, frame []byte) {
 	}
 	e.turn(now)
 	if len(e.last) >= maxEchoes {
-		e.miss(now)
+		e.deaf(now.Add(echoTime))
 		return
 	}
 	if e.last == nil {
@@ -58,7 +60,11 @@ func (e *echoes) add(now time.Time, frame []byte) {
 	e.last[e.hash(frame)] = struct{}{}
 }
 
-func (e *echoes) miss(now time.Time) { e.deafUntil = now.Add(echoTime) }
+func (e *echoes) deaf(until time.Time) {
+	if until.After(e.deafUntil) {
+		e.deafUntil = until
+	}
+}
 
 // has reports whether a frame that arrived may have been sent by this host.
 func (e *echoes) has(now time.Time, frame []byte) bool {
@@ -118,9 +124,14 @@ func isGroup(a MAC) bool {
 // before Handle gets a frame that arrived later.
 func (s *Station) Sent(now time.Time, frame []byte) { s.echoes.add(now, frame) }
 
+// Opened tells the station that it is told from now on of what leaves the uplink.
+// What left just before may still come back: nothing that arrives within the next
+// second counts.
+func (s *Station) Opened(now time.Time) { s.echoes.deaf(now.Add(openTime)) }
+
 // Missed tells the station that it was not told of all frames that have left the
 // uplink. Nothing that arrives within the next 5 s counts.
-func (s *Station) Missed(now time.Time) { s.echoes.miss(now) }
+func (s *Station) Missed(now time.Time) { s.echoes.deaf(now.Add(echoTime)) }
 
 // A PinKind says what a Pin means.
 type PinKind uint8

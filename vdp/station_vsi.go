@@ -215,7 +215,8 @@ func (s *Station) withdraw(now time.Time, a *association) {
 		s.remove(now, a, s.Ready())
 		return
 	}
-	a.setupBy = now.Add(s.cfg.SetupTimeout) // for the switch to be known again
+	// For the switch to be known again, and ECP to be free.
+	a.setupBy = now.Add(max(s.cfg.SetupTimeout, s.timers.Answer))
 	s.request(a)
 }
 
@@ -370,11 +371,11 @@ func (s *Station) message(now time.Time, m *Message) error {
 		switch {
 		case a.want == DeAssociate && a.sent == DeAssociate:
 			s.remove(now, a, nil)
-		case a.have != 0:
+		case a.have != 0 && a.want != DeAssociate:
 			a.sent = 0
 			s.lose(now, a, ErrBridgeDeassociated)
 		default:
-			// Sent before the switch saw the request that is under way.
+			// Sent before the switch saw the request that is under way, or will be.
 			return ErrStray
 		}
 		return nil

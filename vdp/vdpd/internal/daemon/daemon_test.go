@@ -304,7 +304,7 @@ func TestRestart(t *testing.T) {
 	for i := range byte(10) {
 		require.Zero(t, b.ask(vdp.Associate, testVSI(i)))
 	}
-	b.run(2 * time.Second)
+	b.run(3 * time.Second)
 	saved := b.d.state()
 	require.NoError(t, saved.write(b.d.cfg.StateFile))
 	s, err := readState(b.d.cfg.StateFile)
@@ -322,7 +322,7 @@ func TestRestart(t *testing.T) {
 		b.expect(testVSI(i), 0)
 	}
 	require.Equal(t, 10, b.br.Len())
-	require.LessOrEqual(t, len(b.br.Log), 20, "at once, and when the switch has shown itself")
+	require.LessOrEqual(t, len(b.br.Log), 30, "at once, when answers are heard, and when the switch has shown itself")
 }
 
 func TestMalformedRequests(t *testing.T) {

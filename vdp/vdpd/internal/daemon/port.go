@@ -83,6 +83,7 @@ func newPort(u Uplink, s uplinkState, log *slog.Logger) *port {
 func (p *port) attach(now time.Time, ifindex int, mac vdp.MAC, mtu int, send func([]byte) error) (vdp.Output, error) {
 	p.ifindex, p.send = ifindex, send
 	if p.st != nil && p.mac == mac {
+		p.st.Opened(now)
 		return vdp.Output{}, nil
 	}
 	c, err := p.cfg.station(mac)
@@ -94,6 +95,7 @@ func (p *port) attach(now time.Time, ifindex int, mac vdp.MAC, mtu int, send fun
 	if err != nil {
 		return vdp.Output{}, err
 	}
+	st.Opened(now)
 	p.st, p.mac = st, mac
 	var out vdp.Output
 	for _, k := range p.sorted() {
