@@ -32,8 +32,9 @@ var (
 	// engine on it.
 	ErrNeedsReload = errors.New("lldpad's configuration of the port takes effect when lldpad is reloaded")
 	// ErrWaitingForSwitch: the port is configured, and the switch has not
-	// sent an EVB TLV that agrees to ECP and VDP.
-	ErrWaitingForSwitch = errors.New("no EVB TLV from the switch yet: enable EVB/VDP on its port")
+	// sent an EVB TLV that agrees to ECP and VDP. What follows in the line
+	// says where to look.
+	ErrWaitingForSwitch = errors.New("no EVB TLV from the switch yet")
 	// ErrNoLink: the port is down or has no carrier.
 	ErrNoLink = errors.New("the port has no link")
 	// ErrBusy: lldpad is still working on an earlier request for the VSI.

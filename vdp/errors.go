@@ -45,8 +45,9 @@ var (
 	ErrDowngrade = errors.New("VSI is associated: de-associate it before pre-associating")
 	// ErrNoLink: the uplink is down.
 	ErrNoLink = errors.New("uplink is down")
-	// ErrNoEVB: the switch has not sent an EVB TLV with ECP and VDP.
-	ErrNoEVB = errors.New("no EVB TLV from the switch: enable EVB/VDP on its port")
+	// ErrNoEVB: the switch has not sent an EVB TLV with ECP and VDP. Why, the
+	// station cannot tell.
+	ErrNoEVB = errors.New("no EVB TLV from the switch")
 	// ErrNoAnswer: the switch did not answer in time.
 	ErrNoAnswer = errors.New("the switch does not answer VDP requests")
 	// ErrBridgeDeassociated: the switch de-associated the VSI by itself.

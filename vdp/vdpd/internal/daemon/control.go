@@ -241,7 +241,7 @@ func (d *Daemon) controlRequest(ctx context.Context, r *control.Request) (reply 
 	}
 	switch r.Op {
 	case control.OpStatus:
-		d.do(ctx, func(time.Time) { reply.Uplinks = d.status() })
+		d.do(ctx, func(now time.Time) { reply.Uplinks = d.status(now) })
 		return reply, ctx.Err()
 	case control.OpList, control.OpShow:
 		d.do(ctx, func(time.Time) { reply.VSIs = d.list(r.Uplink, r.ID) })

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -183,8 +184,12 @@ func (d *Daemon) apply(now time.Time, p *port, out vdp.Output) {
 		}
 		count(&p.sent, f)
 	}
+	noEVB := sync.OnceValue(func() error { return p.explain(now, vdp.ErrNoEVB) }) // all VSIs may end of it
 	for i := range out.Events {
 		e := &out.Events[i]
+		if errors.Is(e.Err, vdp.ErrNoEVB) {
+			e.Err = noEVB()
+		}
 		dirty, indicate := p.event(now, e)
 		d.dirty = d.dirty || dirty
 		d.publish(p, e)
@@ -284,6 +289,9 @@ func (d *Daemon) frames(now time.Time, p *port, f uplink.Frames) {
 	}
 	if err != nil {
 		p.log.Debug("frame ignored", "err", err)
+	}
+	if foreign := errors.Is(err, vdp.ErrForeign); err == nil || foreign {
+		p.heard.take(now, f.Arrived, foreign)
 	}
 	d.apply(now, p, out)
 }

@@ -55,6 +55,7 @@ type port struct {
 
 	sent, received control.Frames
 	echoes         uint64 // of what this host has sent
+	heard          heard  // while the link is up
 }
 
 // A result is how far libvirt's last request for a VSI has come.
@@ -127,7 +128,7 @@ func (p *port) link(now time.Time, up bool) vdp.Output {
 		}
 		return p.st.LinkUp(now)
 	}
-	p.upSince, p.last = time.Time{}, nil // another switch may be there next
+	p.upSince, p.last, p.heard = time.Time{}, nil, heard{} // another switch may be there next
 	return p.st.LinkDown(now)
 }
 
@@ -174,11 +175,11 @@ func (p *port) has(id vdp.ID) bool {
 }
 
 // ready says why the switch takes no request, nil if it does.
-func (p *port) ready() error {
+func (p *port) ready(now time.Time) error {
 	if p.st == nil || p.ifindex == 0 {
 		return control.ErrNoInterface
 	}
-	return p.st.Ready()
+	return p.explain(now, p.st.Ready())
 }
 
 // ask passes a request to the station. Done means that there is nothing to
@@ -199,7 +200,7 @@ func (p *port) ask(now time.Time, m vdp.Mode, v vdp.VSI) (out vdp.Output, done b
 		p.result(id, result{done: true, expires: now.Add(resultTTL)})
 		return out, true, nil
 	}
-	if err := p.ready(); err != nil && (!errors.Is(err, vdp.ErrNoEVB) || now.Sub(p.upSince) > evbGrace) {
+	if err := p.ready(now); err != nil && (!errors.Is(err, vdp.ErrNoEVB) || now.Sub(p.upSince) > evbGrace) {
 		return out, false, err
 	}
 	request := p.st.Associate

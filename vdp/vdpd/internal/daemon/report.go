@@ -43,15 +43,15 @@ func (p *port) vsis() []vdp.VSIStatus {
 	return out
 }
 
-func (d *Daemon) status() []control.Uplink {
+func (d *Daemon) status(now time.Time) []control.Uplink {
 	out := make([]control.Uplink, 0, len(d.ports))
 	for _, p := range d.ports {
-		out = append(out, p.status())
+		out = append(out, p.status(now))
 	}
 	return out
 }
 
-func (p *port) status() control.Uplink {
+func (p *port) status(now time.Time) control.Uplink {
 	u := control.Uplink{
 		Name: p.cfg.Name, Ifindex: p.ifindex, Edition: p.edition.String(),
 		Sent: p.sent, Received: p.received, LinkSince: p.upSince, Link: !p.upSince.IsZero(),
@@ -62,7 +62,7 @@ func (p *port) status() control.Uplink {
 			u.Established++
 		}
 	}
-	u.Error = control.NewError(p.ready())
+	u.Error = control.NewError(p.ready(now))
 	if p.st == nil {
 		return u
 	}
