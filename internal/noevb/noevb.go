@@ -58,19 +58,14 @@ func (p Port) silence() string {
 
 // causes leaves out what eats LLDPDUs on the host: this one has come through.
 func (h *LLDPDU) causes() string {
-	what := "LLDPDUs arrive"
+	has := "the LLDPDUs that arrive have"
 	if h.From != "" {
-		what = fmt.Sprintf("the last LLDPDU, %s ago from %s to %s,", seconds(h.Ago), h.From, h.To)
+		has = fmt.Sprintf("the last LLDPDU, %s ago from %s to %s, has", seconds(h.Ago), h.From, h.To)
 	}
-	switch {
-	case h.Flaw != "":
-		return fmt.Sprintf("%s has one that %s", what, h.Flaw)
-	case h.From == "":
-		what += " without one"
-	default:
-		what += " has none"
+	if h.Flaw != "" {
+		return fmt.Sprintf("%s one that %s", has, h.Flaw)
 	}
-	return what + ": enable EVB/VDP on the switch's port, for LLDP to " + nearestCustomerBridge + ", which a bridge in between would eat"
+	return has + " none: enable EVB/VDP on the switch's port, for LLDP to " + nearestCustomerBridge + ", which a bridge in between would eat"
 }
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%d s", int(d/time.Second)) }

@@ -17,10 +17,10 @@ func TestCauses(t *testing.T) {
 	late.Ago, wrong.Flaw = 121*time.Second, "offers neither ECP nor VDP"
 	for want, p := range map[string]Port{
 		"no LLDPDU" + all: {},
-		"no LLDPDU since the link came up 35 s ago" + all:                                      {Up: 35*time.Second + 1},
-		"no LLDPDU for 121 s" + all:                                                            {Up: time.Hour, Heard: &late},
-		"LLDPDUs arrive without one" + evb:                                                     {Heard: &LLDPDU{}},
-		"the last LLDPDU, 3 s ago from 02:bb:00:00:00:01 to 01:80:c2:00:00:0e, has none" + evb: {Up: time.Hour, Heard: &heard},
+		"no LLDPDU since the link came up 35 s ago" + all:                                                               {Up: 35*time.Second + 1},
+		"no LLDPDU for 121 s" + all:                                                                                     {Up: time.Hour, Heard: &late},
+		"the LLDPDUs that arrive have none" + evb:                                                                       {Heard: &LLDPDU{}},
+		"the last LLDPDU, 3 s ago from 02:bb:00:00:00:01 to 01:80:c2:00:00:0e, has none" + evb:                          {Up: time.Hour, Heard: &heard},
 		"the last LLDPDU, 3 s ago from 02:bb:00:00:00:01 to 01:80:c2:00:00:0e, has one that offers neither ECP nor VDP": {Heard: &wrong},
 	} {
 		p.Name = "no such device"
