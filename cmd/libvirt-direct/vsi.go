@@ -354,6 +354,9 @@ func eventLine(e *control.Event) string {
 	if e.VSI != nil {
 		words = append(words, e.VSI.ID, e.Mode, e.VSI.FilterText())
 	}
+	if e.Source != "" {
+		words = append(words, "from", e.Source)
+	}
 	if e.Error != nil {
 		words = append(words, "("+e.Error.Error()+")")
 	}

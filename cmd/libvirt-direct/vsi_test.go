@@ -146,6 +146,9 @@ func TestPrintUplink(t *testing.T) {
 	for _, key := range []string{"pins", "others", "echoes"} {
 		require.NotContains(t, string(b), key)
 	}
+	require.Equal(t, "03:04:05 eth0 conflict from 02:cc:00:00:00:01", eventLine(&control.Event{
+		Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.Local), Uplink: "eth0", Type: "conflict", Source: "02:cc:00:00:00:01",
+	}))
 	since := control.Agent{Since: time.Date(2026, 1, 2, 3, 4, 5, 0, time.Local)}
 	require.Contains(t, since.String(), ", since 2026-01-02 03:04:05")
 }

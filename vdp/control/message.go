@@ -168,6 +168,7 @@ type Event struct {
 	Type   string    `json:"type"` // a vdp.EventType
 	Mode   string    `json:"mode,omitempty"`
 	VSI    *VSI      `json:"vsi,omitempty"`
+	Source string    `json:"source,omitempty"` // of conflict and foreign: who is not the switch
 	Error  *Error    `json:"error,omitempty"`
 }
 

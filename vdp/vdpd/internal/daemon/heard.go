@@ -34,16 +34,16 @@ func (h *heard) take(now time.Time, frame []byte, foreign bool) {
 // a fixed edition none is needed.
 func (h *heard) flaw() string {
 	switch evb := h.lldpdu.EVB; {
+	case evb == nil && h.lldpdu.Draft == nil:
+		return ""
 	case h.foreign:
 		return "neighbor in vdpd.toml does not admit"
 	case evb != nil && evb.Role != vdp.RoleBridge:
 		return "is not a bridge's"
 	case h.lldpdu.Draft != nil && !offers(h.lldpdu.Draft, vdp.CapECP|vdp.CapVDP):
 		return "does not offer both ECP and VDP"
-	case evb != nil || h.lldpdu.Draft != nil:
-		return "vdpd has not answered yet"
 	}
-	return ""
+	return "vdpd has not answered yet"
 }
 
 func offers(d *vdp.EVBDraft, capabilities uint8) bool {

@@ -12,16 +12,28 @@ import (
 	"libvirt-direct/vdp/vdpd/internal/uplink"
 )
 
-// lldp passes an LLDPDU of somebody's to the daemon.
+// frame is an LLDPDU to the nearest bridge.
+func (b *bench) frame(p vdp.LLDPDU, src vdp.MAC) []byte {
+	b.Helper()
+	payload, err := p.MarshalBinary()
+	require.NoError(b, err)
+	f := vdp.Frame{Dst: vdp.NearestBridge, Src: src, EtherType: vdp.EtherTypeLLDP, Payload: payload}
+	frame, err := f.MarshalBinary()
+	require.NoError(b, err)
+	return frame
+}
+
+// send passes an LLDPDU from the wire to the daemon.
+func (b *bench) send(p vdp.LLDPDU, src vdp.MAC) {
+	b.Helper()
+	b.d.frames(b.now, b.p, uplink.Frames{Arrived: b.frame(p, src)})
+}
+
+// lldp passes an LLDPDU of somebody's who is not the bench's switch.
 func (b *bench) lldp(p vdp.LLDPDU) {
 	b.Helper()
 	p.Chassis, p.Port, p.TTL = []byte{7, 'x'}, []byte{7, 'y'}, 120
-	payload, err := p.MarshalBinary()
-	require.NoError(b, err)
-	f := vdp.Frame{Dst: vdp.NearestBridge, Src: vdp.MAC{2, 0xcc, 0, 0, 0, 1}, EtherType: vdp.EtherTypeLLDP, Payload: payload}
-	frame, err := f.MarshalBinary()
-	require.NoError(b, err)
-	b.d.frames(b.now, b.p, uplink.Frames{Arrived: frame})
+	b.send(p, vdp.MAC{2, 0xcc, 0, 0, 0, 1})
 }
 
 // Without a usable EVB TLV the line says what has been heard, and since when.

@@ -55,6 +55,7 @@ func (p *port) status(now time.Time) control.Uplink {
 	u := control.Uplink{
 		Name: p.cfg.Name, Ifindex: p.ifindex, Edition: p.edition.String(),
 		Sent: p.sent, Received: p.received, LinkSince: p.upSince, Link: !p.upSince.IsZero(),
+		Pins: p.cfg.Neighbor, Echoes: p.echoes,
 	}
 	for _, v := range p.vsis() {
 		u.VSIs++
@@ -70,7 +71,11 @@ func (p *port) status(now time.Time) control.Uplink {
 	ms := func(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 	u.MAC, u.Edition = p.mac.String(), p.st.Edition().String()
 	u.Timers = &control.Timers{ECPAck: ms(t.ECPAck), ECPRetries: t.ECPRetries, Answer: ms(t.Answer), Keepalive: ms(t.Keepalive)}
-	if n, ok := p.st.Neighbor(); ok {
+	if peer, used := p.st.Exponents(); peer != nil {
+		u.Timers.Peer, u.Timers.Used = exponents(peer), exponents(&used)
+	}
+	n, ok := p.st.Neighbor()
+	if ok {
 		u.Switch = &control.Switch{Source: n.Source.String(), Chassis: n.ChassisID(), Port: n.PortID()}
 		switch {
 		case n.EVB != nil:
@@ -79,11 +84,26 @@ func (p *port) status(now time.Time) control.Uplink {
 			u.Switch.ReflectiveRelay = n.Draft.Forwarding&vdp.ForwardReflective != 0
 		}
 	}
+	for _, o := range p.st.Conflicts() {
+		// The switch's port can have an agent for each group address.
+		if same := o.ChassisID() == n.ChassisID() && o.PortID() == n.PortID(); !same && now.Before(o.Until) {
+			u.Others = append(u.Others, control.Agent{
+				Source: o.Source.String(), Group: o.Group.String(), Chassis: o.ChassisID(), Port: o.PortID(), Since: o.Since,
+			})
+		}
+	}
 	return u
+}
+
+func exponents(e *vdp.EVBConfig) *control.Exponents {
+	return &control.Exponents{Retries: e.Retries, RTE: e.RTE, RWD: e.RWD, RKA: e.RKA}
 }
 
 func controlEvent(p *port, e *vdp.Event) control.Event {
 	out := control.Event{Time: time.Now(), Uplink: p.cfg.Name, Type: e.Type.String(), Error: control.NewError(e.Err)}
+	if e.Source != (vdp.MAC{}) {
+		out.Source = e.Source.String()
+	}
 	if e.AboutVSI() {
 		v := control.FromVDP(&e.VSI)
 		out.VSI, out.Mode = &v, e.Mode.String()
