@@ -283,6 +283,10 @@ func (d *Daemon) frames(now time.Time, p *port, f uplink.Frames) {
 		return
 	}
 	count(&p.received, f.Arrived)
+	if p.vfs.sent(now, f.Arrived) {
+		p.log.Debug("frame ignored", "err", errOwnVF)
+		return
+	}
 	out, err := p.st.Handle(now, f.Arrived)
 	if errors.Is(err, vdp.ErrEcho) {
 		p.echoes++

@@ -56,6 +56,7 @@ type port struct {
 	sent, received control.Frames
 	echoes         uint64 // of what this host has sent
 	heard          heard  // while the link is up
+	vfs            ownVFs
 }
 
 // A result is how far libvirt's last request for a VSI has come.
@@ -338,6 +339,8 @@ func (p *port) open(ctx context.Context, now time.Time, ifi *linkInfo, handle fu
 		conn.Close()
 		return out, err
 	}
+	name := ifi.name
+	p.vfs = ownVFs{read: func() ([]vdp.MAC, error) { return vfAddresses(name) }}
 	ctx, cancel := context.WithCancel(ctx)
 	p.close = func() { cancel(); conn.Close() }
 	go func() {
