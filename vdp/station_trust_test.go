@@ -451,7 +451,21 @@ func TestDeassociateInAnswerToAssociate(t *testing.T) {
 	require.Empty(t, s.st.VSIs())
 }
 
-// Unless it is the answer to the de-association before, which took its time.
+// A guest that knows a VSI's id can have the switch drop it in the host's name. The answer shows it.
+func TestDeassociatedInOurName(t *testing.T) {
+	s := newSim(t, vdp.Edition2012).up()
+	v := testVSI(1)
+	s.associate(v)
+	s.run(time.Second)
+	s.events = nil
+	s.bridge(s.br.Handle(s.now, s.deassociation(vdp.NearestCustomerBridge, stationMAC, v)))
+	require.Zero(t, s.br.Mode(v.ID))
+	s.run(10 * time.Millisecond)
+	require.Equal(t, vdp.Associate, s.br.Mode(v.ID))
+	require.Equal(t, []vdp.EventType{vdp.EventLost, vdp.EventEstablished}, s.types())
+}
+
+// A late answer to the de-association before is no refusal.
 func TestLateAnswerToDeassociate(t *testing.T) {
 	s := newSim(t, vdp.Edition2012).up()
 	v := testVSI(1)

@@ -380,10 +380,15 @@ func (s *Station) message(now time.Time, m *Message) error {
 		}
 		return nil
 	}
+	ends := m.Mode == DeAssociate
 	switch {
-	case !m.Answer(s.edition), a.sent == 0, m.Mode != a.sent && m.Mode != DeAssociate:
+	case !m.Answer(s.edition), ends && a.sent != DeAssociate && now.Before(a.deafTo):
 		return ErrStray
-	case m.Mode == DeAssociate && a.sent != DeAssociate && now.Before(a.deafTo):
+	case ends && a.sent == 0 && a.have != 0 && a.want != DeAssociate:
+		// Somebody has spoken to the switch in our name.
+		s.lose(now, a, ErrBridgeDeassociated)
+		return nil
+	case a.sent == 0, m.Mode != a.sent && !ends:
 		return ErrStray
 	}
 	a.status = m.Status
