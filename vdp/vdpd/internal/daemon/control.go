@@ -313,7 +313,6 @@ func (d *Daemon) ask(ctx context.Context, uplink string, m vdp.Mode, v vdp.VSI) 
 			delete(d.watchers, a.key)
 		}
 		if done {
-			d.dirty = true
 			a.outcome <- outcome{}
 		}
 		on.log.Info("control request", "vsi", v.ID, "mode", m, "err", err)
