@@ -2,13 +2,17 @@ package daemon
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -20,11 +24,14 @@ import (
 )
 
 // serveControl gives a bench a control socket, and lets its time pass.
-func serveControl(t *testing.T, b *bench) (*control.Client, string) {
+func serveControl(t *testing.T, b *bench, options ...func(*controlSocket)) (*control.Client, string) {
 	path := filepath.Join(t.TempDir(), "control")
 	s, err := listenControl(path, "", b.d)
 	require.NoError(t, err)
 	s.gid = os.Getgid()
+	for _, o := range options {
+		o(s)
+	}
 	b.d.work = make(chan func(time.Time))
 	ctx, cancel := context.WithCancel(context.Background())
 	served, ran := make(chan error), make(chan struct{})
@@ -246,7 +253,7 @@ func TestControlSlowSubscriber(t *testing.T) {
 		for range 20 * maxPending {
 			b.d.publish(b.p, &e)
 		}
-		require.Empty(t, b.d.watchers)
+		require.Empty(t, b.d.subscribers)
 	})
 	n := 0
 	for ; err == nil; n++ {
@@ -254,6 +261,63 @@ func TestControlSlowSubscriber(t *testing.T) {
 	}
 	require.ErrorIs(t, err, control.ErrOverflow)
 	require.Greater(t, n, maxPending)
+}
+
+// Clients that never read, an answer or events, are dropped with one line each.
+func TestControlClientNeverReads(t *testing.T) {
+	b := newBench(t, vdp.Edition2012)
+	log := new(lockedBuffer)
+	b.d.log = slog.New(slog.NewTextHandler(log, nil))
+	c, path := serveControl(t, b, func(s *controlSocket) { s.writeTimeout = 20 * time.Millisecond })
+	b.d.do(t.Context(), func(time.Time) {
+		b.d.apply(b.now, b.p, b.p.link(b.now, true))
+		for i := range 4000 {
+			v := testVSI(1)
+			v.ID.Octets[10], v.ID.Octets[11] = byte(i>>8), byte(i)
+			b.p.kept[v.ID] = kept{VSI: v, Mode: vdp.Associate}
+		}
+		b.p.st = nil // they are what is listed
+	})
+	for _, request := range []string{`{"op":"list"}`, `{"op":"subscribe"}`} {
+		conn, err := net.Dial("unix", path)
+		require.NoError(t, err)
+		defer conn.Close()
+		_, err = conn.Write([]byte(strings.Repeat(request+"\n", 10)))
+		require.NoError(t, err)
+	}
+	dropped := func() int { return strings.Count(log.String(), "control client dropped") }
+	e := vdp.Event{Type: vdp.EventLost, VSI: testVSI(1), Mode: vdp.Associate, Err: vdp.ErrNoLink}
+	require.Eventually(t, func() bool {
+		b.d.do(t.Context(), func(time.Time) {
+			for range 100 {
+				b.d.publish(b.p, &e)
+			}
+		})
+		return dropped() == 2
+	}, 30*time.Second, time.Millisecond, "%s", log)
+	require.Contains(t, log.String(), fmt.Sprint("pid=", os.Getpid()))
+	l, err := c.List(t.Context(), "eth0")
+	require.NoError(t, err)
+	require.Len(t, l, 4000)
+	require.Equal(t, 2, dropped())
+}
+
+// A lockedBuffer is a log.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 func TestControlSocketOfAnother(t *testing.T) {

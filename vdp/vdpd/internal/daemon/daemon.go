@@ -31,8 +31,9 @@ type Daemon struct {
 
 	deadlines deadlines
 
-	control  *controlSocket
-	watchers map[*watcher]watcher
+	control     *controlSocket
+	watchers    map[*watcher]watcher // one for each request that waits for the switch
+	subscribers map[subscriber]struct{}
 }
 
 // New takes lldpad's place: it checks that nobody else has it, reads the state

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"time"
@@ -9,27 +10,64 @@ import (
 	"libvirt-direct/vdp/control"
 )
 
-// list describes VSIs, of one uplink and with one id unless these are empty.
-func (d *Daemon) list(uplink, id string) []control.VSIStatus {
-	var out []control.VSIStatus
+// listLine is about how many VSIs one line of a list has.
+const listLine = 1024
+
+// list sends the VSIs of an uplink, or of all if it is empty, line by line. The
+// ports are looked at one after the other, so that other work gets its turn.
+func (d *Daemon) list(ctx context.Context, uplink string, send func(control.Reply) error) error {
+	var r control.Reply
+	for i, more := 0, true; more; i++ {
+		var (
+			name string
+			vsis []vdp.VSIStatus
+		)
+		d.do(ctx, func(time.Time) {
+			if more = i < len(d.ports); more {
+				if name = d.ports[i].cfg.Name; uplink == "" || uplink == name {
+					vsis = d.ports[i].vsis()
+				}
+			}
+		})
+		if ctx.Err() != nil { // the closure may run yet
+			return ctx.Err()
+		}
+		for j := range vsis {
+			if len(r.VSIs) >= listLine {
+				r.More = true
+				if err := send(r); err != nil {
+					return err
+				}
+				r = control.Reply{VSIs: r.VSIs[:0]}
+			}
+			r.VSIs = append(r.VSIs, controlStatus(name, &vsis[j]))
+		}
+	}
+	return send(r)
+}
+
+// show describes a VSI, of one uplink unless that is empty.
+func (d *Daemon) show(uplink string, id vdp.ID) (out []control.VSIStatus) {
 	for _, p := range d.ports {
 		if uplink != "" && p.cfg.Name != uplink {
 			continue
 		}
-		for _, v := range p.vsis() {
-			s := control.VSIStatus{
-				Uplink: p.cfg.Name, VSI: control.FromVDP(&v.VSI), Mode: v.Mode.String(),
-				State: v.State.String(), Error: control.NewError(v.Err),
-			}
-			if v.Have != 0 {
-				s.Have = v.Have.String()
-			}
-			if wanted, err := vdp.ParseUUID(id); id == "" || err == nil && wanted == v.VSI.ID {
-				out = append(out, s)
-			}
+		if v, ok := p.vsi(id); ok {
+			out = append(out, controlStatus(p.cfg.Name, &v))
 		}
 	}
 	return out
+}
+
+func controlStatus(uplink string, v *vdp.VSIStatus) control.VSIStatus {
+	s := control.VSIStatus{
+		Uplink: uplink, VSI: control.FromVDP(&v.VSI), Mode: v.Mode.String(),
+		State: v.State.String(), Error: control.NewError(v.Err),
+	}
+	if v.Have != 0 {
+		s.Have = v.Have.String()
+	}
+	return s
 }
 
 // vsis returns what the station has. Without an interface there is no station
@@ -40,9 +78,22 @@ func (p *port) vsis() []vdp.VSIStatus {
 	}
 	var out []vdp.VSIStatus
 	for _, k := range p.sorted() {
-		out = append(out, vdp.VSIStatus{VSI: k.VSI, Mode: k.Mode, State: vdp.StateLost, Err: control.ErrNoInterface})
+		out = append(out, k.status())
 	}
 	return out
+}
+
+// vsi is vsis for one VSI.
+func (p *port) vsi(id vdp.ID) (vdp.VSIStatus, bool) {
+	if p.st != nil {
+		return p.st.VSI(id)
+	}
+	k, ok := p.kept[id]
+	return k.status(), ok
+}
+
+func (k *kept) status() vdp.VSIStatus {
+	return vdp.VSIStatus{VSI: k.VSI, Mode: k.Mode, State: vdp.StateLost, Err: control.ErrNoInterface}
 }
 
 func (d *Daemon) status() []control.Uplink {
