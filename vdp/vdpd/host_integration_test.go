@@ -42,6 +42,10 @@ func TestMain(m *testing.M) {
 		askStatus(path)
 		return
 	}
+	if kind := os.Getenv(floodVariable); kind != "" {
+		fmt.Println(flood(kind))
+		return
+	}
 	dir, err := os.MkdirTemp("", "vdpd")
 	if err == nil {
 		vdpdPath = filepath.Join(dir, "vdpd")
@@ -170,7 +174,13 @@ func (h *host) start(ns string, args ...string) *process {
 
 func (h *host) vdpd(args ...string) *process {
 	h.Helper()
-	p := h.start(h.a, append([]string{vdpdPath, "-config", "/nonexistent", "-uplink", stationIf, "-debug",
+	return h.quietVdpd(append([]string{"-debug"}, args...)...)
+}
+
+// quietVdpd is vdpd without a line for every frame that is ignored.
+func (h *host) quietVdpd(args ...string) *process {
+	h.Helper()
+	p := h.start(h.a, append([]string{vdpdPath, "-config", "/nonexistent", "-uplink", stationIf,
 		"-state", filepath.Join(h.dir, "state.json"), "-pid-file", filepath.Join(h.dir, "lldpad.pid"),
 		"-control", h.controlPath()}, args...)...)
 	hosttest.Eventually(h, 20*time.Second, "vdpd's pid file", func() bool {

@@ -254,7 +254,7 @@ func (d *Daemon) linkChanged(ctx context.Context, now time.Time, l *linkInfo) {
 		}
 		if p.ifindex == 0 {
 			out, err := p.open(ctx, now, l,
-				func(f []byte) { d.do(ctx, func(now time.Time) { d.frame(now, p, f) }) },
+				func(batch [][]byte) { d.do(ctx, func(now time.Time) { d.frames(now, p, batch) }) },
 				func(err error) {
 					d.do(ctx, func(now time.Time) {
 						p.log.Warn("uplink lost", "err", err)
@@ -268,6 +268,13 @@ func (d *Daemon) linkChanged(ctx context.Context, now time.Time, l *linkInfo) {
 			d.apply(now, p, out)
 		}
 		d.apply(now, p, p.link(now, l.up))
+	}
+}
+
+// frames handles what has arrived on a port.
+func (d *Daemon) frames(now time.Time, p *port, batch [][]byte) {
+	for _, f := range batch {
+		d.frame(now, p, f)
 	}
 }
 

@@ -308,8 +308,8 @@ func response(err error) uint16 {
 }
 
 // open attaches the port to an interface and reads its frames in a goroutine,
-// which passes them to handle.
-func (p *port) open(ctx context.Context, now time.Time, ifi *linkInfo, handle func(frame []byte), gone func(error)) (vdp.Output, error) {
+// which passes them to handle some at a time.
+func (p *port) open(ctx context.Context, now time.Time, ifi *linkInfo, handle func(frames [][]byte), gone func(error)) (vdp.Output, error) {
 	conn, err := uplink.Listen(ifi.netInterface())
 	if err != nil {
 		return vdp.Output{}, err

@@ -3,6 +3,8 @@
 package uplink
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -85,25 +87,56 @@ const (
 	prioControl = 7 // TC_PRIO_CONTROL
 )
 
-// ReadLoop calls f with each frame until the context is done or the socket
-// fails, as it does when the interface goes away. f owns the frame.
-// A link that is down is waited for.
-func (c *Conn) ReadLoop(ctx context.Context, f func(frame []byte)) error {
+// maxBatch is how many frames are handed over at once: few enough that others
+// get their turn soon, many enough that the hand-over does not count.
+const maxBatch = 32
+
+// ReadLoop calls f with the frames that have arrived, some at a time, until the
+// context is done or the socket fails, as it does when the interface goes away.
+// f owns the frames. While it works, further ones wait in the socket's buffer,
+// and those beyond are lost as on any wire. A link that is down is waited for.
+func (c *Conn) ReadLoop(ctx context.Context, f func(frames [][]byte)) error {
 	stop := context.AfterFunc(ctx, func() { c.c.Close() })
 	defer stop()
+	raw, err := c.c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	buf := make([]byte, maxFrame)
 	for {
-		b := make([]byte, maxFrame)
-		n, _, err := c.c.ReadFrom(b)
-		switch {
+		var (
+			batch   [][]byte
+			failure error
+		)
+		err := raw.Read(func(fd uintptr) (done bool) {
+			batch, failure = receive(int(fd), buf)
+			return len(batch) > 0 || !errors.Is(failure, unix.EAGAIN)
+		})
+		if len(batch) > 0 {
+			f(batch)
+		}
+		switch err := cmp.Or(err, failure); {
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case isNetDown(err):
-			continue // reported once, then the socket waits for the link
-		case err != nil:
+		case err == nil, errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
+		case isNetDown(err): // reported once, then the socket waits for the link
+		default:
 			return err
 		}
-		f(b[:n:n])
 	}
+}
+
+// receive returns what is in the socket's buffer, up to maxBatch frames, and why
+// there are not more.
+func receive(fd int, buf []byte) (batch [][]byte, err error) {
+	for len(batch) < maxBatch {
+		n, _, err := unix.Recvfrom(fd, buf, unix.MSG_DONTWAIT)
+		if err != nil {
+			return batch, err
+		}
+		batch = append(batch, bytes.Clone(buf[:n]))
+	}
+	return batch, nil
 }
 
 // Send sends a frame. A link that is down is not an error: what was sent is
