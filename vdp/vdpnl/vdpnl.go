@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -247,6 +248,9 @@ func Status(h Header, pid uint32, ifindex int32, ports iter.Seq[Port]) (messages
 			b, list = begin()
 			native.PutUint16(b[6:], unix.NLM_F_MULTI)
 		}
+		if len(b) > 1<<10 { // there will be many more
+			b = slices.Grow(b, MaxMessage-len(b))
+		}
 		b = appendPort(b, &p)
 	}
 	endNest(b, list)
@@ -254,8 +258,10 @@ func Status(h Header, pid uint32, ifindex int32, ports iter.Seq[Port]) (messages
 }
 
 func appendPort(b []byte, p *Port) []byte {
-	b, at := nest(b, unix.IFLA_VF_PORT)
-	b = attr(b, unix.IFLA_PORT_INSTANCE_UUID, p.ID.Octets[:])
+	at := len(b)
+	b = appendHeader(b, unix.IFLA_VF_PORT|unix.NLA_F_NESTED, 0)
+	b = appendHeader(b, unix.IFLA_PORT_INSTANCE_UUID, len(p.ID.Octets))
+	b = append(b, p.ID.Octets[:]...)
 	b = appendHeader(b, unix.IFLA_PORT_VF, 4)
 	b = native.AppendUint32(b, selfVF)
 	if p.Done {

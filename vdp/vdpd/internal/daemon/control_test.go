@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -296,10 +297,46 @@ func TestControlClientNeverReads(t *testing.T) {
 		return dropped() == 2
 	}, 30*time.Second, time.Millisecond, "%s", log)
 	require.Contains(t, log.String(), fmt.Sprint("pid=", os.Getpid()))
-	l, err := c.List(t.Context(), "eth0")
+	_, err := c.Status(t.Context())
 	require.NoError(t, err)
-	require.Len(t, l, 4000)
 	require.Equal(t, 2, dropped())
+}
+
+// A list of many VSIs, which takes several lines, is whole, in the order of
+// uplinks and ids.
+func TestControlListOfMany(t *testing.T) {
+	b := newBench(t, vdp.Edition2012)
+	c, _ := serveControl(t, b)
+	var want []string
+	b.d.do(t.Context(), func(time.Time) {
+		for n := range 3 {
+			p := newPort(Uplink{Name: fmt.Sprint("many", n)}, uplinkState{}, b.d.log)
+			b.d.ports = append(b.d.ports, p)
+			b.d.cfg.Uplinks = append(b.d.cfg.Uplinks, p.cfg)
+			for i := range 2*listLine - 10*n {
+				p.keep(kept{VSI: manyVSIs(i), Mode: vdp.Associate})
+				want = append(want, p.cfg.Name+" "+manyVSIs(i).ID.String())
+			}
+		}
+	})
+	for _, uplink := range []string{"", "many1"} {
+		l, err := c.List(t.Context(), uplink)
+		require.NoError(t, err)
+		var got []string
+		for _, v := range l {
+			got = append(got, v.Uplink+" "+v.VSI.ID)
+		}
+		if uplink != "" {
+			want = want[2*listLine : 4*listLine-10]
+		}
+		require.True(t, slices.Equal(want, got), "%d of %d", len(got), len(want))
+	}
+	l, err := c.Show(t.Context(), manyVSIs(7).ID)
+	require.NoError(t, err)
+	require.Len(t, l, 3)
+	l, err = c.List(t.Context(), "eth0")
+	require.NoError(t, err)
+	require.Empty(t, l)
 }
 
 // A lockedBuffer is a log.

@@ -82,17 +82,15 @@ func (d *Daemon) takeOver(last state) error {
 		return err
 	}
 	ours := make(state)
+	for _, u := range d.cfg.Uplinks {
+		ours[u.Name] = cmp.Or(last[u.Name], new(uplinkState))
+		delete(last, u.Name)
+	}
 	d.saver = newSaver(d.cfg.StateFile, ours, d.log)
 	for _, u := range d.cfg.Uplinks {
-		s := cmp.Or(last[u.Name], new(uplinkState))
-		delete(last, u.Name)
-		if s.vsis == nil {
-			s.vsis = make(map[vdp.ID]kept)
-		}
-		p := newPort(u, *s, d.log)
+		p := newPort(u, *ours[u.Name], d.log)
 		p.saver = d.saver
 		d.ports = append(d.ports, p)
-		ours[u.Name] = s
 	}
 	for name, u := range last {
 		d.log.Warn("VSIs of an uplink that is no longer configured are forgotten", "uplink", name, "vsis", len(u.vsis))

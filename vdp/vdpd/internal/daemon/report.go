@@ -13,37 +13,48 @@ import (
 // listLine is about how many VSIs one line of a list has.
 const listLine = 1024
 
-// list sends the VSIs of an uplink, or of all if it is empty, line by line. The
-// ports are looked at one after the other, so that other work gets its turn.
+// list sends the VSIs of an uplink, or of all if it is empty, line by line. It
+// looks at some ports at a time, so that other work gets its turn.
 func (d *Daemon) list(ctx context.Context, uplink string, send func(control.Reply) error) error {
 	var r control.Reply
-	for i, more := 0, true; more; i++ {
-		var (
-			name string
-			vsis []vdp.VSIStatus
-		)
-		d.do(ctx, func(time.Time) {
-			if more = i < len(d.ports); more {
-				if name = d.ports[i].cfg.Name; uplink == "" || uplink == name {
-					vsis = d.ports[i].vsis()
-				}
-			}
-		})
+	for next, more := 0, true; more; {
+		var found []portVSIs
+		d.do(ctx, func(time.Time) { found, next, more = d.someVSIs(uplink, next) })
 		if ctx.Err() != nil { // the closure may run yet
 			return ctx.Err()
 		}
-		for j := range vsis {
-			if len(r.VSIs) >= listLine {
-				r.More = true
-				if err := send(r); err != nil {
-					return err
+		for _, f := range found {
+			for i := range f.vsis {
+				if len(r.VSIs) >= listLine {
+					r.More = true
+					if err := send(r); err != nil {
+						return err
+					}
+					r = control.Reply{VSIs: r.VSIs[:0]}
 				}
-				r = control.Reply{VSIs: r.VSIs[:0]}
+				r.VSIs = append(r.VSIs, controlStatus(f.uplink, &f.vsis[i]))
 			}
-			r.VSIs = append(r.VSIs, controlStatus(name, &vsis[j]))
 		}
 	}
 	return send(r)
+}
+
+type portVSIs struct {
+	uplink string
+	vsis   []vdp.VSIStatus
+}
+
+// someVSIs returns the VSIs of the ports from one on, until they are enough for
+// a line, and whether there are further ports and from which one on.
+func (d *Daemon) someVSIs(uplink string, from int) (found []portVSIs, next int, more bool) {
+	for n := 0; from < len(d.ports) && n < listLine; from++ {
+		if p := d.ports[from]; uplink == "" || p.cfg.Name == uplink {
+			f := portVSIs{p.cfg.Name, p.vsis()}
+			found = append(found, f)
+			n += len(f.vsis)
+		}
+	}
+	return found, from, from < len(d.ports)
 }
 
 // show describes a VSI, of one uplink unless that is empty.

@@ -1,7 +1,7 @@
 package daemon
 
 import (
-	"errors"
+	"bufio"
 	"log/slog"
 	"os"
 	"sync"
@@ -33,6 +33,8 @@ type saver struct {
 	done  chan struct{}
 }
 
+// A vsiKey names a VSI of an uplink; without an id, what is saved of the uplink
+// itself.
 type vsiKey struct {
 	uplink string
 	id     vdp.ID
@@ -46,13 +48,20 @@ type change struct {
 	isNew bool // run does not know the VSI: if it goes, there was nothing
 }
 
-// newSaver returns a saver for a file whose contents are s.
-func newSaver(path string, s state, log *slog.Logger) *saver {
-	return &saver{
-		log: log, file: stateFile{path: path, state: s},
+// newSaver returns a saver for a file that is to have s, until that changes.
+func newSaver(path string, last state, log *slog.Logger) *saver {
+	s := &saver{
+		log: log, file: stateFile{path: path, live: make(map[vsiKey][]byte)},
 		infos: make(map[string]uplinkInfo), vsis: make(map[vsiKey]change),
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
+	for name, u := range last {
+		s.infos[name] = u.uplinkInfo
+		for id, k := range u.vsis {
+			s.vsis[vsiKey{name, id}] = change{kept: k}
+		}
+	}
+	return s
 }
 
 // info takes note of what is saved of an uplink.
@@ -158,28 +167,33 @@ func (s *saver) take() []record {
 }
 
 // A stateFile is the file as a saver writes it: changes are appended, until
-// half of it no longer counts.
+// half of it no longer counts. What counts is in memory as it is in the file, so
+// that writing it anew costs little more than a copy.
 type stateFile struct {
 	path  string
-	state state
-	f     *os.File // nil if the file has to be written anew
-	lines int      // records in the file
-	live  int      // records that a new file would have
+	live  map[vsiKey][]byte // lines
+	f     *os.File          // nil if the file has to be written anew
+	lines int               // in the file, after the first
 }
 
-// save applies changes to the state and the file. What it could not write is in
-// the next file that it can.
+// save writes changes. What it could not write is in the next file that it can.
 func (f *stateFile) save(records []record) error {
 	var b []byte
 	for i := range records {
-		f.live += f.state.apply(&records[i])
-		var err error
-		if b, err = appendLine(b, &records[i]); err != nil {
+		r := &records[i]
+		line, err := appendLine(nil, r)
+		if err != nil {
 			return err
+		}
+		b = append(b, line...)
+		if r.Gone != nil {
+			delete(f.live, r.key())
+		} else {
+			f.live[r.key()] = line
 		}
 	}
 	f.lines += len(records)
-	if f.f == nil || f.replaced() || f.lines-f.live > max(f.live, minDead) {
+	if f.f == nil || f.replaced() || f.lines-len(f.live) > max(len(f.live), minDead) {
 		return f.rewrite()
 	}
 	if len(b) == 0 {
@@ -190,9 +204,8 @@ func (f *stateFile) save(records []record) error {
 		err = f.f.Sync()
 	}
 	if err != nil {
-		// The file may end in half a record now, which is no harm as long as
-		// nothing is written behind it.
-		return errors.Join(err, f.rewrite())
+		// The file may end in half a line now, behind which nothing must come.
+		return f.rewrite()
 	}
 	return nil
 }
@@ -208,18 +221,14 @@ func (f *stateFile) replaced() bool {
 }
 
 // rewrite replaces the file in one step: a crash leaves the old or the new one.
-func (f *stateFile) rewrite() (err error) {
+func (f *stateFile) rewrite() error {
 	f.close()
-	b, err := f.state.appendTo(nil)
-	if err != nil {
-		return err
-	}
 	next := f.path + ".new"
 	file, err := os.OpenFile(next, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = file.Write(b)
+	err = f.writeTo(file)
 	if err == nil {
 		err = file.Sync()
 	}
@@ -231,12 +240,21 @@ func (f *stateFile) rewrite() (err error) {
 		os.Remove(next)
 		return err
 	}
-	f.f, f.live = file, 0
-	for _, u := range f.state {
-		f.live += 1 + len(u.vsis)
-	}
-	f.lines = f.live
+	f.f, f.lines = file, len(f.live)
 	return nil
+}
+
+func (f *stateFile) writeTo(file *os.File) error {
+	header, err := appendLine(nil, stateHeader{stateVersion})
+	if err != nil {
+		return err
+	}
+	w := bufio.NewWriterSize(file, 64<<10)
+	_, _ = w.Write(header)
+	for _, line := range f.live {
+		_, _ = w.Write(line)
+	}
+	return w.Flush() // has the first error
 }
 
 func (f *stateFile) close() (err error) {

@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
-	"slices"
 
 	"libvirt-direct/vdp"
 	"libvirt-direct/vdp/vdpnl"
@@ -175,16 +173,24 @@ func (r *record) check() error {
 	return nil
 }
 
-// apply makes the change. It returns by how many records the shortest form of
-// the state has grown.
-func (s state) apply(r *record) (grown int) {
+// key names what the record is about.
+func (r *record) key() vsiKey {
+	switch {
+	case r.Set != nil:
+		return vsiKey{r.Uplink, r.Set.VSI.ID}
+	case r.Gone != nil:
+		return vsiKey{r.Uplink, *r.Gone}
+	}
+	return vsiKey{uplink: r.Uplink}
+}
+
+// apply makes the change.
+func (s state) apply(r *record) {
 	u := s[r.Uplink]
 	if u == nil {
 		u = &uplinkState{vsis: make(map[vdp.ID]kept)}
 		s[r.Uplink] = u
-		grown = 1
 	}
-	before := len(u.vsis)
 	switch {
 	case r.Info != nil:
 		u.uplinkInfo = *r.Info
@@ -193,24 +199,6 @@ func (s state) apply(r *record) (grown int) {
 	default:
 		delete(u.vsis, *r.Gone)
 	}
-	return grown + len(u.vsis) - before
-}
-
-// appendTo appends the state in its shortest form, as a whole file.
-func (s state) appendTo(b []byte) ([]byte, error) {
-	b, err := appendLine(b, stateHeader{stateVersion})
-	for _, name := range slices.Sorted(maps.Keys(s)) {
-		u := s[name]
-		if err == nil {
-			b, err = appendLine(b, record{Uplink: name, Info: &u.uplinkInfo})
-		}
-		for _, k := range u.vsis {
-			if err == nil {
-				b, err = appendLine(b, record{Uplink: name, Set: &k})
-			}
-		}
-	}
-	return b, err
 }
 
 func appendLine(b []byte, v any) ([]byte, error) {

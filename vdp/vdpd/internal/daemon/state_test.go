@@ -99,19 +99,21 @@ func TestStateOfNewerVersion(t *testing.T) {
 func TestStateCutAnywhere(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "state.json")
-	f := stateFile{path: path, state: make(state)}
+	f := newFile(path)
 	require.NoError(t, f.save(nil))
+	s := make(state)
 	states := []state{{}}
 	for _, r := range []record{
 		{Uplink: "eth0", Info: &uplinkInfo{vdp.Edition2012}}, {Uplink: "eth0", Set: ptr(testKept(1))},
 		{Uplink: "eth1", Set: ptr(testKept(1))}, {Uplink: "eth0", Gone: ptr(testVSI(1).ID)}, {Uplink: "eth0", Set: ptr(testKept(2))},
 	} {
 		require.NoError(t, f.save([]record{r}))
-		s := make(state)
-		for name, u := range f.state {
-			s[name] = &uplinkState{u.uplinkInfo, maps.Clone(u.vsis)}
+		s.apply(&r)
+		now := make(state)
+		for name, u := range s {
+			now[name] = &uplinkState{u.uplinkInfo, maps.Clone(u.vsis)}
 		}
-		states = append(states, s)
+		states = append(states, now)
 	}
 	require.NoError(t, f.close())
 	whole, err := os.ReadFile(path)
@@ -124,22 +126,27 @@ func TestStateCutAnywhere(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, want, s, n)
 		// The next vdpd does not write behind what was cut.
-		next := stateFile{path: path, state: s}
-		require.NoError(t, next.save(nil))
-		require.NoError(t, next.save([]record{{Uplink: "eth9", Info: &uplinkInfo{}}}))
-		require.NoError(t, next.close())
+		next := newSaver(path, s, nil)
+		go next.run()
+		next.info("eth9", uplinkInfo{Edition: vdp.EditionDraft})
+		next.close()
 		again, err := readState(path)
 		require.NoError(t, err, n)
-		require.Equal(t, next.state, again)
+		for name, u := range s {
+			require.Equal(t, u, again[name])
+		}
+		require.Equal(t, vdp.EditionDraft, again["eth9"].Edition)
 	}
 }
+
+func newFile(path string) stateFile { return stateFile{path: path, live: make(map[vsiKey][]byte)} }
 
 func ptr[T any](v T) *T { return &v }
 
 // The file stays in proportion to what is kept, however often that changes.
 func TestStateFileIsCompacted(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.json")
-	f := stateFile{path: path, state: make(state)}
+	f, want := newFile(path), make(state)
 	defer f.close()
 	r := rand.New(rand.NewPCG(1, 2))
 	longest := 0
@@ -150,8 +157,9 @@ func TestStateFileIsCompacted(t *testing.T) {
 			c = record{Uplink: "eth0", Gone: &k.VSI.ID}
 		}
 		require.NoError(t, f.save([]record{c}))
+		want.apply(&c)
 		longest = max(longest, f.lines)
-		require.GreaterOrEqual(t, f.lines, f.live)
+		require.GreaterOrEqual(t, f.lines, len(f.live))
 	}
 	require.LessOrEqual(t, longest, 42+minDead)
 	b, err := os.ReadFile(path)
@@ -159,12 +167,8 @@ func TestStateFileIsCompacted(t *testing.T) {
 	require.Equal(t, f.lines, bytes.Count(b, []byte("\n"))-1)
 	s, err := readState(path)
 	require.NoError(t, err)
-	require.Equal(t, f.state, s)
-	live := 0
-	for _, u := range s {
-		live += 1 + len(u.vsis)
-	}
-	require.Equal(t, live, f.live)
+	require.Equal(t, want, s)
+	require.Equal(t, len(s["eth0"].vsis), len(f.live))
 }
 
 // A file that was removed, replaced or could not be written is written anew,
@@ -172,18 +176,19 @@ func TestStateFileIsCompacted(t *testing.T) {
 func TestStateFileAfterTrouble(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "run")
 	path := filepath.Join(dir, "state.json")
-	f := stateFile{path: path, state: make(state)}
+	f, want := newFile(path), make(state)
 	n := byte(0)
 	save := func() error {
 		n++
-		return f.save([]record{{Uplink: "eth0", Set: ptr(testKept(n))}})
+		r := record{Uplink: "eth0", Set: ptr(testKept(n))}
+		want.apply(&r)
+		return f.save([]record{r})
 	}
 	saved := func() {
 		t.Helper()
 		s, err := readState(path)
 		require.NoError(t, err)
-		require.Equal(t, f.state, s)
-		require.Len(t, s["eth0"].vsis, int(n))
+		require.Equal(t, want, s)
 	}
 	require.Error(t, save(), "there is no such folder")
 	require.NoError(t, os.Mkdir(dir, 0o755))
@@ -300,18 +305,28 @@ func TestKilledWhileSaving(t *testing.T) {
 	require.NotEmpty(t, last)
 }
 
+// written returns a state's file.
+func written(tb testing.TB, path string, s state) []byte {
+	w := newSaver(path, s, nil)
+	go w.run()
+	w.close()
+	b, err := os.ReadFile(path)
+	require.NoError(tb, err)
+	return b
+}
+
 func FuzzParseState(f *testing.F) {
 	f.Add([]byte(v1))
 	s, err := parseState([]byte(v1))
 	require.NoError(f, err)
-	b, err := s.appendTo(nil)
-	require.NoError(f, err)
+	b := written(f, filepath.Join(f.TempDir(), "state.json"), s)
 	f.Add(b)
 	f.Add(b[:len(b)-5])
 	gone, err := appendLine(b, record{Uplink: "eth0", Gone: ptr(testVSI(1).ID)})
 	require.NoError(f, err)
 	f.Add(gone)
 	f.Add([]byte("{\"version\":3}\n"))
+	path := filepath.Join(shortDir(f), "state.json")
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s, err := parseState(b)
 		if err != nil {
@@ -320,8 +335,7 @@ func FuzzParseState(f *testing.F) {
 			}
 			return
 		}
-		whole, err := s.appendTo(nil)
-		require.NoError(t, err)
+		whole := written(t, path, s)
 		again, err := parseState(whole)
 		require.NoError(t, err, "%s", whole)
 		require.Equal(t, s, again)
