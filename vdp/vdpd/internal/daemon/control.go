@@ -290,8 +290,8 @@ func (d *Daemon) controlRequest(ctx context.Context, r *control.Request) (reply 
 	}
 	switch r.Op {
 	case control.OpStatus:
-		d.do(ctx, func(time.Time) { reply.Uplinks = d.status() })
-		return reply, ctx.Err()
+		reply.Uplinks, err = d.status(ctx)
+		return reply, err
 	case control.OpShow:
 		id, err := vdp.ParseUUID(r.ID)
 		if err != nil {

@@ -107,12 +107,24 @@ func (k *kept) status() vdp.VSIStatus {
 	return vdp.VSIStatus{VSI: k.VSI, Mode: k.Mode, State: vdp.StateLost, Err: control.ErrNoInterface}
 }
 
-func (d *Daemon) status() []control.Uplink {
-	out := make([]control.Uplink, 0, len(d.ports))
-	for _, p := range d.ports {
-		out = append(out, p.status())
+// status describes the uplinks, one after the other.
+func (d *Daemon) status(ctx context.Context) ([]control.Uplink, error) {
+	var out []control.Uplink
+	for i, more := 0, true; more; i++ {
+		var u control.Uplink
+		d.do(ctx, func(time.Time) {
+			if more = i < len(d.ports); more {
+				u = d.ports[i].status()
+			}
+		})
+		if ctx.Err() != nil { // the closure may run yet
+			return nil, ctx.Err()
+		}
+		if more {
+			out = append(out, u)
+		}
 	}
-	return out
+	return out, nil
 }
 
 func (p *port) status() control.Uplink {
@@ -120,12 +132,7 @@ func (p *port) status() control.Uplink {
 		Name: p.cfg.Name, Ifindex: p.ifindex, Edition: p.edition.String(),
 		Sent: p.sent, Received: p.received, LinkSince: p.upSince, Link: !p.upSince.IsZero(),
 	}
-	for _, v := range p.vsis() {
-		u.VSIs++
-		if v.State == vdp.StateEstablished {
-			u.Established++
-		}
-	}
+	u.VSIs, u.Established = p.count()
 	u.Error = control.NewError(p.ready())
 	if p.st == nil {
 		return u
@@ -175,4 +182,15 @@ func controlEvent(p *port, e *vdp.Event) control.Event {
 		out.VSI, out.Mode = &v, e.Mode.String()
 	}
 	return out
+}
+
+// count returns how many VSIs there are, and how many of them are established.
+func (p *port) count() (vsis, established int) {
+	for _, v := range p.vsis() {
+		vsis++
+		if v.State == vdp.StateEstablished {
+			established++
+		}
+	}
+	return vsis, established
 }

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -28,20 +30,21 @@ type scale struct {
 	now     time.Time
 	file    stateFile
 	request []byte
+	vsis    int // of all ports
 	n       int
 }
 
-// newScale makes one. The first port has as many VSIs as the others.
-func newScale(tb testing.TB, ports, vsis int) *scale {
+// newScale makes one, with as many ports as numbers of VSIs.
+func newScale(tb testing.TB, vsis []int) *scale {
 	tb.Helper()
 	s := &scale{now: time.Unix(1e9, 0)}
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	s.d = &Daemon{log: log, nl: &endpoint{pid: 99}, watchers: make(map[*watcher]watcher)}
 	s.file = newFile(filepath.Join(shortDir(tb), "state.json"))
 	s.d.saver = newSaver("", nil, log) // takes note; the file is saved by what measures it
-	for i := range ports {
+	for i, n := range vsis {
 		u := uplinkState{vsis: make(map[vdp.ID]kept)}
-		for j := range vsis {
+		for j := range n {
 			v := manyVSIs(j)
 			u.vsis[v.ID] = kept{VSI: v, Mode: vdp.Associate}
 		}
@@ -63,18 +66,19 @@ func newScale(tb testing.TB, ports, vsis int) *scale {
 		}
 	}
 	for i, p := range s.d.ports {
-		for end := s.now.Add(time.Minute); p.status().Established < vsis && s.now.Before(end); s.now = s.now.Add(2 * time.Millisecond) {
+		for end := s.now.Add(time.Minute); p.status().Established < vsis[i] && s.now.Before(end); s.now = s.now.Add(2 * time.Millisecond) {
 			s.d.tick(s.now)
 			for _, g := range s.bridges[i].Tick(s.now) {
 				s.d.frame(s.now, p, g)
 			}
 		}
-		require.Equal(tb, vsis, p.status().Established, p.cfg.Name)
+		require.Equal(tb, vsis[i], p.status().Established, p.cfg.Name)
+		s.vsis += vsis[i]
 	}
 	s.p = s.d.ports[0]
 	require.NoError(tb, s.file.save(s.d.saver.take()))
-	require.Equal(tb, ports*(vsis+1), len(s.file.live))
-	v := manyVSIs(vsis / 2)
+	require.Equal(tb, len(vsis)+s.vsis, len(s.file.live))
+	v := manyVSIs(vsis[0] / 2)
 	s.request = (&vdpnl.Request{Header: vdpnl.Header{Seq: 1}, Ifname: s.p.cfg.Name, Set: &vdpnl.Set{Mode: vdp.Associate, VSI: v}}).Marshal()
 	tb.Cleanup(func() { s.file.close() })
 	return s
@@ -121,7 +125,7 @@ func (s *scale) save(tb testing.TB) {
 func BenchmarkScale(b *testing.B) {
 	for _, size := range []struct{ ports, vsis int }{{1, 10}, {64, 10}, {64, 1000}} {
 		b.Run(fmt.Sprintf("%dx%d", size.ports, size.vsis), func(b *testing.B) {
-			s := newScale(b, size.ports, size.vsis)
+			s := newScale(b, slices.Repeat([]int{size.vsis}, size.ports))
 			b.Run("tick", func(b *testing.B) {
 				for b.Loop() {
 					s.tick()
@@ -186,7 +190,67 @@ func (s *scale) serve(tb testing.TB) *control.Client {
 // list is "vsi list", from the request to the last VSI in the client's memory.
 func (s *scale) list(tb testing.TB, c *control.Client) {
 	l, err := c.List(tb.Context(), "")
-	if want := len(s.d.ports) * s.p.status().VSIs; err != nil || len(l) != want {
-		tb.Fatal(len(l), want, err)
+	if err != nil || len(l) != s.vsis {
+		tb.Fatal(len(l), s.vsis, err)
 	}
+}
+
+// What is done often costs the same with 10 VSIs and with 64,000, within 10 %.
+// Both are measured in turn, in small portions, and the medians compared: what
+// else the machine does hits either. It is for "make long".
+func TestScale(t *testing.T) {
+	if os.Getenv("LONG") != "1" {
+		t.Skip("for make long")
+	}
+	small := newScale(t, []int{10})
+	busy := newScale(t, slices.Repeat([]int{1000}, 64))
+	for against, large := range map[string]*scale{
+		"64x1000":                  busy,
+		"10 and 63x1000 of others": newScale(t, append([]int{10}, slices.Repeat([]int{1000}, 63)...)),
+	} {
+		for name, f := range map[string]func(s *scale){
+			"tick":   func(s *scale) { s.tick() },
+			"change": func(s *scale) { s.change(t) },
+			"save":   func(s *scale) { s.save(t) },
+		} {
+			t.Run(name+" with "+against, func(t *testing.T) { sameCost(t, small, large, f) })
+		}
+	}
+	t.Run("list", func(t *testing.T) {
+		const limit = 3 * time.Microsecond
+		c := busy.serve(t)
+		best := time.Duration(math.MaxInt64)
+		for range 20 {
+			start := time.Now()
+			busy.list(t, c)
+			best = min(best, time.Since(start)/64000)
+		}
+		t.Logf("list: %v for each VSI", best)
+		require.LessOrEqual(t, best, limit)
+	})
+}
+
+func sameCost(t *testing.T, small, large *scale, f func(s *scale)) {
+	const portions, portion = 1000, 20
+	best := math.Inf(1)
+	for range 5 {
+		var took [2][]time.Duration
+		for range portions {
+			for i, s := range []*scale{small, large} {
+				start := time.Now()
+				for range portion {
+					f(s)
+				}
+				took[i] = append(took[i], time.Since(start)/portion)
+			}
+		}
+		slices.Sort(took[0])
+		slices.Sort(took[1])
+		a, b := took[0][portions/2], took[1][portions/2]
+		t.Logf("%v with 10 VSIs, %v", a, b)
+		if best = min(best, float64(b)/float64(a)); best <= 1.1 {
+			return
+		}
+	}
+	t.Errorf("%.2f times the cost with 10 VSIs", best)
 }
