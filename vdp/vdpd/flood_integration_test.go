@@ -115,7 +115,10 @@ func TestAnswersUnderFlood(t *testing.T) {
 			require.NoError(t, err)
 			h.env = []string{floodVariable + "=" + kind}
 			f := h.start(h.b, exe)
-			count := func() uint64 { u := h.uplink(); return u.Received.LLDP + u.Received.ECP - before.Received.LLDP - before.Received.ECP }
+			count := func() uint64 {
+				u := h.uplink()
+				return u.Received.LLDP + u.Received.ECP - before.Received.LLDP - before.Received.ECP
+			}
 			hosttest.Eventually(h, 20*time.Second, "a flood", func() bool { return count() > 10000 })
 			n, start := count(), time.Now()
 			got := quantile(hosttest.Rounds(1000, 20000))

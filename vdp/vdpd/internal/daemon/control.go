@@ -180,7 +180,14 @@ func (c *client) list(ctx context.Context, uplink string) error {
 	if err := c.s.d.knows(uplink); err != nil {
 		return c.write(control.Reply{Error: control.NewError(err)})
 	}
-	return c.s.d.list(ctx, uplink, c.write)
+	var line []byte
+	return c.s.d.list(ctx, uplink, func(vsis []control.VSIStatus, more bool) (err error) {
+		if line, err = control.AppendList(line[:0], vsis, more); err == nil {
+			line = append(line, '\n')
+			err = c.send(line)
+		}
+		return err
+	})
 }
 
 // drop logs, once, that the connection ends because of its client.
@@ -197,11 +204,16 @@ func (c *client) refuse(err error) {
 
 func (c *client) write(r control.Reply) error {
 	b, err := json.Marshal(r)
-	if err == nil {
-		err = c.c.SetWriteDeadline(time.Now().Add(c.s.writeTimeout))
+	if err != nil {
+		return err
 	}
+	return c.send(append(b, '\n'))
+}
+
+func (c *client) send(line []byte) error {
+	err := c.c.SetWriteDeadline(time.Now().Add(c.s.writeTimeout))
 	if err == nil {
-		_, err = c.c.Write(append(b, '\n'))
+		_, err = c.c.Write(line)
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		c.drop("it does not read its answers")

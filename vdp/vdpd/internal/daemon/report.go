@@ -10,13 +10,13 @@ import (
 	"libvirt-direct/vdp/control"
 )
 
-// listLine is about how many VSIs one line of a list has.
+// listLine is how many VSIs one line of a list has at most.
 const listLine = 1024
 
 // list sends the VSIs of an uplink, or of all if it is empty, line by line. It
 // looks at some ports at a time, so that other work gets its turn.
-func (d *Daemon) list(ctx context.Context, uplink string, send func(control.Reply) error) error {
-	var r control.Reply
+func (d *Daemon) list(ctx context.Context, uplink string, send func(vsis []control.VSIStatus, more bool) error) error {
+	line := make([]control.VSIStatus, 0, listLine)
 	for next, more := 0, true; more; {
 		var found []portVSIs
 		d.do(ctx, func(time.Time) { found, next, more = d.someVSIs(uplink, next) })
@@ -25,18 +25,17 @@ func (d *Daemon) list(ctx context.Context, uplink string, send func(control.Repl
 		}
 		for _, f := range found {
 			for i := range f.vsis {
-				if len(r.VSIs) >= listLine {
-					r.More = true
-					if err := send(r); err != nil {
+				if len(line) == listLine {
+					if err := send(line, true); err != nil {
 						return err
 					}
-					r = control.Reply{VSIs: r.VSIs[:0]}
+					line = line[:0]
 				}
-				r.VSIs = append(r.VSIs, controlStatus(f.uplink, &f.vsis[i]))
+				line = append(line, controlStatus(f.uplink, &f.vsis[i]))
 			}
 		}
 	}
-	return send(r)
+	return send(line, false)
 }
 
 type portVSIs struct {
