@@ -95,6 +95,9 @@ func (c *Client) PreAssociateRR(ctx context.Context, uplink string, v vdp.VSI) (
 func (c *Client) request(ctx context.Context, uplink string, m vdp.Mode, v vdp.VSI) (vdp.VSI, error) {
 	w := FromVDP(&v)
 	r, err := c.do(ctx, Request{Op: m.String(), Uplink: uplink, VSI: &w})
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = c.overdue(ctx, &OpError{Op: m.String(), Uplink: uplink, VSI: v.ID, Err: err})
+	}
 	if err != nil {
 		return vdp.VSI{}, err
 	}
@@ -105,6 +108,21 @@ func (c *Client) request(ctx context.Context, uplink string, m vdp.Mode, v vdp.V
 		err = &OpError{Op: m.String(), Uplink: uplink, VSI: v.ID, Err: fmt.Errorf("%w: %w", ErrMalformed, err)}
 	}
 	return v, err
+}
+
+// overdue says of a request that got no answer in the caller's time what vdpd waits for: for
+// the switch, as long as vdpd itself answers.
+func (c *Client) overdue(ctx context.Context, e *OpError) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	var why *OpError
+	switch err := c.Ready(ctx, e.Uplink); {
+	case err == nil:
+		e.Err = fmt.Errorf("%w: %w", ErrTimeout, context.DeadlineExceeded)
+	case errors.As(err, &why) && !errors.Is(err, context.DeadlineExceeded):
+		e.Err = fmt.Errorf("%w: %w", ErrTimeout, why.Err)
+	}
+	return e
 }
 
 // DeAssociate takes a VSI back; of an empty uplink's name, wherever it is. A

@@ -91,6 +91,21 @@ type Uplink struct {
 	Sent        Frames    `json:"sent"`
 	Received    Frames    `json:"received"`
 	LinkSince   time.Time `json:"link_since,omitzero"`
+	// Pins are vdpd.toml's neighbor: who alone may be the switch.
+	Pins []string `json:"pins,omitempty"`
+	// Others are agents with an EVB TLV that are not the switch while it lives.
+	Others []Agent `json:"others,omitempty"`
+	// Echoes counts frames of this host's own that came back.
+	Echoes uint64 `json:"echoes,omitempty"`
+}
+
+// An Agent is one of LLDP.
+type Agent struct {
+	Source  string    `json:"source"` // of its LLDPDUs
+	Group   string    `json:"group"`  // the address that they go to
+	Chassis string    `json:"chassis"`
+	Port    string    `json:"port"`
+	Since   time.Time `json:"since,omitzero"`
 }
 
 // Frames counts those of an uplink since vdpd saw its interface.
@@ -114,6 +129,38 @@ type Timers struct {
 	ECPRetries int     `json:"ecp_retries"`
 	Answer     float64 `json:"answer_ms"`
 	Keepalive  float64 `json:"keepalive_ms"`
+	// Peer is what the switch has asked for, nil where it has not, and Used what is in
+	// use, at most what vdpd allows.
+	Peer *Exponents `json:"peer,omitempty"`
+	Used *Exponents `json:"used,omitempty"`
+}
+
+// Exponents are the timers as the EVB TLV has them: powers of two, times 10 µs, and a number of
+// retries.
+type Exponents struct {
+	Retries uint8 `json:"ecp_retries"`
+	RTE     uint8 `json:"ecp_rte"`
+	RWD     uint8 `json:"vdp_rwd"`
+	RKA     uint8 `json:"vdp_rka"`
+}
+
+// Limited lists what the switch has asked for and does not get, as "vdp_rwd 25 → 22".
+func (t *Timers) Limited() (all []string) {
+	if t.Peer == nil || t.Used == nil {
+		return nil
+	}
+	for _, e := range []struct {
+		name       string
+		peer, used uint8
+	}{
+		{"ecp_retries", t.Peer.Retries, t.Used.Retries}, {"ecp_rte", t.Peer.RTE, t.Used.RTE},
+		{"vdp_rwd", t.Peer.RWD, t.Used.RWD}, {"vdp_rka", t.Peer.RKA, t.Used.RKA},
+	} {
+		if e.peer > e.used {
+			all = append(all, fmt.Sprintf("%s %d → %d", e.name, e.peer, e.used))
+		}
+	}
+	return all
 }
 
 // An Event is what happened to a VSI, or to the neighbour of an uplink.
@@ -123,6 +170,7 @@ type Event struct {
 	Type   string    `json:"type"` // a vdp.EventType
 	Mode   string    `json:"mode,omitempty"`
 	VSI    *VSI      `json:"vsi,omitempty"`
+	Source string    `json:"source,omitempty"` // of conflict and foreign: who is not the switch
 	Error  *Error    `json:"error,omitempty"`
 }
 

@@ -1,8 +1,10 @@
 package control
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // String says what a filter lets pass, for a person: "52:54:00:01:02:03 VLAN 100".
@@ -35,6 +37,15 @@ func (v *VSI) FilterText() string {
 		all = append(all, f.String())
 	}
 	return strings.Join(all, ", ")
+}
+
+// String says who an agent is, for a person.
+func (a Agent) String() string {
+	s := fmt.Sprintf("chassis %s, port %s, address %s, to %s", a.Chassis, a.Port, a.Source, a.Group)
+	if !a.Since.IsZero() {
+		s += ", since " + a.Since.Local().Format(time.DateTime)
+	}
+	return s
 }
 
 // StateText is the VSI's state, for a person, with the reason if there is one.

@@ -88,6 +88,14 @@ func newHost(t *testing.T) *host {
 		t.Skip("needs root")
 	}
 	t.Parallel()
+	return makeHost(t)
+}
+
+// another makes a second host for the same test.
+func (h *host) another() *host { return makeHost(h.T) }
+
+func makeHost(t *testing.T) *host {
+	t.Helper()
 	id := fmt.Sprintf("%d-%d", os.Getpid(), hosts.Add(1))
 	h := &host{T: t, a: "vdpa" + id, b: "vdpb" + id, dir: t.TempDir()}
 	for _, n := range []string{h.a, h.b} {
@@ -386,6 +394,12 @@ func (l *libvirt) status(v vdp.VSI) int {
 		return -1
 	}
 	return int(binary.NativeEndian.Uint16(port[36:]))
+}
+
+// ports is how many VSIs the daemon speaks of.
+func (l *libvirt) ports() int {
+	l.Helper()
+	return bytes.Count(l.exchange(l.message(unix.RTM_GETLINK, rta(unix.IFLA_EXT_MASK, u32(1)))), rta(unix.IFLA_PORT_VF, u32(0xffffffff)))
 }
 
 // result polls as libvirt does.

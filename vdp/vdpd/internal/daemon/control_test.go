@@ -21,6 +21,7 @@ import (
 
 	"libvirt-direct/vdp"
 	"libvirt-direct/vdp/control"
+	"libvirt-direct/vdp/vdpd/internal/uplink"
 	"libvirt-direct/vdp/vdptest"
 )
 
@@ -151,7 +152,7 @@ func TestControl(t *testing.T) {
 // drop lets the bridge de-associate a VSI by itself.
 func (b *bench) drop(id vdp.ID) {
 	for _, f := range b.br.DeAssociate(b.now, id) {
-		b.d.frame(b.now, b.p, f)
+		b.d.frames(b.now, b.p, uplink.Frames{Arrived: [][]byte{f}})
 	}
 }
 
@@ -271,13 +272,11 @@ func TestControlClientNeverReads(t *testing.T) {
 	b.d.log = slog.New(slog.NewTextHandler(log, nil))
 	c, path := serveControl(t, b, func(s *controlSocket) { s.writeTimeout = 20 * time.Millisecond })
 	b.d.do(t.Context(), func(time.Time) {
-		b.d.apply(b.now, b.p, b.p.link(b.now, true))
+		p := newPort(Uplink{Name: "many"}, uplinkState{}, b.d.log)
+		b.d.ports = append(b.d.ports, p)
 		for i := range 4000 {
-			v := testVSI(1)
-			v.ID.Octets[10], v.ID.Octets[11] = byte(i>>8), byte(i)
-			b.p.kept[v.ID] = kept{VSI: v, Mode: vdp.Associate}
+			p.keep(kept{VSI: manyVSIs(i), Mode: vdp.Associate})
 		}
-		b.p.st = nil // they are what is listed
 	})
 	for _, request := range []string{`{"op":"list"}`, `{"op":"subscribe"}`} {
 		conn, err := net.Dial("unix", path)

@@ -9,11 +9,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"libvirt-direct/vdp"
+	"libvirt-direct/vdp/vdpd/internal/uplink"
 	"libvirt-direct/vdp/vdpnl"
 )
 
@@ -158,16 +160,19 @@ func (d *Daemon) do(ctx context.Context, f func(now time.Time)) {
 
 // tick does what is due.
 func (d *Daemon) tick(now time.Time) {
-	for _, p := range d.deadlines.take(now) {
+	for at, p := d.deadlines.next(); p != nil && !now.Before(at); at, p = d.deadlines.next() {
 		d.apply(now, p, p.tick(now))
+		if again, next := d.deadlines.next(); next == p && !now.Before(again) {
+			d.deadlines.set(p, now.Add(1)) // it has had its turn
+		}
 	}
 }
 
 // wait returns how long there is nothing to do.
 func (d *Daemon) wait(now time.Time) time.Duration {
 	w := time.Minute
-	if t := d.deadlines.next(); !t.IsZero() {
-		w = min(w, t.Sub(now))
+	if at, p := d.deadlines.next(); p != nil {
+		w = min(w, at.Sub(now))
 	}
 	return max(w, 0)
 }
@@ -185,8 +190,12 @@ func (d *Daemon) apply(now time.Time, p *port, out vdp.Output) {
 		}
 		count(&p.sent, f)
 	}
+	noEVB := sync.OnceValue(func() error { return p.explain(now, vdp.ErrNoEVB) }) // all VSIs may end of it
 	for i := range out.Events {
 		e := &out.Events[i]
+		if errors.Is(e.Err, vdp.ErrNoEVB) {
+			e.Err = noEVB()
+		}
 		indicate := p.event(now, e)
 		d.publish(p, e)
 		if indicate != nil {
@@ -252,7 +261,7 @@ func (d *Daemon) linkChanged(ctx context.Context, now time.Time, l *linkInfo) {
 		}
 		if p.ifindex == 0 {
 			out, err := p.open(ctx, now, l,
-				func(batch [][]byte) { d.do(ctx, func(now time.Time) { d.frames(now, p, batch) }) },
+				func(f uplink.Frames) { d.do(ctx, func(now time.Time) { d.frames(now, p, f) }) },
 				func(err error) {
 					d.do(ctx, func(now time.Time) {
 						p.log.Warn("uplink lost", "err", err)
@@ -269,18 +278,34 @@ func (d *Daemon) linkChanged(ctx context.Context, now time.Time, l *linkInfo) {
 	}
 }
 
-// frames handles what has arrived on a port.
-func (d *Daemon) frames(now time.Time, p *port, batch [][]byte) {
-	for _, f := range batch {
-		d.frame(now, p, f)
+// frames handles what has passed a port.
+func (d *Daemon) frames(now time.Time, p *port, f uplink.Frames) {
+	for _, sent := range f.Sent {
+		p.st.Sent(now, sent)
+	}
+	if f.Missed {
+		p.st.Missed(now)
+	}
+	for _, arrived := range f.Arrived {
+		d.frame(now, p, arrived)
 	}
 }
 
 func (d *Daemon) frame(now time.Time, p *port, f []byte) {
 	count(&p.received, f)
+	if p.vfs.sent(now, f) {
+		p.log.Debug("frame ignored", "err", errOwnVF)
+		return
+	}
 	out, err := p.st.Handle(now, f)
+	if errors.Is(err, vdp.ErrEcho) {
+		p.echoes++
+	}
 	if err != nil {
 		p.log.Debug("frame ignored", "err", err)
+	}
+	if foreign := errors.Is(err, vdp.ErrForeign); err == nil || foreign {
+		p.heard.take(now, f, foreign)
 	}
 	d.apply(now, p, out)
 }

@@ -1,67 +1,84 @@
 package daemon
 
-import (
-	"container/heap"
-	"time"
-)
+import "time"
 
-// deadlines are the ports that have one, as a heap: the soonest is the first.
-type deadlines []*port
+// deadlines are those of ports, each of which has one or none, as a heap: the
+// soonest is the first.
+type deadlines []deadline
 
-func (d deadlines) Len() int           { return len(d) }
-func (d deadlines) Less(i, j int) bool { return d[i].due.Before(d[j].due) }
-
-func (d deadlines) Swap(i, j int) {
-	d[i], d[j] = d[j], d[i]
-	d[i].place, d[j].place = i+1, j+1
-}
-
-// Push is for package heap.
-func (d *deadlines) Push(x any) {
-	p := x.(*port)
-	*d = append(*d, p)
-	p.place = len(*d)
-}
-
-// Pop is for package heap.
-func (d *deadlines) Pop() any {
-	last := len(*d) - 1
-	p := (*d)[last]
-	(*d)[last] = nil
-	*d = (*d)[:last]
-	p.place = 0
-	return p
+type deadline struct {
+	at time.Time
+	p  *port
 }
 
 // set takes note of a port's deadline; the zero time is none.
-func (d *deadlines) set(p *port, due time.Time) {
-	in := p.place > 0
+func (d *deadlines) set(p *port, at time.Time) {
+	h, i, x := *d, p.place-1, deadline{at, p}
 	switch {
-	case due.IsZero():
-		if in {
-			heap.Remove(d, p.place-1)
+	case at.IsZero() && i < 0:
+	case at.IsZero():
+		p.place = 0
+		last := h[len(h)-1]
+		h[len(h)-1] = deadline{}
+		if *d = h[:len(h)-1]; last.p != p {
+			d.move(i, last)
 		}
-	case !in:
-		p.due = due
-		heap.Push(d, p)
-	case !due.Equal(p.due):
-		p.due = due
-		heap.Fix(d, p.place-1)
+	case i < 0:
+		*d = append(h, x)
+		d.up(len(h), x)
+	default:
+		d.move(i, x)
 	}
 }
 
-// take removes and returns the ports whose deadlines have come.
-func (d *deadlines) take(now time.Time) (due []*port) {
-	for len(*d) > 0 && !now.Before((*d)[0].due) {
-		due = append(due, heap.Pop(d).(*port))
+// move puts x where it belongs, from the place i that is free.
+func (d deadlines) move(i int, x deadline) {
+	if i > 0 && x.at.Before(d[(i-1)/2].at) {
+		d.up(i, x)
+	} else {
+		d.down(i, x)
 	}
-	return due
 }
 
-// next returns the soonest deadline, the zero time if there is none.
-func (d deadlines) next() time.Time {
+func (d deadlines) up(i int, x deadline) {
+	for i > 0 {
+		parent := (i - 1) / 2
+		if !x.at.Before(d[parent].at) {
+			break
+		}
+		d.put(i, d[parent])
+		i = parent
+	}
+	d.put(i, x)
+}
+
+func (d deadlines) down(i int, x deadline) {
+	for {
+		child := 2*i + 1
+		if child >= len(d) {
+			break
+		}
+		if child+1 < len(d) && d[child+1].at.Before(d[child].at) {
+			child++
+		}
+		if !d[child].at.Before(x.at) {
+			break
+		}
+		d.put(i, d[child])
+		i = child
+	}
+	d.put(i, x)
+}
+
+func (d deadlines) put(i int, x deadline) {
+	d[i] = x
+	x.p.place = i + 1
+}
+
+// next returns the soonest deadline and its port; there is none if that is nil.
+func (d deadlines) next() (time.Time, *port) {
 	if len(d) == 0 {
-		return time.Time{}
+		return time.Time{}, nil
 	}
-	return d[0].due
+	return d[0].at, d[0].p
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
@@ -42,19 +43,22 @@ type port struct {
 	upSince time.Time    // zero while down
 
 	edition vdp.Edition     // last in use, as in the state file
+	last    *vdp.Neighbor   // likewise the switch
 	kept    map[vdp.ID]kept // as in the state file; see keep and forget
 	saver   *saver
 	results results
 
-	due   time.Time // among Daemon.deadlines
-	place int       // there, from 1; 0 if it is not
+	place int // among Daemon.deadlines, from 1; 0 if it has none
 
 	sent, received control.Frames
+	echoes         uint64 // of what this host has sent
+	heard          heard  // while the link is up
+	vfs            ownVFs
 }
 
 func newPort(u Uplink, s uplinkState, log *slog.Logger) *port {
 	p := &port{
-		cfg: u, log: log.With("uplink", u.Name), edition: s.Edition,
+		cfg: u, log: log.With("uplink", u.Name), edition: s.Edition, last: s.Neighbor,
 		kept: make(map[vdp.ID]kept, len(s.vsis)), results: newResults(),
 	}
 	for id, k := range s.vsis {
@@ -102,17 +106,19 @@ func (p *port) tick(now time.Time) vdp.Output {
 func (p *port) attach(now time.Time, ifindex int, mac vdp.MAC, mtu int, send func([]byte) error) (vdp.Output, error) {
 	p.ifindex, p.send = ifindex, send
 	if p.st != nil && p.mac == mac {
+		p.st.Opened(now)
 		return vdp.Output{}, nil
 	}
 	c, err := p.cfg.station(mac)
 	if err != nil {
 		return vdp.Output{}, err
 	}
-	c.MTU, c.Sequence, c.LastEdition = mtu, uint16(rand.Uint32()), p.edition
+	c.MTU, c.Sequence, c.LastEdition, c.LastNeighbor = mtu, uint16(rand.Uint32()), p.edition, p.last
 	st, err := vdp.NewStation(c)
 	if err != nil {
 		return vdp.Output{}, err
 	}
+	st.Opened(now)
 	p.st, p.mac = st, mac
 	var out vdp.Output
 	for _, k := range p.sorted() {
@@ -145,7 +151,7 @@ func (p *port) link(now time.Time, up bool) vdp.Output {
 		}
 		return p.st.LinkUp(now)
 	}
-	p.upSince = time.Time{}
+	p.upSince, p.last, p.heard = time.Time{}, nil, heard{} // another switch may be there next
 	return p.st.LinkDown(now)
 }
 
@@ -192,11 +198,11 @@ func (p *port) has(id vdp.ID) bool {
 }
 
 // ready says why the switch takes no request, nil if it does.
-func (p *port) ready() error {
+func (p *port) ready(now time.Time) error {
 	if p.st == nil || p.ifindex == 0 {
 		return control.ErrNoInterface
 	}
-	return p.st.Ready()
+	return p.explain(now, p.st.Ready())
 }
 
 // ask passes a request to the station. Done means that there is nothing to
@@ -217,7 +223,7 @@ func (p *port) ask(now time.Time, m vdp.Mode, v vdp.VSI) (out vdp.Output, done b
 		p.results.put(id, result{done: true, expires: now.Add(resultTTL)})
 		return out, true, nil
 	}
-	if err := p.ready(); err != nil && (!errors.Is(err, vdp.ErrNoEVB) || now.Sub(p.upSince) > evbGrace) {
+	if err := p.ready(now); err != nil && (!errors.Is(err, vdp.ErrNoEVB) || now.Sub(p.upSince) > evbGrace) {
 		return out, false, err
 	}
 	request := p.st.Associate
@@ -247,11 +253,20 @@ func (p *port) event(now time.Time, e *vdp.Event) (indicate *vdpnl.Header) {
 	switch e.Type {
 	case vdp.EventNeighbor:
 		p.edition = p.st.Edition()
-		p.saver.info(p.cfg.Name, uplinkInfo{Edition: p.edition})
-		p.log.Info("EVB TLV from the switch", "edition", p.edition)
+		if n, ok := p.st.Neighbor(); ok {
+			p.last = &n
+			p.log.Info("EVB TLV from the switch", "edition", p.edition, "chassis", n.ChassisID(), "port", n.PortID(), "source", n.Source)
+		}
+		p.saver.info(p.cfg.Name, uplinkInfo{Edition: p.edition, Neighbor: p.last})
 		return nil
 	case vdp.EventNeighborLost:
 		p.log.Warn("EVB TLV of the switch lost")
+		return nil
+	case vdp.EventConflict:
+		p.log.Warn("a second neighbor offers EVB and is not listened to: libvirt-direct vsi uplinks shows both", "source", e.Source)
+		return nil
+	case vdp.EventForeign:
+		p.log.Warn(fmt.Sprintf("ECP is not from the switch's address: if it is the switch's, set neighbor = [%q] for the uplink in vdpd.toml", e.Source), "source", e.Source)
 		return nil
 	case vdp.EventEstablished:
 		log.Info("established", "vid", e.VSI.Filters[0].VID)
@@ -308,8 +323,8 @@ func response(err error) uint16 {
 }
 
 // open attaches the port to an interface and reads its frames in a goroutine,
-// which passes them to handle some at a time.
-func (p *port) open(ctx context.Context, now time.Time, ifi *linkInfo, handle func(frames [][]byte), gone func(error)) (vdp.Output, error) {
+// which passes them to handle.
+func (p *port) open(ctx context.Context, now time.Time, ifi *linkInfo, handle func(uplink.Frames), gone func(error)) (vdp.Output, error) {
 	conn, err := uplink.Listen(ifi.netInterface())
 	if err != nil {
 		return vdp.Output{}, err
@@ -319,6 +334,8 @@ func (p *port) open(ctx context.Context, now time.Time, ifi *linkInfo, handle fu
 		conn.Close()
 		return out, err
 	}
+	name := ifi.name
+	p.vfs = ownVFs{read: func() ([]vdp.MAC, error) { return vfAddresses(name) }}
 	ctx, cancel := context.WithCancel(ctx)
 	p.close = func() { cancel(); conn.Close() }
 	go func() {

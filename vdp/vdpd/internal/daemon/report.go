@@ -2,8 +2,6 @@ package daemon
 
 import (
 	"context"
-	"fmt"
-	"net"
 	"time"
 
 	"libvirt-direct/vdp"
@@ -111,9 +109,9 @@ func (d *Daemon) status(ctx context.Context) ([]control.Uplink, error) {
 	var out []control.Uplink
 	for i, more := 0, true; more; i++ {
 		var u control.Uplink
-		d.do(ctx, func(time.Time) {
+		d.do(ctx, func(now time.Time) {
 			if more = i < len(d.ports); more {
-				u = d.ports[i].status()
+				u = d.ports[i].status(now)
 			}
 		})
 		if ctx.Err() != nil { // the closure may run yet
@@ -126,13 +124,14 @@ func (d *Daemon) status(ctx context.Context) ([]control.Uplink, error) {
 	return out, nil
 }
 
-func (p *port) status() control.Uplink {
+func (p *port) status(now time.Time) control.Uplink {
 	u := control.Uplink{
 		Name: p.cfg.Name, Ifindex: p.ifindex, Edition: p.edition.String(),
 		Sent: p.sent, Received: p.received, LinkSince: p.upSince, Link: !p.upSince.IsZero(),
+		Pins: p.cfg.Neighbor, Echoes: p.echoes,
 	}
 	u.VSIs, u.Established = p.count()
-	u.Error = control.NewError(p.ready())
+	u.Error = control.NewError(p.ready(now))
 	if p.st == nil {
 		return u
 	}
@@ -140,8 +139,12 @@ func (p *port) status() control.Uplink {
 	ms := func(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 	u.MAC, u.Edition = p.mac.String(), p.st.Edition().String()
 	u.Timers = &control.Timers{ECPAck: ms(t.ECPAck), ECPRetries: t.ECPRetries, Answer: ms(t.Answer), Keepalive: ms(t.Keepalive)}
-	if n, ok := p.st.Neighbor(); ok {
-		u.Switch = &control.Switch{Source: n.Source.String(), Chassis: lldpID(n.Chassis, 4, 5), Port: lldpID(n.Port, 3, 4)}
+	if peer, used := p.st.Exponents(); peer != nil {
+		u.Timers.Peer, u.Timers.Used = exponents(peer), exponents(&used)
+	}
+	n, ok := p.st.Neighbor()
+	if ok {
+		u.Switch = &control.Switch{Source: n.Source.String(), Chassis: n.ChassisID(), Port: n.PortID()}
 		switch {
 		case n.EVB != nil:
 			u.Switch.ReflectiveRelay = n.EVB.RRControl
@@ -149,34 +152,27 @@ func (p *port) status() control.Uplink {
 			u.Switch.ReflectiveRelay = n.Draft.Forwarding&vdp.ForwardReflective != 0
 		}
 	}
+	for _, o := range p.st.Conflicts() {
+		// The switch's port can have an agent for each group address.
+		if same := o.ChassisID() == n.ChassisID() && o.PortID() == n.PortID(); !same && now.Before(o.Until) {
+			u.Others = append(u.Others, control.Agent{
+				Source: o.Source.String(), Group: o.Group.String(), Chassis: o.ChassisID(), Port: o.PortID(), Since: o.Since,
+			})
+		}
+	}
 	return u
 }
 
-// lldpID writes an id of LLDP for people. The first octet is its subtype;
-// which of them is a MAC address or a network address differs between
-// chassis and port (802.1AB 8.5.2.2, 8.5.3.2).
-func lldpID(id []byte, mac, network byte) string {
-	if len(id) < 2 {
-		return ""
-	}
-	typ, v := id[0], id[1:]
-	switch {
-	case typ == mac && len(v) == 6:
-		return net.HardwareAddr(v).String()
-	case typ == network && v[0] == 1 && len(v) == 5, typ == network && v[0] == 2 && len(v) == 17:
-		return net.IP(v[1:]).String()
-	}
-	for _, c := range v {
-		if c < ' ' || c > '~' {
-			return fmt.Sprintf("%x", v)
-		}
-	}
-	return string(v)
+func exponents(e *vdp.EVBConfig) *control.Exponents {
+	return &control.Exponents{Retries: e.Retries, RTE: e.RTE, RWD: e.RWD, RKA: e.RKA}
 }
 
 func controlEvent(p *port, e *vdp.Event) control.Event {
 	out := control.Event{Time: time.Now(), Uplink: p.cfg.Name, Type: e.Type.String(), Error: control.NewError(e.Err)}
-	if e.Type != vdp.EventNeighbor && e.Type != vdp.EventNeighborLost {
+	if e.Source != (vdp.MAC{}) {
+		out.Source = e.Source.String()
+	}
+	if e.AboutVSI() {
 		v := control.FromVDP(&e.VSI)
 		out.VSI, out.Mode = &v, e.Mode.String()
 	}

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
@@ -107,36 +108,53 @@ func TestGetLinkOfThousand(t *testing.T) {
 	require.Equal(t, n, len(slices.Compact(all)))
 }
 
-// Ports are ticked when they are due and at no other time, in whatever order
-// their deadlines come, change and go.
+// Deadlines come in order, however they were set, changed and taken back.
 func TestDeadlines(t *testing.T) {
 	var d deadlines
-	now := time.Unix(1e9, 0)
-	ports := make([]*port, 100)
+	start := time.Unix(1e9, 0)
+	r := rand.New(rand.NewPCG(1, 2))
+	ports, want := make([]*port, 50), make(map[*port]time.Time)
 	for i := range ports {
 		ports[i] = new(port)
-		d.set(ports[i], now.Add(time.Duration(i*7%100)*time.Second))
 	}
-	for i := range ports {
-		switch i % 4 {
-		case 0:
-			d.set(ports[i], time.Time{})
-			d.set(ports[i], time.Time{})
-		case 1:
-			d.set(ports[i], now.Add(time.Duration(200-i)*time.Second))
-		case 2:
-			d.set(ports[i], ports[i].due)
+	for range 5000 {
+		p := ports[r.IntN(len(ports))]
+		if r.IntN(4) == 0 {
+			delete(want, p)
+		} else {
+			want[p] = start.Add(time.Duration(r.IntN(100)))
+		}
+		d.set(p, want[p])
+		require.Equal(t, len(want), len(d))
+		for p, at := range want {
+			require.Equal(t, deadline{at, p}, d[p.place-1])
+		}
+		at, first := d.next()
+		require.Equal(t, len(want) == 0, first == nil)
+		for _, other := range want {
+			require.False(t, other.Before(at))
 		}
 	}
-	require.Len(t, d, 75)
-	require.Empty(t, d.take(d.next().Add(-1)))
-	taken := 0
-	for at := d.next(); !at.IsZero(); at = d.next() {
-		for _, p := range d.take(at) {
-			require.Equal(t, at, p.due)
-			require.Zero(t, p.place)
-			taken++
-		}
+	for at, p := d.next(); p != nil; at, p = d.next() {
+		require.False(t, at.Before(start))
+		start = at
+		d.set(p, time.Time{})
+		require.Zero(t, p.place)
+		delete(want, p)
 	}
-	require.Equal(t, 75, taken)
+	require.Empty(t, want)
+}
+
+// A port that always has something to do keeps none from its turn.
+func TestTickTakesTurns(t *testing.T) {
+	b := newBench(t, vdp.Edition2012)
+	b.d.apply(b.now, b.p, b.p.link(b.now, true))
+	busy := newPort(Uplink{Name: "busy"}, uplinkState{}, b.d.log)
+	b.d.deadlines.set(busy, b.now.Add(-time.Second))
+	busy.results.put(testVSI(1).ID, result{expires: b.now.Add(time.Hour)})
+	b.d.deadlines.set(b.p, b.now)
+	sent := b.p.sent
+	b.d.tick(b.now.Add(time.Minute))
+	require.NotEqual(t, sent, b.p.sent)
+	require.Positive(t, b.d.wait(b.now))
 }

@@ -28,14 +28,14 @@ type saver struct {
 
 	mu    sync.Mutex
 	infos map[string]uplinkInfo
-	vsis  map[vsiKey]change
+	vsis  map[savedKey]change
 	wake  chan struct{}
 	done  chan struct{}
 }
 
-// A vsiKey names a VSI of an uplink; without an id, what is saved of the uplink
+// A savedKey names a VSI of an uplink; without an id, what is saved of the uplink
 // itself.
-type vsiKey struct {
+type savedKey struct {
 	uplink string
 	id     vdp.ID
 }
@@ -51,14 +51,14 @@ type change struct {
 // newSaver returns a saver for a file that is to have s, until that changes.
 func newSaver(path string, last state, log *slog.Logger) *saver {
 	s := &saver{
-		log: log, file: stateFile{path: path, live: make(map[vsiKey][]byte)},
-		infos: make(map[string]uplinkInfo), vsis: make(map[vsiKey]change),
+		log: log, file: stateFile{path: path, live: make(map[savedKey][]byte)},
+		infos: make(map[string]uplinkInfo), vsis: make(map[savedKey]change),
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	for name, u := range last {
 		s.infos[name] = u.uplinkInfo
 		for id, k := range u.vsis {
-			s.vsis[vsiKey{name, id}] = change{kept: k}
+			s.vsis[savedKey{name, id}] = change{kept: k}
 		}
 	}
 	return s
@@ -80,7 +80,7 @@ func (s *saver) set(uplink string, k kept, known bool) {
 	if s == nil {
 		return
 	}
-	key := vsiKey{uplink, k.VSI.ID}
+	key := savedKey{uplink, k.VSI.ID}
 	s.mu.Lock()
 	c, waits := s.vsis[key]
 	s.vsis[key] = change{kept: k, isNew: c.isNew || !waits && !known}
@@ -93,7 +93,7 @@ func (s *saver) gone(uplink string, id vdp.ID) {
 	if s == nil {
 		return
 	}
-	key := vsiKey{uplink, id}
+	key := savedKey{uplink, id}
 	s.mu.Lock()
 	if s.vsis[key].isNew {
 		delete(s.vsis, key)
@@ -148,7 +148,7 @@ func (s *saver) close() {
 func (s *saver) take() []record {
 	s.mu.Lock()
 	infos, vsis := s.infos, s.vsis
-	s.infos, s.vsis = make(map[string]uplinkInfo), make(map[vsiKey]change)
+	s.infos, s.vsis = make(map[string]uplinkInfo), make(map[savedKey]change)
 	s.mu.Unlock()
 	records := make([]record, 0, len(infos)+len(vsis))
 	for name, i := range infos {
@@ -171,9 +171,9 @@ func (s *saver) take() []record {
 // that writing it anew costs little more than a copy.
 type stateFile struct {
 	path  string
-	live  map[vsiKey][]byte // lines
-	f     *os.File          // nil if the file has to be written anew
-	lines int               // in the file, after the first
+	live  map[savedKey][]byte // lines
+	f     *os.File            // nil if the file has to be written anew
+	lines int                 // in the file, after the first
 }
 
 // save writes changes. What it could not write is in the next file that it can.

@@ -40,7 +40,7 @@ func newScale(tb testing.TB, vsis []int) *scale {
 	s := &scale{now: time.Unix(1e9, 0)}
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	s.d = &Daemon{log: log, nl: &endpoint{pid: 99}, watchers: make(map[*watcher]watcher)}
-	s.file = newFile(filepath.Join(shortDir(tb), "state.json"))
+	s.file = newFile(filepath.Join(memoryDir(tb), "state.json"))
 	s.d.saver = newSaver("", nil, log) // takes note; the file is saved by what measures it
 	for i, n := range vsis {
 		u := uplinkState{vsis: make(map[vdp.ID]kept)}
@@ -66,13 +66,13 @@ func newScale(tb testing.TB, vsis []int) *scale {
 		}
 	}
 	for i, p := range s.d.ports {
-		for end := s.now.Add(time.Minute); p.status().Established < vsis[i] && s.now.Before(end); s.now = s.now.Add(2 * time.Millisecond) {
+		for end := s.now.Add(time.Minute); p.status(s.now).Established < vsis[i] && s.now.Before(end); s.now = s.now.Add(2 * time.Millisecond) {
 			s.d.tick(s.now)
 			for _, g := range s.bridges[i].Tick(s.now) {
 				s.d.frame(s.now, p, g)
 			}
 		}
-		require.Equal(tb, vsis[i], p.status().Established, p.cfg.Name)
+		require.Equal(tb, vsis[i], p.status(s.now).Established, p.cfg.Name)
 		s.vsis += vsis[i]
 	}
 	s.p = s.d.ports[0]
@@ -84,8 +84,8 @@ func newScale(tb testing.TB, vsis []int) *scale {
 	return s
 }
 
-// shortDir is in memory, as /run is.
-func shortDir(tb testing.TB) string {
+// memoryDir is in memory, as /run is.
+func memoryDir(tb testing.TB) string {
 	dir, err := os.MkdirTemp("/dev/shm", "vdpd")
 	if err != nil {
 		return tb.TempDir()
@@ -160,7 +160,7 @@ func BenchmarkScale(b *testing.B) {
 // serve opens a control socket. Nothing else is done with the daemon from then
 // on.
 func (s *scale) serve(tb testing.TB) *control.Client {
-	path := filepath.Join(shortDir(tb), "control")
+	path := filepath.Join(memoryDir(tb), "control")
 	socket, err := listenControl(path, "", s.d)
 	require.NoError(tb, err)
 	s.d.work = make(chan func(time.Time))

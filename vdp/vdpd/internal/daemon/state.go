@@ -28,7 +28,8 @@ type uplinkState struct {
 
 // uplinkInfo is what is saved of an uplink beside its VSIs.
 type uplinkInfo struct {
-	Edition vdp.Edition `json:"edition"` // in use
+	Edition  vdp.Edition   `json:"edition"`            // in use
+	Neighbor *vdp.Neighbor `json:"neighbor,omitempty"` // the switch
 }
 
 // kept is one VSI and who asked for it.
@@ -174,14 +175,14 @@ func (r *record) check() error {
 }
 
 // key names what the record is about.
-func (r *record) key() vsiKey {
+func (r *record) key() savedKey {
 	switch {
 	case r.Set != nil:
-		return vsiKey{r.Uplink, r.Set.VSI.ID}
+		return savedKey{r.Uplink, r.Set.VSI.ID}
 	case r.Gone != nil:
-		return vsiKey{r.Uplink, *r.Gone}
+		return savedKey{r.Uplink, *r.Gone}
 	}
-	return vsiKey{uplink: r.Uplink}
+	return savedKey{uplink: r.Uplink}
 }
 
 // apply makes the change.

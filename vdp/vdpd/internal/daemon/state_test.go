@@ -32,7 +32,7 @@ func TestStateVersions(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, s)
 
-	want := state{"eth0": {uplinkInfo{vdp.EditionDraft}, map[vdp.ID]kept{testVSI(1).ID: testKept(1)}}}
+	want := state{"eth0": {uplinkInfo{Edition: vdp.EditionDraft}, map[vdp.ID]kept{testVSI(1).ID: testKept(1)}}}
 	require.NoError(t, os.WriteFile(path, []byte(v1), 0o600))
 	s, err = readState(path)
 	require.NoError(t, err)
@@ -97,14 +97,13 @@ func TestStateOfNewerVersion(t *testing.T) {
 
 // What a crash has cut off, wherever, is a record that is not there yet.
 func TestStateCutAnywhere(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "state.json")
+	path := filepath.Join(memoryDir(t), "state.json")
 	f := newFile(path)
 	require.NoError(t, f.save(nil))
 	s := make(state)
 	states := []state{{}}
 	for _, r := range []record{
-		{Uplink: "eth0", Info: &uplinkInfo{vdp.Edition2012}}, {Uplink: "eth0", Set: ptr(testKept(1))},
+		{Uplink: "eth0", Info: &uplinkInfo{Edition: vdp.Edition2012}}, {Uplink: "eth0", Set: ptr(testKept(1))},
 		{Uplink: "eth1", Set: ptr(testKept(1))}, {Uplink: "eth0", Gone: ptr(testVSI(1).ID)}, {Uplink: "eth0", Set: ptr(testKept(2))},
 	} {
 		require.NoError(t, f.save([]record{r}))
@@ -139,13 +138,13 @@ func TestStateCutAnywhere(t *testing.T) {
 	}
 }
 
-func newFile(path string) stateFile { return stateFile{path: path, live: make(map[vsiKey][]byte)} }
+func newFile(path string) stateFile { return stateFile{path: path, live: make(map[savedKey][]byte)} }
 
 func ptr[T any](v T) *T { return &v }
 
 // The file stays in proportion to what is kept, however often that changes.
 func TestStateFileIsCompacted(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "state.json")
+	path := filepath.Join(memoryDir(t), "state.json")
 	f, want := newFile(path), make(state)
 	defer f.close()
 	r := rand.New(rand.NewPCG(1, 2))
@@ -232,7 +231,7 @@ func TestSaverWhileDiskHangs(t *testing.T) {
 	p.forget(testVSI(1).ID)
 	p.keep(testKept(1))
 	p.forget(testVSI(9).ID)
-	require.Equal(t, map[vsiKey]change{
+	require.Equal(t, map[savedKey]change{
 		{"eth0", testVSI(0).ID}: {gone: true}, {"eth0", testVSI(1).ID}: {kept: testKept(1)},
 	}, s.vsis)
 }
@@ -267,7 +266,7 @@ func TestKilledWhileSaving(t *testing.T) {
 			}
 		}
 	}
-	path := filepath.Join(t.TempDir(), "state.json")
+	path := filepath.Join(memoryDir(t), "state.json")
 	rounds := 20
 	if os.Getenv("LONG") == "1" {
 		rounds = 500
@@ -326,7 +325,7 @@ func FuzzParseState(f *testing.F) {
 	require.NoError(f, err)
 	f.Add(gone)
 	f.Add([]byte("{\"version\":3}\n"))
-	path := filepath.Join(shortDir(f), "state.json")
+	path := filepath.Join(memoryDir(f), "state.json")
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s, err := parseState(b)
 		if err != nil {
