@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"reflect"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -61,6 +62,48 @@ func TestListLine(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, string(b), string(line))
 		}
+	}
+}
+
+// A field that is new has to be in the line, too.
+func TestListLineHasAllFields(t *testing.T) {
+	var l VSIStatus
+	fill(t, reflect.ValueOf(&l).Elem())
+	l.Error.Edition, l.Error.Status = "", 0 // those are for package json
+	want, err := json.Marshal(Reply{VSIs: []VSIStatus{l}})
+	require.NoError(t, err)
+	b, ok := l.appendTo([]byte(`{"vsis":[`))
+	require.True(t, ok)
+	require.Equal(t, string(want), string(b)+"]}")
+	got, ok := parseList(want)
+	require.True(t, ok)
+	require.Equal(t, []VSIStatus{l}, got.VSIs)
+}
+
+// fill gives every field a value that is not zero.
+func fill(t *testing.T, v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Struct:
+		for i := range v.NumField() {
+			fill(t, v.Field(i))
+		}
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		fill(t, v.Elem())
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 2, 2))
+		fill(t, v.Index(0))
+		fill(t, v.Index(1))
+	case reflect.Array:
+		fill(t, v.Index(v.Len()-1))
+	case reflect.String:
+		v.SetString("x")
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.Uint8, reflect.Uint16, reflect.Uint32:
+		v.SetUint(7)
+	default:
+		t.Fatal("fill", v.Type())
 	}
 }
 
