@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -10,8 +11,8 @@ import (
 	"net"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -163,13 +164,31 @@ func printVSIs(w io.Writer, all []control.VSIStatus) {
 		fmt.Fprintln(w, "there are no VSIs")
 		return
 	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "UPLINK\tVSI\tSTATE\tMODE\tFILTERS")
+	// Package tabwriter takes a microsecond for a line, and there may be 64,000.
+	rows := make([][5]string, 0, 1+len(all))
+	rows = append(rows, [5]string{"UPLINK", "VSI", "STATE", "MODE", "FILTERS"})
 	for i := range all {
 		v := &all[i]
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", v.Uplink, v.VSI.ID, v.StateText(), v.Mode, v.VSI.FilterText())
+		rows = append(rows, [5]string{v.Uplink, v.VSI.ID, v.StateText(), v.Mode, v.VSI.FilterText()})
 	}
-	t.Flush()
+	var width [4]int
+	for i := range rows {
+		for c := range width {
+			width[c] = max(width[c], utf8.RuneCountInString(rows[i][c]))
+		}
+	}
+	spaces := strings.Repeat(" ", 2+max(width[0], width[1], width[2], width[3]))
+	out := bufio.NewWriterSize(w, 64<<10)
+	defer out.Flush()
+	for i := range rows {
+		for c, cell := range rows[i] {
+			_, _ = out.WriteString(cell)
+			if c < len(width) {
+				_, _ = out.WriteString(spaces[:2+width[c]-utf8.RuneCountInString(cell)])
+			}
+		}
+		_ = out.WriteByte('\n')
+	}
 }
 
 // oneVSI reads the operand of a command about one VSI.

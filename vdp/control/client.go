@@ -20,7 +20,8 @@ import (
 // gives up after 30 s.
 const requestTimeout = 35 * time.Second
 
-// maxReply is the longest answer: a list of 4096 VSIs needs two MiB.
+// maxReply is the longest line. vdpd puts some thousand VSIs into one, which
+// with most filters have 4 KiB each.
 const maxReply = 16 << 20
 
 // A Client asks the vdpd that listens at a socket. It has no connection of its
@@ -164,6 +165,11 @@ func (c *Client) exchange(ctx context.Context, r Request) (Reply, error) {
 	stop := context.AfterFunc(ctx, func() { s.Close() })
 	defer stop()
 	reply, err := s.read()
+	for all := reply.VSIs; err == nil && reply.More; reply.VSIs = all {
+		if reply, err = s.read(); err == nil && reply.Error == nil {
+			all = append(all, reply.VSIs...)
+		}
+	}
 	if ctx.Err() != nil {
 		err = fmt.Errorf("vdpd did not answer: %w", ctx.Err())
 	}
@@ -259,6 +265,9 @@ func (s *Subscription) read() (Reply, error) {
 			return r, net.ErrClosed
 		}
 		return r, err
+	}
+	if list, ok := parseList(s.scan.Bytes()); ok {
+		return list, nil
 	}
 	// Keys of a later version are no reason to fail.
 	if err := json.Unmarshal(s.scan.Bytes(), &r); err != nil {

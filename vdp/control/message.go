@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strconv"
 	"time"
 
 	"libvirt-direct/vdp"
@@ -40,6 +41,7 @@ type Reply struct {
 	Error   *Error      `json:"error,omitempty"`
 	Uplinks []Uplink    `json:"uplinks,omitempty"` // status
 	VSIs    []VSIStatus `json:"vsis,omitempty"`    // list, show
+	More    bool        `json:"more,omitempty"`    // list: the next line has further VSIs
 	VSI     *VSI        `json:"vsi,omitempty"`     // associate …: as in force
 	Event   *Event      `json:"event,omitempty"`   // after subscribe
 }
@@ -300,7 +302,7 @@ func (v *VSI) VDP() (vdp.VSI, error) {
 // MarshalJSON writes a number where that is enough.
 func (m Manager) MarshalJSON() ([]byte, error) {
 	if m == (Manager{m[0]}) {
-		return json.Marshal(m[0])
+		return strconv.AppendUint(nil, uint64(m[0]), 10), nil
 	}
 	return json.Marshal(hex.EncodeToString(m[:]))
 }
@@ -308,6 +310,10 @@ func (m Manager) MarshalJSON() ([]byte, error) {
 // UnmarshalJSON reads what MarshalJSON writes.
 func (m *Manager) UnmarshalJSON(b []byte) error {
 	*m = Manager{}
+	if n, err := strconv.ParseUint(string(b), 10, 8); err == nil {
+		m[0] = byte(n)
+		return nil
+	}
 	if len(b) == 0 || b[0] != '"' {
 		return json.Unmarshal(b, &m[0])
 	}

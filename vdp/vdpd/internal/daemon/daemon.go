@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,10 +29,13 @@ type Daemon struct {
 	nl    *endpoint
 	ports []*port
 	work  chan func(now time.Time)
-	dirty bool
+	saver *saver
 
-	control  *controlSocket
-	watchers map[*watcher]watcher
+	deadlines deadlines
+
+	control     *controlSocket
+	watchers    map[*watcher]watcher // one for each request that waits for the switch
+	subscribers map[subscriber]struct{}
 }
 
 // New takes lldpad's place: it checks that nobody else has it, reads the state
@@ -49,33 +53,49 @@ func New(c Config, log *slog.Logger) (*Daemon, error) {
 		return nil, err
 	}
 	d := &Daemon{cfg: c, log: log, nl: nl, work: make(chan func(time.Time), 64), watchers: make(map[*watcher]watcher)}
-	if d.control, err = listenControl(c.ControlSocket, c.ControlGroup, d); err == nil {
-		if err = d.load(); err != nil {
-			d.control.l.Close()
-		}
-	}
-	if err != nil {
+	if err := d.open(); err != nil {
 		nl.close()
 		return nil, err
 	}
 	return d, nil
 }
 
-func (d *Daemon) load() error {
-	// The control socket, which a group may reach, is in the same folder.
-	if err := os.MkdirAll(filepath.Dir(d.cfg.StateFile), 0o755); err != nil {
-		return err
-	}
+// open reads the state before it touches anything: a file that is a newer
+// vdpd's, or cannot be understood, has to be left as it is, with all beside it.
+func (d *Daemon) open() error {
 	s, err := readState(d.cfg.StateFile)
 	if err != nil {
 		return err
 	}
-	for _, u := range d.cfg.Uplinks {
-		d.ports = append(d.ports, newPort(u, s.Uplinks[u.Name], d.log))
-		delete(s.Uplinks, u.Name)
+	if d.control, err = listenControl(d.cfg.ControlSocket, d.cfg.ControlGroup, d); err != nil {
+		return err
 	}
-	for name, u := range s.Uplinks {
-		d.log.Warn("VSIs of an uplink that is no longer configured are forgotten", "uplink", name, "vsis", len(u.VSIs))
+	if err := d.takeOver(s); err != nil {
+		d.control.l.Close()
+		return err
+	}
+	return nil
+}
+
+// takeOver makes the ports with what the last vdpd has left of them.
+func (d *Daemon) takeOver(last state) error {
+	// The control socket, which a group may reach, is in the same folder.
+	if err := os.MkdirAll(filepath.Dir(d.cfg.StateFile), 0o755); err != nil {
+		return err
+	}
+	ours := make(state)
+	for _, u := range d.cfg.Uplinks {
+		ours[u.Name] = cmp.Or(last[u.Name], new(uplinkState))
+		delete(last, u.Name)
+	}
+	d.saver = newSaver(d.cfg.StateFile, ours, d.log)
+	for _, u := range d.cfg.Uplinks {
+		p := newPort(u, *ours[u.Name], d.log)
+		p.saver = d.saver
+		d.ports = append(d.ports, p)
+	}
+	for name, u := range last {
+		d.log.Warn("VSIs of an uplink that is no longer configured are forgotten", "uplink", name, "vsis", len(u.vsis))
 	}
 	return writePid(d.cfg.PidFile)
 }
@@ -99,15 +119,9 @@ func (d *Daemon) Run(stop context.Context) error {
 			d.do(ctx, func(now time.Time) { d.linkChanged(ctx, now, &l) })
 		})
 	}()
-	states, wrote, idle := make(chan state, 1), make(chan struct{}, 1), true
-	go d.keepState(states, wrote)
+	go d.saver.run()
 	defer func() {
-		if !idle {
-			<-wrote
-		}
-		states <- d.state()
-		close(states)
-		<-wrote
+		d.saver.close()
 		d.shut()
 	}()
 	timer := time.NewTimer(0)
@@ -123,16 +137,10 @@ func (d *Daemon) Run(stop context.Context) error {
 			return err
 		case f := <-d.work:
 			f(time.Now())
-		case <-wrote:
-			idle = true
 		case <-timer.C:
 			d.tick(time.Now())
 		}
 		timer.Reset(d.wait(time.Now()))
-		if d.dirty && idle {
-			d.dirty, idle = false, false
-			states <- d.state()
-		}
 	}
 }
 
@@ -150,10 +158,12 @@ func (d *Daemon) do(ctx context.Context, f func(now time.Time)) {
 	}
 }
 
+// tick does what is due.
 func (d *Daemon) tick(now time.Time) {
-	for _, p := range d.ports {
-		if p.st != nil {
-			d.apply(now, p, p.st.Tick(now))
+	for at, p := d.deadlines.next(); p != nil && !now.Before(at); at, p = d.deadlines.next() {
+		d.apply(now, p, p.tick(now))
+		if again, next := d.deadlines.next(); next == p && !now.Before(again) {
+			d.deadlines.set(p, now.Add(1)) // it has had its turn
 		}
 	}
 }
@@ -161,18 +171,14 @@ func (d *Daemon) tick(now time.Time) {
 // wait returns how long there is nothing to do.
 func (d *Daemon) wait(now time.Time) time.Duration {
 	w := time.Minute
-	for _, p := range d.ports {
-		if p.st == nil {
-			continue
-		}
-		if t := p.st.Next(); !t.IsZero() {
-			w = min(w, t.Sub(now))
-		}
+	if at, p := d.deadlines.next(); p != nil {
+		w = min(w, at.Sub(now))
 	}
 	return max(w, 0)
 }
 
-// apply sends frames and records events.
+// apply sends frames, records events and takes note of when the port is due
+// next. It follows whatever was done with the port.
 func (d *Daemon) apply(now time.Time, p *port, out vdp.Output) {
 	for _, f := range out.Frames {
 		if p.send == nil {
@@ -190,14 +196,14 @@ func (d *Daemon) apply(now time.Time, p *port, out vdp.Output) {
 		if errors.Is(e.Err, vdp.ErrNoEVB) {
 			e.Err = noEVB()
 		}
-		dirty, indicate := p.event(now, e)
-		d.dirty = d.dirty || dirty
+		indicate := p.event(now, e)
 		d.publish(p, e)
 		if indicate != nil {
 			// Whoever asked for the VSI may be gone; we restore it anyway.
 			_ = d.nl.send(vdpnl.Deassociated(*indicate, d.nl.pid, int32(p.ifindex), p.cfg.Name, &e.VSI), indicate.Pid)
 		}
 	}
+	d.deadlines.set(p, p.next())
 }
 
 // request answers a datagram from libvirt.
@@ -220,11 +226,11 @@ func (d *Daemon) request(now time.Time, b []byte) (replies [][]byte) {
 		case r.Set != nil:
 			out, errno := p.set(now, r.Header, r.Set)
 			p.log.Info("request", "vsi", r.Set.VSI.ID, "mode", r.Set.Mode, "errno", int(errno))
-			d.dirty = true
 			d.apply(now, p, out)
 			replies = append(replies, vdpnl.Ack(r.Header, d.nl.pid, errno))
 		default:
-			replies = append(replies, vdpnl.Status(r.Header, d.nl.pid, int32(p.ifindex), p.ports(now)))
+			p.results.expire(now)
+			replies = append(replies, vdpnl.Status(r.Header, d.nl.pid, int32(p.ifindex), p.results.ports())...)
 		}
 	}
 	return replies
@@ -272,6 +278,7 @@ func (d *Daemon) linkChanged(ctx context.Context, now time.Time, l *linkInfo) {
 	}
 }
 
+// frames handles what has passed a port.
 func (d *Daemon) frames(now time.Time, p *port, f uplink.Frames) {
 	for _, sent := range f.Sent {
 		p.st.Sent(now, sent)
@@ -279,15 +286,18 @@ func (d *Daemon) frames(now time.Time, p *port, f uplink.Frames) {
 	if f.Missed {
 		p.st.Missed(now)
 	}
-	if f.Arrived == nil {
-		return
+	for _, arrived := range f.Arrived {
+		d.frame(now, p, arrived)
 	}
-	count(&p.received, f.Arrived)
-	if p.vfs.sent(now, f.Arrived) {
+}
+
+func (d *Daemon) frame(now time.Time, p *port, f []byte) {
+	count(&p.received, f)
+	if p.vfs.sent(now, f) {
 		p.log.Debug("frame ignored", "err", errOwnVF)
 		return
 	}
-	out, err := p.st.Handle(now, f.Arrived)
+	out, err := p.st.Handle(now, f)
 	if errors.Is(err, vdp.ErrEcho) {
 		p.echoes++
 	}
@@ -295,30 +305,9 @@ func (d *Daemon) frames(now time.Time, p *port, f uplink.Frames) {
 		p.log.Debug("frame ignored", "err", err)
 	}
 	if foreign := errors.Is(err, vdp.ErrForeign); err == nil || foreign {
-		p.heard.take(now, f.Arrived, foreign)
+		p.heard.take(now, f, foreign)
 	}
 	d.apply(now, p, out)
-}
-
-// state returns what is to be saved.
-func (d *Daemon) state() state {
-	s := state{Version: stateVersion, Uplinks: make(map[string]uplinkState)}
-	for _, p := range d.ports {
-		s.Uplinks[p.cfg.Name] = uplinkState{Edition: p.edition, Neighbor: p.last, VSIs: p.sorted()}
-	}
-	return s
-}
-
-// keepState writes what it receives to the state file. It has a goroutine of
-// its own because a disk may take longer than the switch waits for an
-// acknowledgement.
-func (d *Daemon) keepState(states <-chan state, wrote chan<- struct{}) {
-	for s := range states {
-		if err := s.write(d.cfg.StateFile); err != nil {
-			d.log.Error("state not saved: a restart will not know the current VSIs", "err", err)
-		}
-		wrote <- struct{}{}
-	}
 }
 
 // deassociateAll takes all VSIs back and waits for the switch to confirm.
@@ -342,14 +331,20 @@ func (d *Daemon) deassociateAll() {
 		}
 		return n
 	}
-	deadline := time.NewTimer(stopTimeout)
+	deadline, timer := time.NewTimer(stopTimeout), time.NewTimer(0)
 	defer deadline.Stop()
-	for left() > 0 {
+	defer timer.Stop()
+	// Not after each frame: it takes a look at every VSI.
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
+	for more := left() > 0; more; timer.Reset(d.wait(time.Now())) {
 		select {
 		case f := <-d.work:
 			f(time.Now())
-		case <-time.After(d.wait(time.Now())):
+		case <-timer.C:
 			d.tick(time.Now())
+		case <-look.C:
+			more = left() > 0
 		case <-deadline.C:
 			d.log.Warn("stopping before the switch confirmed all", "vsis", left())
 			return

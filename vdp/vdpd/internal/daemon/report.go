@@ -1,33 +1,81 @@
 package daemon
 
 import (
+	"context"
 	"time"
 
 	"libvirt-direct/vdp"
 	"libvirt-direct/vdp/control"
 )
 
-// list describes VSIs, of one uplink and with one id unless these are empty.
-func (d *Daemon) list(uplink, id string) []control.VSIStatus {
-	var out []control.VSIStatus
+// listLine is how many VSIs one line of a list has at most.
+const listLine = 1024
+
+// list sends the VSIs of an uplink, or of all if it is empty, line by line. It
+// looks at some ports at a time, so that other work gets its turn.
+func (d *Daemon) list(ctx context.Context, uplink string, send func(vsis []control.VSIStatus, more bool) error) error {
+	line := make([]control.VSIStatus, 0, listLine)
+	for next, more := 0, true; more; {
+		var found []portVSIs
+		d.do(ctx, func(time.Time) { found, next, more = d.someVSIs(uplink, next) })
+		if ctx.Err() != nil { // the closure may run yet
+			return ctx.Err()
+		}
+		for _, f := range found {
+			for i := range f.vsis {
+				if len(line) == listLine {
+					if err := send(line, true); err != nil {
+						return err
+					}
+					line = line[:0]
+				}
+				line = append(line, controlStatus(f.uplink, &f.vsis[i]))
+			}
+		}
+	}
+	return send(line, false)
+}
+
+type portVSIs struct {
+	uplink string
+	vsis   []vdp.VSIStatus
+}
+
+// someVSIs returns the VSIs of the ports from one on, until they are enough for
+// a line, and whether there are further ports and from which one on.
+func (d *Daemon) someVSIs(uplink string, from int) (found []portVSIs, next int, more bool) {
+	for n := 0; from < len(d.ports) && n < listLine; from++ {
+		if p := d.ports[from]; uplink == "" || p.cfg.Name == uplink {
+			f := portVSIs{p.cfg.Name, p.vsis()}
+			found = append(found, f)
+			n += len(f.vsis)
+		}
+	}
+	return found, from, from < len(d.ports)
+}
+
+// show describes a VSI, of one uplink unless that is empty.
+func (d *Daemon) show(uplink string, id vdp.ID) (out []control.VSIStatus) {
 	for _, p := range d.ports {
 		if uplink != "" && p.cfg.Name != uplink {
 			continue
 		}
-		for _, v := range p.vsis() {
-			s := control.VSIStatus{
-				Uplink: p.cfg.Name, VSI: control.FromVDP(&v.VSI), Mode: v.Mode.String(),
-				State: v.State.String(), Error: control.NewError(v.Err),
-			}
-			if v.Have != 0 {
-				s.Have = v.Have.String()
-			}
-			if wanted, err := vdp.ParseUUID(id); id == "" || err == nil && wanted == v.VSI.ID {
-				out = append(out, s)
-			}
+		if v, ok := p.vsi(id); ok {
+			out = append(out, controlStatus(p.cfg.Name, &v))
 		}
 	}
 	return out
+}
+
+func controlStatus(uplink string, v *vdp.VSIStatus) control.VSIStatus {
+	s := control.VSIStatus{
+		Uplink: uplink, VSI: control.FromVDP(&v.VSI), Mode: v.Mode.String(),
+		State: v.State.String(), Error: control.NewError(v.Err),
+	}
+	if v.Have != 0 {
+		s.Have = v.Have.String()
+	}
+	return s
 }
 
 // vsis returns what the station has. Without an interface there is no station
@@ -38,17 +86,42 @@ func (p *port) vsis() []vdp.VSIStatus {
 	}
 	var out []vdp.VSIStatus
 	for _, k := range p.sorted() {
-		out = append(out, vdp.VSIStatus{VSI: k.VSI, Mode: k.Mode, State: vdp.StateLost, Err: control.ErrNoInterface})
+		out = append(out, k.status())
 	}
 	return out
 }
 
-func (d *Daemon) status(now time.Time) []control.Uplink {
-	out := make([]control.Uplink, 0, len(d.ports))
-	for _, p := range d.ports {
-		out = append(out, p.status(now))
+// vsi is vsis for one VSI.
+func (p *port) vsi(id vdp.ID) (vdp.VSIStatus, bool) {
+	if p.st != nil {
+		return p.st.VSI(id)
 	}
-	return out
+	k, ok := p.kept[id]
+	return k.status(), ok
+}
+
+func (k *kept) status() vdp.VSIStatus {
+	return vdp.VSIStatus{VSI: k.VSI, Mode: k.Mode, State: vdp.StateLost, Err: control.ErrNoInterface}
+}
+
+// status describes the uplinks, one after the other.
+func (d *Daemon) status(ctx context.Context) ([]control.Uplink, error) {
+	var out []control.Uplink
+	for i, more := 0, true; more; i++ {
+		var u control.Uplink
+		d.do(ctx, func(now time.Time) {
+			if more = i < len(d.ports); more {
+				u = d.ports[i].status(now)
+			}
+		})
+		if ctx.Err() != nil { // the closure may run yet
+			return nil, ctx.Err()
+		}
+		if more {
+			out = append(out, u)
+		}
+	}
+	return out, nil
 }
 
 func (p *port) status(now time.Time) control.Uplink {
@@ -57,12 +130,7 @@ func (p *port) status(now time.Time) control.Uplink {
 		Sent: p.sent, Received: p.received, LinkSince: p.upSince, Link: !p.upSince.IsZero(),
 		Pins: p.cfg.Neighbor, Echoes: p.echoes,
 	}
-	for _, v := range p.vsis() {
-		u.VSIs++
-		if v.State == vdp.StateEstablished {
-			u.Established++
-		}
-	}
+	u.VSIs, u.Established = p.count()
 	u.Error = control.NewError(p.ready(now))
 	if p.st == nil {
 		return u
@@ -109,4 +177,15 @@ func controlEvent(p *port, e *vdp.Event) control.Event {
 		out.VSI, out.Mode = &v, e.Mode.String()
 	}
 	return out
+}
+
+// count returns how many VSIs there are, and how many of them are established.
+func (p *port) count() (vsis, established int) {
+	for _, v := range p.vsis() {
+		vsis++
+		if v.State == vdp.StateEstablished {
+			established++
+		}
+	}
+	return vsis, established
 }

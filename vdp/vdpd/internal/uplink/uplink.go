@@ -32,8 +32,8 @@ type Frames struct {
 	Sent [][]byte
 	// Missed: Sent may not be all.
 	Missed bool
-	// Arrived is what came from the wire, nil for nothing.
-	Arrived []byte
+	// Arrived is what came from the wire, in order.
+	Arrived [][]byte
 }
 
 // Listen opens the sockets.
@@ -137,10 +137,14 @@ const (
 	// arrived gets its turn.
 	maxSent   = 1024
 	maxRounds = 16
+	// maxArrived likewise: few enough that others get their turn soon, many enough
+	// that the hand-over does not count in a flood.
+	maxArrived = 32
 )
 
 // ReadLoop calls f with what passes the uplink, in order: what has left before a
-// frame arrived comes before it, or with it. It ends with the context, or when a
+// frame arrived comes before it, or with it. While f works, further frames wait in
+// the sockets' buffers, and those beyond are lost as on any wire. It ends with the context, or when a
 // socket fails, as it does when the interface goes away. f owns the frames, and is
 // not called twice at the same time. A link that is down is waited for.
 func (c *Conn) ReadLoop(ctx context.Context, f func(Frames)) error {
@@ -160,19 +164,48 @@ func (c *Conn) ReadLoop(ctx context.Context, f func(Frames)) error {
 // readArrived reads what comes. The kernel has queued in out what left before, since
 // only then it was on the wire.
 func (c *Conn) readArrived(f func(Frames)) error {
+	raw, err := c.in.SyscallConn()
+	if err != nil {
+		return err
+	}
+	b := make([]byte, maxFrame)
 	for {
-		b := make([]byte, maxFrame)
-		n, _, err := c.in.ReadFrom(b)
-		switch {
-		case isNetDown(err):
-			continue // reported once, then the socket waits for the link
-		case err != nil:
-			return err
+		var (
+			arrived [][]byte
+			failure error
+		)
+		err := raw.Read(func(fd uintptr) bool {
+			arrived, failure = receive(int(fd), b, maxArrived)
+			return len(arrived) > 0 || !errors.Is(failure, unix.EAGAIN)
+		})
+		if len(arrived) > 0 {
+			if err := c.pass(f, arrived); err != nil {
+				return err
+			}
 		}
-		if err := c.pass(f, b[:n:n]); err != nil {
+		if failure != nil && !errors.Is(failure, unix.EAGAIN) && !isNetDown(failure) {
+			return failure
+		}
+		if err != nil {
 			return err
 		}
 	}
+}
+
+// receive returns up to max frames of a socket, and why there are not more. A link
+// that is down is reported once, then the socket waits for it.
+func receive(fd int, buf []byte, max int) (frames [][]byte, err error) {
+	for len(frames) < max {
+		n, _, err := unix.Recvfrom(fd, buf, unix.MSG_DONTWAIT)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return frames, err
+		}
+		frames = append(frames, bytes.Clone(buf[:n]))
+	}
+	return frames, nil
 }
 
 // readSent reads what leaves while nothing comes.
@@ -199,27 +232,18 @@ func (c *Conn) readSent(f func(Frames)) error {
 	}
 }
 
-// pass hands on a frame that has arrived, if any, after what has left before.
-func (c *Conn) pass(f func(Frames), arrived []byte) error {
+// pass hands on frames that have arrived, if any, after what has left before.
+func (c *Conn) pass(f func(Frames), arrived [][]byte) error {
 	raw, err := c.out.SyscallConn()
 	if err != nil {
 		return err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	b := make([]byte, maxFrame)
 	for round := 1; ; round++ {
 		var frames Frames
-		b := make([]byte, maxFrame)
-		cerr := raw.Control(func(fd uintptr) {
-			for len(frames.Sent) < maxSent {
-				var n int
-				n, _, err = unix.Recvfrom(int(fd), b, unix.MSG_DONTWAIT)
-				if err != nil {
-					return
-				}
-				frames.Sent = append(frames.Sent, bytes.Clone(b[:n]))
-			}
-		})
+		cerr := raw.Control(func(fd uintptr) { frames.Sent, err = receive(int(fd), b, maxSent) })
 		more := err == nil
 		switch {
 		case cerr != nil:
