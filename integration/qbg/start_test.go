@@ -66,6 +66,7 @@ func TestDomain(t *testing.T) {
 			refused(h, br)
 			if ed == vdp.Edition2012 {
 				ownedNIC(h, br, "prepare 1", "prepare 2", "stopped 1", "stopped 2")
+				crowded(h, br)
 			}
 		})
 	}
@@ -124,6 +125,44 @@ func faults(h *fixture, br *bridge) {
 	h.ready(vdp.Edition2012)
 	start("error 261 during port-profile setlink", "error 261 during port-profile setlink")
 	br.do(func(b *vdptest.Bridge) [][]byte { b.NoAnswer = false; return nil })
+}
+
+// crowded is a port with 1,000 VSIs: the answer to libvirt's RTM_GETLINK has several messages,
+// of which libvirt reads the first.
+func crowded(h *fixture, br *bridge) {
+	const n = 1000
+	all := func(f func(v vdp.VSI) error) {
+		h.T.Helper()
+		const clients = 32 // vdpd has room for 64
+		failed := make(chan error, clients)
+		for c := range clients {
+			go func() {
+				var err error
+				for i := c; i < n && err == nil; i += clients {
+					v := vsi
+					v.ID = vdp.UUID([16]byte{0xfa, 14: byte(i >> 8), 15: byte(i)})
+					v.Filters = []vdp.Filter{{MAC: vdp.MAC{2, 0xfa, 0, 0, byte(i >> 8), byte(i)}, VID: 100}}
+					err = f(v)
+				}
+				failed <- err
+			}()
+		}
+		for range clients {
+			require.NoError(h.T, <-failed)
+		}
+	}
+	c := h.vdpd()
+	all(func(v vdp.VSI) error { _, err := c.Associate(h.Ctx, nic, v); return err })
+	begin := time.Now()
+	h.MustVirsh("start", "g")
+	h.T.Logf("virsh start beside %d VSIs: %v", n, time.Since(begin))
+	require.Equal(h.T, vdp.Associate, br.mode())
+	list, err := c.List(h.Ctx, nic)
+	require.NoError(h.T, err)
+	require.Equal(h.T, n+1, len(list))
+	h.MustVirsh("destroy", "g")
+	require.Zero(h.T, br.mode())
+	all(func(v vdp.VSI) error { return c.DeAssociate(h.Ctx, nic, v.ID) })
 }
 
 func (h *fixture) established() {
