@@ -237,7 +237,13 @@ func (h *host) lldpadBridge2012() *process {
 // responder runs our bridge on the wire.
 func (h *host) responder(c vdptest.Config) *vdptest.Server {
 	h.Helper()
-	c.MAC = vdp.MAC{0x02, 0xbb, 0, 0, 0, 1}
+	return h.responderHearing(c, func(c net.PacketConn) net.PacketConn { return c })
+}
+
+// responderHearing runs our bridge behind what hears puts before its socket.
+func (h *host) responderHearing(c vdptest.Config, hears func(net.PacketConn) net.PacketConn) *vdptest.Server {
+	h.Helper()
+	c.MAC = switchMAC
 	var (
 		conn *packet.Conn
 		err  error
@@ -252,7 +258,7 @@ func (h *host) responder(c vdptest.Config) *vdptest.Server {
 		}
 	})
 	require.NoError(h, err)
-	s := vdptest.NewServer(vdptest.NewBridge(c), conn, &packet.Addr{HardwareAddr: net.HardwareAddr{1, 0x80, 0xc2, 0, 0, 0}})
+	s := vdptest.NewServer(vdptest.NewBridge(c), hears(conn), &packet.Addr{HardwareAddr: net.HardwareAddr{1, 0x80, 0xc2, 0, 0, 0}})
 	stop := s.Start()
 	h.Cleanup(func() {
 		if err := stop(); err != nil {
