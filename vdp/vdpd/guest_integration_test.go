@@ -4,6 +4,7 @@ package main_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"net"
 	"os/exec"
@@ -122,9 +123,12 @@ func ignoreOutgoing(c *packet.Conn) error {
 }
 
 // guestNamespace makes a namespace that takes the guest's devices in.
-func (h *host) guestNamespace() string {
+func (h *host) guestNamespace() string { return h.namespace("vdpg") }
+
+// namespace makes one more of the host's.
+func (h *host) namespace(prefix string) string {
 	h.Helper()
-	ns := strings.Replace(h.a, "vdpa", "vdpg", 1)
+	ns := strings.Replace(h.a, "vdpa", prefix, 1)
 	h.sh("ip", "netns", "add", ns)
 	h.Cleanup(func() { _ = exec.Command("ip", "netns", "del", ns).Run() })
 	return ns
@@ -171,9 +175,15 @@ func priorityTagged(frame []byte) []byte {
 	return slices.Concat(frame[:12], []byte{0x81, 0x00, 0xe0, 0x00}, frame[12:])
 }
 
-// play sends every forgery in every shape, and returns how many of them vdpd has to
-// know for an echo.
-func (g *guest) play(f *vdptest.Forger, r reflector, v vdp.VSI) (sent, back, seen int) {
+// played counts forgeries.
+type played struct {
+	sent, back int
+	lldp       int // LLDPDUs that vdpd looks at
+	echoes     int // what it has to know for one
+}
+
+// play sends every forgery in every shape.
+func (g *guest) play(f *vdptest.Forger, r reflector, v vdp.VSI) (n played) {
 	g.h.Helper()
 	for _, dst := range append([]vdp.MAC{hostMAC}, groups...) {
 		reflected := dst == hostMAC || slices.Contains(r.groups, dst)
@@ -185,21 +195,26 @@ func (g *guest) play(f *vdptest.Forger, r reflector, v vdp.VSI) (sent, back, see
 						frame = priorityTagged(frame)
 					}
 					g.send(frame)
-					sent++
+					n.sent++
 					if !reflected {
 						continue
 					}
 					g.comesBack(forged.Frame) // a socket is shown the tag apart
-					back++
-					// What has the host's address, a tag or no group address is not even looked at.
-					if dst != hostMAC && src != hostMAC && (!tagged || r.untags) {
-						seen++
+					n.back++
+					if dst == hostMAC || tagged && !r.untags {
+						continue
+					}
+					if vdp.EtherTypeLLDP == binary.BigEndian.Uint16(forged.Frame[12:]) {
+						n.lldp++
+					}
+					if src != hostMAC { // that is known for its own
+						n.echoes++
 					}
 				}
 			}
 		}
 	}
-	return sent, back, seen
+	return n
 }
 
 // events collects the types of the events that vdpd publishes.
@@ -287,15 +302,15 @@ func TestGuestPlaysTheSwitch(t *testing.T) {
 					for _, mode := range []string{"vepa", "bridge", "private", "passthru"} {
 						before, said := unmoved(h, h.uplink()), events.types()
 						g, stop := h.guest(ns, mode)
-						sent, back, seen := g.play(f, r, all[0])
-						require.NotZero(t, back)
-						total, met = total+sent, met+seen
+						n := g.play(f, r, all[0])
+						require.NotZero(t, n.back)
+						total, met = total+n.sent, met+n.echoes
 						hosttest.Eventually(h, 10*time.Second, "echoes", func() bool { return h.uplink().Echoes >= uint64(met) })
 						require.Equal(t, uint64(met), h.uplink().Echoes)
 						require.Equal(t, before, unmoved(h, h.uplink()), "%s, %s", when, mode)
 						require.Equal(t, said, events.types(), "%s, %s", when, mode)
 						stop()
-						t.Logf("%s, %s: %d sent, %d came back, %d of them known as echoes", when, mode, sent, back, seen)
+						t.Logf("%s, %s: %d sent, %d came back, %d of them known as echoes", when, mode, n.sent, n.back, n.echoes)
 					}
 				}
 				h.hearing()
