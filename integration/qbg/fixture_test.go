@@ -180,6 +180,12 @@ type bridge struct {
 // newBridge runs a bridge on a NIC of the machine.
 func newBridge(t *testing.T, card string) *bridge {
 	t.Helper()
+	return newBridgeHearing(t, card, func(c net.PacketConn) net.PacketConn { return c })
+}
+
+// newBridgeHearing runs a bridge that hears what hears lets through.
+func newBridgeHearing(t *testing.T, card string, hears func(net.PacketConn) net.PacketConn) *bridge {
+	t.Helper()
 	out, err := exec.Command("ip", "link", "set", card, "up").CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	ifi, err := net.InterfaceByName(card)
@@ -187,7 +193,7 @@ func newBridge(t *testing.T, card string) *bridge {
 	conn, err := packet.Listen(ifi, packet.Raw, unix.ETH_P_ALL, nil)
 	require.NoError(t, err)
 	require.NoError(t, conn.SetPromiscuous(true))
-	return serve(t, conn, &packet.Addr{HardwareAddr: net.HardwareAddr(vdp.NearestCustomerBridge[:])})
+	return serve(t, hears(conn), &packet.Addr{HardwareAddr: net.HardwareAddr(vdp.NearestCustomerBridge[:])})
 }
 
 // bridgeMAC is every bridge's.

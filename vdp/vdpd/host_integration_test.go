@@ -81,14 +81,19 @@ var hosts atomic.Int32
 // LLDP most of the time.
 func newHost(t *testing.T) *host {
 	t.Helper()
+	requireRoot(t)
+	t.Parallel()
+	return makeHost(t)
+}
+
+func requireRoot(t *testing.T) {
+	t.Helper()
 	if os.Getuid() != 0 {
 		if os.Getenv("CI") == "true" {
 			t.Fatal("needs root")
 		}
 		t.Skip("needs root")
 	}
-	t.Parallel()
-	return makeHost(t)
 }
 
 // another makes a second host for the same test.
@@ -188,7 +193,13 @@ func (h *host) vdpd(args ...string) *process {
 // quietVdpd is vdpd without a line for every frame that is ignored.
 func (h *host) quietVdpd(args ...string) *process {
 	h.Helper()
-	p := h.start(h.a, append([]string{vdpdPath, "-config", "/nonexistent", "-uplink", stationIf,
+	return h.vdpdOf(append([]string{"-config", "/nonexistent", "-uplink", stationIf}, args...)...)
+}
+
+// vdpdOf runs vdpd with an uplink that its arguments name.
+func (h *host) vdpdOf(args ...string) *process {
+	h.Helper()
+	p := h.start(h.a, append([]string{vdpdPath,
 		"-state", filepath.Join(h.dir, "state.json"), "-pid-file", filepath.Join(h.dir, "lldpad.pid"),
 		"-control", h.controlPath()}, args...)...)
 	hosttest.Eventually(h, 20*time.Second, "vdpd's pid file", func() bool {
@@ -237,7 +248,13 @@ func (h *host) lldpadBridge2012() *process {
 // responder runs our bridge on the wire.
 func (h *host) responder(c vdptest.Config) *vdptest.Server {
 	h.Helper()
-	c.MAC = vdp.MAC{0x02, 0xbb, 0, 0, 0, 1}
+	return h.responderHearing(c, func(c net.PacketConn) net.PacketConn { return c })
+}
+
+// responderHearing runs our bridge behind what hears puts before its socket.
+func (h *host) responderHearing(c vdptest.Config, hears func(net.PacketConn) net.PacketConn) *vdptest.Server {
+	h.Helper()
+	c.MAC = switchMAC
 	var (
 		conn *packet.Conn
 		err  error
@@ -252,7 +269,7 @@ func (h *host) responder(c vdptest.Config) *vdptest.Server {
 		}
 	})
 	require.NoError(h, err)
-	s := vdptest.NewServer(vdptest.NewBridge(c), conn, &packet.Addr{HardwareAddr: net.HardwareAddr{1, 0x80, 0xc2, 0, 0, 0}})
+	s := vdptest.NewServer(vdptest.NewBridge(c), hears(conn), &packet.Addr{HardwareAddr: net.HardwareAddr{1, 0x80, 0xc2, 0, 0, 0}})
 	stop := s.Start()
 	h.Cleanup(func() {
 		if err := stop(); err != nil {

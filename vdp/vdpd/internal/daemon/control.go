@@ -426,6 +426,7 @@ func (d *Daemon) await(ctx context.Context, a asked) (vdp.VSI, error) {
 	defer timer.Stop()
 	select {
 	case end := <-a.outcome:
+		d.saver.written(ctx)
 		return end.vsi, end.err
 	case <-timer.C:
 		d.do(ctx, func(time.Time) { delete(d.watchers, a.key) })

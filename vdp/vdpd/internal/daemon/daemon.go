@@ -111,6 +111,7 @@ func (d *Daemon) Run(stop context.Context) error {
 	go func() {
 		failed <- d.nl.serve(ctx, func(b []byte) (replies [][]byte) {
 			d.do(ctx, func(now time.Time) { replies = d.request(now, b) })
+			d.saver.written(ctx)
 			return replies
 		})
 	}()

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bufio"
+	"context"
 	"log/slog"
 	"os"
 	"sync"
@@ -16,6 +17,8 @@ const (
 	// minDead is how many records that no longer count a state file may have
 	// even if it is short.
 	minDead = 256
+	// savePatience bounds how long a disk that hangs holds up who waits for it.
+	savePatience = time.Second
 )
 
 // A saver keeps the state file up to date. A disk may take longer than the
@@ -26,11 +29,14 @@ type saver struct {
 	log  *slog.Logger
 	file stateFile
 
-	mu    sync.Mutex
-	infos map[string]uplinkInfo
-	vsis  map[savedKey]change
-	wake  chan struct{}
-	done  chan struct{}
+	mu      sync.Mutex
+	infos   map[string]uplinkInfo
+	vsis    map[savedKey]change
+	writing bool            // what was taken last
+	waiting []chan struct{} // to be closed when what is noted now is written
+	closed  bool
+	wake    chan struct{}
+	done    chan struct{}
 }
 
 // A savedKey names a VSI of an uplink; without an id, what is saved of the uplink
@@ -104,6 +110,30 @@ func (s *saver) gone(uplink string, id vdp.ID) {
 	s.signal()
 }
 
+// written waits until the file has what was noted before, or cannot have it: a VSI that
+// somebody is told of is still known after a crash.
+func (s *saver) written(ctx context.Context) {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	if s.closed || !s.writing && len(s.infos) == 0 && len(s.vsis) == 0 {
+		s.mu.Unlock()
+		return
+	}
+	done := make(chan struct{})
+	s.waiting = append(s.waiting, done)
+	s.signal()
+	s.mu.Unlock()
+	timer := time.NewTimer(savePatience)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
 func (s *saver) signal() {
 	select {
 	case s.wake <- struct{}{}:
@@ -122,7 +152,14 @@ func (s *saver) run() {
 		case _, more = <-s.wake:
 		case <-retry.C:
 		}
-		err := s.file.save(s.take())
+		records, waiting := s.take()
+		err := s.file.save(records)
+		s.mu.Lock()
+		s.writing = false
+		s.mu.Unlock()
+		for _, done := range waiting {
+			close(done)
+		}
 		switch {
 		case err != nil && !failing:
 			s.log.Error("state not saved: a restart will not know the current VSIs", "err", err)
@@ -140,15 +177,18 @@ func (s *saver) run() {
 
 // close saves what is new and ends run. No change may come any more.
 func (s *saver) close() {
+	s.mu.Lock()
+	s.closed = true
 	close(s.wake)
+	s.mu.Unlock()
 	<-s.done
 }
 
-// take returns the changes since it was last called.
-func (s *saver) take() []record {
+// take returns the changes since it was last called, and who waits for them.
+func (s *saver) take() ([]record, []chan struct{}) {
 	s.mu.Lock()
-	infos, vsis := s.infos, s.vsis
-	s.infos, s.vsis = make(map[string]uplinkInfo), make(map[savedKey]change)
+	infos, vsis, waiting := s.infos, s.vsis, s.waiting
+	s.infos, s.vsis, s.waiting, s.writing = make(map[string]uplinkInfo), make(map[savedKey]change), nil, true
 	s.mu.Unlock()
 	records := make([]record, 0, len(infos)+len(vsis))
 	for name, i := range infos {
@@ -163,7 +203,7 @@ func (s *saver) take() []record {
 		}
 		records = append(records, r)
 	}
-	return records
+	return records, waiting
 }
 
 // A stateFile is the file as a saver writes it: changes are appended, until

@@ -76,7 +76,8 @@ func newScale(tb testing.TB, vsis []int) *scale {
 		s.vsis += vsis[i]
 	}
 	s.p = s.d.ports[0]
-	require.NoError(tb, s.file.save(s.d.saver.take()))
+	records, _ := s.d.saver.take()
+	require.NoError(tb, s.file.save(records))
 	require.Equal(tb, len(vsis)+s.vsis, len(s.file.live))
 	v := manyVSIs(vsis[0] / 2)
 	s.request = (&vdpnl.Request{Header: vdpnl.Header{Seq: 1}, Ifname: s.p.cfg.Name, Set: &vdpnl.Set{Mode: vdp.Associate, VSI: v}}).Marshal()

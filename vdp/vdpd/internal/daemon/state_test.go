@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -234,6 +235,33 @@ func TestSaverWhileDiskHangs(t *testing.T) {
 	require.Equal(t, map[savedKey]change{
 		{"eth0", testVSI(0).ID}: {gone: true}, {"eth0", testVSI(1).ID}: {kept: testKept(1)},
 	}, s.vsis)
+}
+
+// Who is told of a VSI, is so when it is in the file.
+func TestSaverWritten(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.json")
+	s := newSaver(path, make(state), newBench(t, vdp.Edition2012).d.log)
+	go s.run()
+	for i := range byte(100) {
+		s.set("eth0", testKept(i), false)
+		s.written(t.Context())
+		have, err := readState(path)
+		require.NoError(t, err)
+		require.Contains(t, have["eth0"].vsis, testVSI(i).ID)
+	}
+	s.written(t.Context()) // nothing is left to be written
+	require.NoError(t, os.RemoveAll(filepath.Dir(path)))
+	s.set("eth0", testKept(100), false)
+	s.written(t.Context()) // it cannot be
+	s.close()
+	s.written(t.Context())
+
+	hangs := newSaver(path, make(state), s.log) // run has not begun
+	hangs.set("eth0", testKept(0), false)
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	hangs.written(ended)
+	(*saver)(nil).written(t.Context())
 }
 
 // childVariable makes TestKilledWhileSaving the process that is to be killed.
