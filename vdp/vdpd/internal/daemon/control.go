@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -232,8 +233,9 @@ func (d *Daemon) publish(p *port, e *vdp.Event) {
 func (d *Daemon) controlRequest(ctx context.Context, r *control.Request) (reply control.Reply, err error) {
 	if r.Uplink != "" {
 		known := false
-		for _, u := range d.cfg.Uplinks {
-			known = known || u.Name == r.Uplink
+		d.do(ctx, func(time.Time) { known = d.named(r.Uplink) != nil })
+		if ctx.Err() != nil {
+			return reply, ctx.Err()
 		}
 		if !known {
 			return reply, control.ErrUnknownUplink
@@ -276,7 +278,7 @@ func (d *Daemon) change(ctx context.Context, r *control.Request, m vdp.Mode) (vd
 	if err != nil {
 		return v, err
 	}
-	a, err := d.ask(ctx, r.Uplink, m, v)
+	a, err := d.ask(ctx, r.Uplink, m, v, cmp.Or(r.Owner, control.OwnerHand))
 	if err != nil {
 		return v, err
 	}
@@ -298,7 +300,7 @@ type asked struct {
 
 // ask passes a request to the station of the port that it is for. An error is the station's,
 // which has not taken it then, or ctx's.
-func (d *Daemon) ask(ctx context.Context, uplink string, m vdp.Mode, v vdp.VSI) (asked, error) {
+func (d *Daemon) ask(ctx context.Context, uplink string, m vdp.Mode, v vdp.VSI, owner control.Owner) (asked, error) {
 	a := asked{outcome: make(chan outcome, 1), key: new(watcher)}
 	var refused error
 	d.do(ctx, func(now time.Time) {
@@ -311,6 +313,9 @@ func (d *Daemon) ask(ctx context.Context, uplink string, m vdp.Mode, v vdp.VSI) 
 		out, done, err := on.ask(now, m, v)
 		if refused = err; err != nil || done {
 			delete(d.watchers, a.key)
+		}
+		if err == nil && m != vdp.DeAssociate {
+			d.evidence.asked(now, on, v.ID, owner)
 		}
 		if done {
 			d.dirty = true
@@ -378,8 +383,9 @@ func (d *Daemon) await(ctx context.Context, a asked) (vdp.VSI, error) {
 
 // holder finds the port of a request: by name, or the one that has the VSI.
 func (d *Daemon) holder(uplink string, id vdp.ID, m vdp.Mode) *port {
+	named := d.named(uplink)
 	for _, p := range d.ports {
-		if uplink != "" && p.cfg.Name != uplink {
+		if uplink != "" && p != named {
 			continue
 		}
 		if m != vdp.DeAssociate || p.has(id) {

@@ -7,12 +7,12 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"libvirt-direct/vdp"
+	"libvirt-direct/vdp/control"
 	"libvirt-direct/vdp/vdpnl"
 )
 
@@ -27,6 +27,10 @@ type Daemon struct {
 	ports []*port
 	work  chan func(now time.Time)
 	dirty bool
+
+	links    *linkTable
+	evidence *evidence
+	wire     func(*linkInfo) (wire, error) // opens an uplink's socket
 
 	control  *controlSocket
 	watchers map[*watcher]watcher
@@ -46,7 +50,11 @@ func New(c Config, log *slog.Logger) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{cfg: c, log: log, nl: nl, work: make(chan func(time.Time), 64), watchers: make(map[*watcher]watcher)}
+	d := &Daemon{
+		cfg: c, log: log, nl: nl, work: make(chan func(time.Time), 64), watchers: make(map[*watcher]watcher),
+		links: newLinkTable(), wire: openWire,
+	}
+	d.evidence = newEvidence(d)
 	if d.control, err = listenControl(c.ControlSocket, c.ControlGroup, d); err == nil {
 		if err = d.load(); err != nil {
 			d.control.l.Close()
@@ -75,6 +83,7 @@ func (d *Daemon) load() error {
 	for name, u := range s.Uplinks {
 		d.log.Warn("VSIs of an uplink that is no longer configured are forgotten", "uplink", name, "vsis", len(u.VSIs))
 	}
+	d.evidence.restored(time.Now())
 	return writePid(d.cfg.PidFile)
 }
 
@@ -93,8 +102,8 @@ func (d *Daemon) Run(stop context.Context) error {
 		})
 	}()
 	go func() {
-		failed <- watchLinks(ctx, func(l linkInfo) {
-			d.do(ctx, func(now time.Time) { d.linkChanged(ctx, now, &l) })
+		failed <- watchLinks(ctx, d.log, func(steps []linkStep) {
+			d.do(ctx, func(now time.Time) { d.linkSteps(ctx, now, steps) })
 		})
 	}()
 	states, wrote, idle := make(chan state, 1), make(chan struct{}, 1), true
@@ -124,7 +133,10 @@ func (d *Daemon) Run(stop context.Context) error {
 		case <-wrote:
 			idle = true
 		case <-timer.C:
-			d.tick(time.Now())
+			now := time.Now()
+			d.tick(now)
+			d.reopen(ctx, now)
+			d.evidence.judge(ctx, now)
 		}
 		timer.Reset(d.wait(time.Now()))
 		if d.dirty && idle {
@@ -167,6 +179,9 @@ func (d *Daemon) wait(now time.Time) time.Duration {
 			w = min(w, t.Sub(now))
 		}
 	}
+	if t := d.nextLook(); !t.IsZero() {
+		w = min(w, t.Sub(now))
+	}
 	return max(w, 0)
 }
 
@@ -186,6 +201,7 @@ func (d *Daemon) apply(now time.Time, p *port, out vdp.Output) {
 		e := &out.Events[i]
 		dirty, indicate := p.event(now, e)
 		d.dirty = d.dirty || dirty
+		d.evidence.event(now, p, e)
 		d.publish(p, e)
 		if indicate != nil {
 			// Whoever asked for the VSI may be gone; we restore it anyway.
@@ -214,6 +230,9 @@ func (d *Daemon) request(now time.Time, b []byte) (replies [][]byte) {
 		case r.Set != nil:
 			out, errno := p.set(now, r.Header, r.Set)
 			p.log.Info("request", "vsi", r.Set.VSI.ID, "mode", r.Set.Mode, "errno", int(errno))
+			if errno == 0 && r.Set.Mode != vdp.DeAssociate {
+				d.evidence.asked(now, p, r.Set.VSI.ID, control.OwnerLibvirt)
+			}
 			d.dirty = true
 			d.apply(now, p, out)
 			replies = append(replies, vdpnl.Ack(r.Header, d.nl.pid, errno))
@@ -222,48 +241,6 @@ func (d *Daemon) request(now time.Time, b []byte) (replies [][]byte) {
 		}
 	}
 	return replies
-}
-
-// port finds an uplink by name, or by index where there is none.
-func (d *Daemon) port(name string, index int) *port {
-	i := slices.IndexFunc(d.ports, func(p *port) bool {
-		if name != "" {
-			return p.cfg.Name == name
-		}
-		return index != 0 && p.ifindex == index
-	})
-	if i < 0 {
-		return nil
-	}
-	return d.ports[i]
-}
-
-// linkChanged follows an uplink's interface as it comes, changes and goes.
-func (d *Daemon) linkChanged(ctx context.Context, now time.Time, l *linkInfo) {
-	for _, p := range d.ports {
-		if p.ifindex == l.index && (l.removed || p.cfg.Name != l.name || p.mac != l.mac) {
-			d.apply(now, p, p.detach(now))
-		}
-		if p.cfg.Name != l.name || l.removed {
-			continue
-		}
-		if p.ifindex == 0 {
-			out, err := p.open(ctx, now, l,
-				func(f []byte) { d.do(ctx, func(now time.Time) { d.frame(now, p, f) }) },
-				func(err error) {
-					d.do(ctx, func(now time.Time) {
-						p.log.Warn("uplink lost", "err", err)
-						d.apply(now, p, p.detach(now))
-					})
-				})
-			if err != nil {
-				p.log.Error("uplink not usable", "err", err)
-				continue
-			}
-			d.apply(now, p, out)
-		}
-		d.apply(now, p, p.link(now, l.up))
-	}
 }
 
 func (d *Daemon) frame(now time.Time, p *port, f []byte) {

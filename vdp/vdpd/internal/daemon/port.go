@@ -15,7 +15,6 @@ import (
 
 	"libvirt-direct/vdp"
 	"libvirt-direct/vdp/control"
-	"libvirt-direct/vdp/vdpd/internal/uplink"
 	"libvirt-direct/vdp/vdpnl"
 )
 
@@ -40,7 +39,8 @@ type port struct {
 	log  *slog.Logger
 	send func(frame []byte) error // nil without an interface
 
-	ifindex int
+	ifindex int // 0 without an interface
+	device  device
 	mac     vdp.MAC
 	close   context.CancelFunc
 	st      *vdp.Station // nil until the interface was first seen
@@ -50,6 +50,8 @@ type port struct {
 	kept    map[vdp.ID]kept   // as in the state file
 	results map[vdp.ID]result // what GETLINK tells
 	changes uint64            // counts them, for the order of results
+	owners  map[vdp.ID]control.Owner
+	again   []vdp.VSIStatus // what a new station is to be asked for
 
 	sent, received control.Frames
 }
@@ -66,11 +68,12 @@ type result struct {
 func newPort(u Uplink, s uplinkState, log *slog.Logger) *port {
 	p := &port{
 		cfg: u, log: log.With("uplink", u.Name), edition: s.Edition,
-		kept: make(map[vdp.ID]kept), results: make(map[vdp.ID]result),
+		kept: make(map[vdp.ID]kept), results: make(map[vdp.ID]result), owners: make(map[vdp.ID]control.Owner),
 	}
 	for _, k := range s.VSIs {
 		p.kept[k.VSI.ID] = k
 		p.results[k.VSI.ID] = result{header: k.Header}
+		p.owners[k.VSI.ID] = k.owner()
 	}
 	return p
 }
@@ -144,6 +147,8 @@ func (p *port) set(now time.Time, h vdpnl.Header, s *vdpnl.Set) (vdp.Output, uni
 		return out, 0
 	case errors.Is(err, control.ErrNoInterface):
 		return out, unix.ENODEV
+	case errors.Is(err, control.ErrBond):
+		return out, unix.EOPNOTSUPP
 	case errors.Is(err, vdp.ErrNoLink):
 		return out, unix.ENETDOWN
 	case errors.Is(err, vdp.ErrNoEVB):
@@ -170,8 +175,8 @@ func (p *port) has(id vdp.ID) bool {
 
 // ready says why the switch takes no request, nil if it does.
 func (p *port) ready() error {
-	if p.st == nil || p.ifindex == 0 {
-		return control.ErrNoInterface
+	if err := p.fit(); err != nil {
+		return err
 	}
 	return p.st.Ready()
 }
@@ -260,7 +265,7 @@ func (p *port) event(now time.Time, e *vdp.Event) (dirty bool, indicate *vdpnl.H
 	case vdp.EventEstablished:
 		log.Info("established", "vid", e.VSI.Filters[0].VID)
 		r.done, r.response, r.expires = true, 0, time.Time{}
-		p.kept[id] = kept{VSI: e.VSI, Mode: e.Mode, Header: r.header}
+		p.kept[id] = kept{VSI: e.VSI, Mode: e.Mode, Header: r.header, Owner: p.owners[id], Moved: p.kept[id].Moved}
 	case vdp.EventFailed:
 		log.Warn("failed", "err", e.Err)
 		r.done, r.response = true, response(e.Err)
@@ -309,28 +314,6 @@ func response(err error) uint16 {
 		return responseBadState
 	}
 	return responseError
-}
-
-// open attaches the port to an interface and reads its frames in a goroutine,
-// which passes them to handle.
-func (p *port) open(ctx context.Context, now time.Time, ifi *linkInfo, handle func(frame []byte), gone func(error)) (vdp.Output, error) {
-	conn, err := uplink.Listen(ifi.netInterface())
-	if err != nil {
-		return vdp.Output{}, err
-	}
-	out, err := p.attach(now, ifi.index, ifi.mac, ifi.mtu, conn.Send)
-	if err != nil {
-		conn.Close()
-		return out, err
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	p.close = func() { cancel(); conn.Close() }
-	go func() {
-		if err := conn.ReadLoop(ctx, handle); ctx.Err() == nil {
-			gone(err)
-		}
-	}()
-	return out, nil
 }
 
 // detach lets the interface go.

@@ -12,14 +12,15 @@ import (
 // list describes VSIs, of one uplink and with one id unless these are empty.
 func (d *Daemon) list(uplink, id string) []control.VSIStatus {
 	var out []control.VSIStatus
+	named := d.named(uplink)
 	for _, p := range d.ports {
-		if uplink != "" && p.cfg.Name != uplink {
+		if uplink != "" && p != named {
 			continue
 		}
 		for _, v := range p.vsis() {
 			s := control.VSIStatus{
 				Uplink: p.cfg.Name, VSI: control.FromVDP(&v.VSI), Mode: v.Mode.String(),
-				State: v.State.String(), Error: control.NewError(v.Err),
+				State: v.State.String(), Error: control.NewError(v.Err), Owner: p.owners[v.VSI.ID],
 			}
 			if v.Have != 0 {
 				s.Have = v.Have.String()
@@ -56,7 +57,7 @@ func (d *Daemon) status() []control.Uplink {
 func (p *port) status() control.Uplink {
 	u := control.Uplink{
 		Name: p.cfg.Name, Ifindex: p.ifindex, Edition: p.edition.String(),
-		Sent: p.sent, Received: p.received, LinkSince: p.upSince, Link: !p.upSince.IsZero(),
+		Device: p.device.name, Sent: p.sent, Received: p.received, LinkSince: p.upSince, Link: !p.upSince.IsZero(),
 	}
 	for _, v := range p.vsis() {
 		u.VSIs++

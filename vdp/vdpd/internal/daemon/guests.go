@@ -1,0 +1,97 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"libvirt-direct/internal/journal"
+	"libvirt-direct/internal/link"
+	"libvirt-direct/vdp"
+)
+
+// hostSources are those of this host.
+func hostSources() sources {
+	return sources{vfs: vfMACs, guest: func(ports []string, id vdp.ID) (bool, error) {
+		return guestRuns(journal.Existing(journal.DefaultDir), "/proc", ports, id)
+	}}
+}
+
+// vfMACs reads the MAC addresses of an interface's VFs.
+func vfMACs(ctx context.Context, ifindex int) (map[vdp.MAC]struct{}, error) {
+	c, err := link.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	_, vfs, err := c.VFs(ctx, link.Link{Index: ifindex, Name: "interface " + strconv.Itoa(ifindex)})
+	if err != nil {
+		return nil, err
+	}
+	macs := make(map[vdp.MAC]struct{})
+	for _, vf := range vfs {
+		if vf.MAC == nil {
+			continue
+		}
+		if m, err := net.ParseMAC(*vf.MAC); err == nil && len(m) == len(vdp.MAC{}) {
+			macs[vdp.MAC(m)] = struct{}{}
+		}
+	}
+	return macs, nil
+}
+
+// guestRuns reports whether a domain whose journal has a VSI on a port runs. The journal alone
+// does not say so: a host's libvirtd may have ended without its hooks. It tells whose guest to
+// look for among the processes.
+func guestRuns(j *journal.Dir, proc string, ports []string, id vdp.ID) (bool, error) {
+	for _, name := range ports {
+		claims, err := j.Claims(fmt.Sprintf("vsi/%s/i-%s", name, id))
+		if err != nil {
+			return false, err
+		}
+		if len(claims.Unreadable) > 0 {
+			return false, fmt.Errorf("%w: of domain %s", journal.ErrRead, claims.Unreadable[0])
+		}
+		for _, c := range claims.All {
+			if runs, err := qemuRuns(proc, c.UUID); runs || err != nil {
+				return runs, err
+			}
+		}
+	}
+	return false, nil
+}
+
+// qemuRuns looks for a process of QEMU for a domain: libvirt gives each one its domain's UUID.
+func qemuRuns(proc, uuid string) (bool, error) {
+	// With hidepid, others' processes cannot be seen.
+	if _, err := os.Stat(filepath.Join(proc, "1")); err != nil {
+		return false, err
+	}
+	dirs, err := os.ReadDir(proc)
+	if err != nil {
+		return false, err
+	}
+	option := []byte("\x00-uuid\x00" + uuid + "\x00")
+	var unreadable error
+	for _, d := range dirs {
+		if _, err := strconv.Atoi(d.Name()); err != nil {
+			continue
+		}
+		args, err := os.ReadFile(filepath.Join(proc, d.Name(), "cmdline"))
+		switch {
+		case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ESRCH): // it has ended
+		case err != nil:
+			unreadable = err
+		case bytes.Contains(args, option):
+			return true, nil
+		}
+	}
+	return false, unreadable
+}

@@ -1,0 +1,126 @@
+package daemon
+
+import "libvirt-direct/vdp"
+
+// maxDepth bounds the way down from one interface to another: a device on a VLAN of a bond in a
+// bridge needs four.
+const maxDepth = 8
+
+// A linkTable is what the kernel has, as far as it was told.
+type linkTable struct {
+	all   map[int]*tableLink
+	names map[string]int
+	macs  map[vdp.MAC]map[int]struct{}
+	vlans map[int]map[int]struct{} // by their master
+	round uint64                   // of lists
+	whole bool                     // nothing that exists is missing, and nothing is gone
+}
+
+type tableLink struct {
+	linkInfo
+	round uint64 // when it was last told of
+}
+
+func newLinkTable() *linkTable {
+	return &linkTable{
+		all: make(map[int]*tableLink), names: make(map[string]int),
+		macs: make(map[vdp.MAC]map[int]struct{}), vlans: make(map[int]map[int]struct{}),
+	}
+}
+
+// change takes note of a change, and returns what was known before, if anything.
+func (t *linkTable) change(l *linkInfo) (old linkInfo) {
+	if was := t.all[l.index]; was != nil {
+		old = was.linkInfo
+		t.forget(&old)
+	}
+	if l.removed {
+		return old
+	}
+	t.all[l.index] = &tableLink{*l, t.round}
+	t.names[l.name] = l.index
+	add(t.macs, l.mac, l.index)
+	if l.kind == "vlan" && l.master != 0 {
+		add(t.vlans, l.master, l.index)
+	}
+	return old
+}
+
+func (t *linkTable) forget(l *linkInfo) {
+	delete(t.all, l.index)
+	// Another may have its name by now, if its end was missed.
+	if t.names[l.name] == l.index {
+		delete(t.names, l.name)
+	}
+	remove(t.macs, l.mac, l.index)
+	remove(t.vlans, l.master, l.index)
+}
+
+func add[K comparable](m map[K]map[int]struct{}, k K, index int) {
+	if m[k] == nil {
+		m[k] = make(map[int]struct{})
+	}
+	m[k][index] = struct{}{}
+}
+
+func remove[K comparable](m map[K]map[int]struct{}, k K, index int) {
+	if delete(m[k], index); len(m[k]) == 0 {
+		delete(m, k)
+	}
+}
+
+// begin starts a list.
+func (t *linkTable) begin() { t.round++ }
+
+// end ends a list, and returns what was not in it.
+func (t *linkTable) end() (gone []linkInfo) {
+	for _, l := range t.all {
+		if l.round != t.round {
+			l.removed = true
+			gone = append(gone, l.linkInfo)
+		}
+	}
+	t.whole = true
+	return gone
+}
+
+// byIndex returns an interface, nil if there is none.
+func (t *linkTable) byIndex(index int) *linkInfo {
+	if l := t.all[index]; l != nil {
+		return &l.linkInfo
+	}
+	return nil
+}
+
+func (t *linkTable) byName(name string) *linkInfo { return t.byIndex(t.names[name]) }
+
+// on reports whether an interface is a port, or leads to it: a macvtap on the port or on its
+// VLAN, a TAP in a bridge with one of those, or either on a bond that the port is a slave of.
+func (t *linkTable) on(l *linkInfo, port int) bool {
+	return t.leads(l.index, port, 0) || t.leads(l.parent, port, 0) || t.leads(l.master, port, 0)
+}
+
+func (t *linkTable) leads(index, port, depth int) bool {
+	l := t.byIndex(index)
+	if l == nil || depth > maxDepth {
+		return false
+	}
+	if index == port {
+		return true
+	}
+	if l.kind == "vlan" {
+		return t.leads(l.parent, port, depth+1)
+	}
+	// The port below, in a bond or a bridge.
+	for p, n := t.byIndex(port), 0; p != nil && p.master != 0 && n < maxDepth; p, n = t.byIndex(p.master), n+1 {
+		if p.master == index {
+			return true
+		}
+	}
+	for v := range t.vlans[index] {
+		if t.leads(t.all[v].parent, port, depth+1) {
+			return true
+		}
+	}
+	return false
+}
