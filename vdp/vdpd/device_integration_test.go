@@ -3,7 +3,6 @@
 package main_test
 
 import (
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -30,14 +29,6 @@ func (h *host) during(t *testing.T) *host {
 	sub := *h
 	sub.T = t
 	return &sub
-}
-
-// device makes the macvlan of a VSI's guest.
-func (h *host) device(v vdp.VSI) (name string) {
-	h.Helper()
-	name = "mv" + strconv.Itoa(int(v.ID.Octets[15]))
-	h.sh("ip", "-n", h.a, "link", "add", "link", stationIf, "name", name, "address", v.Filters[0].MAC.String(), "type", "macvlan", "mode", "vepa")
-	return name
 }
 
 func (h *host) ifindex(name string) int {
@@ -128,9 +119,8 @@ func TestVSIEndsWithItsGuest(t *testing.T) {
 	switchReady(h, p)
 	l := h.libvirt(p.cmd.Process.Pid)
 	guests := []vdp.VSI{testVSI(1), testVSI(2), testVSI(3)}
-	var devices []string
+	devices := h.devices(guests...)
 	for _, v := range guests {
-		devices = append(devices, h.device(v))
 		require.Zero(t, l.set(vdp.Associate, v))
 		require.Zero(t, l.result(v))
 	}
@@ -167,5 +157,4 @@ func TestVSIEndsWithItsGuest(t *testing.T) {
 	require.Equal(t, 1, strings.Count(p.output(), "its guest is gone"))
 	require.Equal(t, vdp.Associate, mode(h, br, guests[2]))
 	require.Equal(t, vdp.Associate, mode(h, br, byHand))
-	require.FileExists(t, filepath.Join(h.dir, "state.json"))
 }

@@ -41,6 +41,8 @@ type evidence struct {
 type sources struct {
 	// vfs returns the MAC addresses of the VFs of a port.
 	vfs func(ctx context.Context, ifindex int) (map[vdp.MAC]struct{}, error)
+	// vfOf reports whether an interface is a VF of a port.
+	vfOf func(name, port string) (bool, error)
 	// guest reports whether a guest runs that has a VSI on a port by the hook's journal. The
 	// port may have several names.
 	guest func(ports []string, id vdp.ID) (bool, error)
@@ -268,12 +270,17 @@ func (e *evidence) setMoved(key vsiKey, w *watched, moved bool) {
 
 // listed looks for all devices again, now that it is known which there are.
 func (e *evidence) listed(now time.Time) {
-	e.stale = false
-	for key, w := range e.vsis {
-		// Until now, none may have been known.
-		if w.grace == restoredGrace {
+	for _, w := range e.missing {
+		if w.grace == restoredGrace { // until now, no device may have been known
 			w.since = now
 		}
+	}
+	e.recheck(now)
+}
+
+func (e *evidence) recheck(now time.Time) {
+	e.stale = false
+	for key, w := range e.vsis {
 		e.update(now, key, w)
 	}
 }
@@ -303,7 +310,8 @@ type look struct {
 	w       *watched
 	since   time.Time
 	macs    []vdp.MAC
-	due     bool // it ends unless there is evidence
+	on      []string // interfaces with one of these addresses, or below such
+	due     bool     // it ends unless there is evidence
 	seen    bool
 	unknown error
 }
@@ -311,7 +319,8 @@ type look struct {
 // A portLook is at the VSIs of one port.
 type portLook struct {
 	ifindex int
-	names   []string
+	device  string   // its name
+	names   []string // this, and the configured one
 	vsis    []look
 }
 
@@ -323,7 +332,7 @@ func (e *evidence) judge(ctx context.Context, now time.Time) {
 	}
 	e.next = time.Time{}
 	if e.stale {
-		e.listed(now)
+		e.recheck(now)
 	}
 	all := e.looks(now)
 	if len(all) == 0 {
@@ -349,16 +358,20 @@ func (e *evidence) looks(now time.Time) []portLook {
 			e.end(key.p, key.id)
 			continue
 		}
-		if key.p.ifindex == 0 || e.present(key, w) {
+		if e.present(key, w) { // what lies between has changed
+			e.update(now, key, w)
+			continue
+		}
+		if key.p.ifindex == 0 {
 			continue
 		}
 		pl := byPort[key.p]
 		if pl == nil {
-			pl = &portLook{ifindex: key.p.ifindex, names: slices.Compact([]string{key.p.cfg.Name, key.p.device.name})}
+			pl = &portLook{ifindex: key.p.ifindex, device: key.p.device.name, names: slices.Compact([]string{key.p.cfg.Name, key.p.device.name})}
 			byPort[key.p] = pl
 		}
 		pl.vsis = append(pl.vsis, look{
-			key: key, w: w, since: w.since, macs: w.macs,
+			key: key, w: w, since: w.since, macs: w.macs, on: e.d.links.below(w.macs),
 			due: w.absent && !now.Before(w.since.Add(w.grace)),
 		})
 	}
@@ -379,6 +392,12 @@ func (s *sources) look(ctx context.Context, pl *portLook) {
 		for _, m := range l.macs {
 			if _, ok := vfs[m]; ok {
 				l.seen = true
+			}
+		}
+		for _, name := range l.on {
+			vf, err := s.vfOf(name, pl.device)
+			if l.seen = l.seen || vf; err != nil {
+				l.unknown = err
 			}
 		}
 		if l.due && !l.seen {

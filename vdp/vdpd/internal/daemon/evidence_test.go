@@ -38,6 +38,7 @@ func newGuestBench(t *testing.T) *guestBench {
 			g.looks++
 			return maps.Clone(g.vfs), g.err
 		},
+		vfOf:  func(name, port string) (bool, error) { return name == "vf0" && port == "eth0", nil },
 		guest: func(_ []string, id vdp.ID) (bool, error) { return g.guests[id], g.err },
 	}
 	g.list(g.uplink())
@@ -184,6 +185,16 @@ func TestOtherEvidence(t *testing.T) {
 		g.pass(guestGrace - time.Second)
 		require.True(t, g.has(1))
 		g.pass(lookInterval + 2*time.Second)
+		require.False(t, g.has(1))
+	})
+	t.Run("macvtap on a VF", func(t *testing.T) {
+		g := newGuestBench(t)
+		g.change(linkInfo{name: "vf0", index: 20, mac: vdp.MAC{2, 0xcc}, up: true}, macvtap(1, 20))
+		g.associate(v, control.OwnerLibvirt)
+		g.pass(5 * time.Minute)
+		require.True(t, g.has(1))
+		g.change(gone(macvtap(1, 20)))
+		g.pass(guestGrace + 2*lookInterval)
 		require.False(t, g.has(1))
 	})
 	t.Run("journal", func(t *testing.T) {

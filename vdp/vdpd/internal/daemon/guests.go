@@ -19,7 +19,7 @@ import (
 
 // hostSources are those of this host.
 func hostSources() sources {
-	return sources{vfs: vfMACs, guest: func(ports []string, id vdp.ID) (bool, error) {
+	return sources{vfs: vfMACs, vfOf: vfOf, guest: func(ports []string, id vdp.ID) (bool, error) {
 		return guestRuns(journal.Existing(journal.DefaultDir), "/proc", ports, id)
 	}}
 }
@@ -45,6 +45,16 @@ func vfMACs(ctx context.Context, ifindex int) (map[vdp.MAC]struct{}, error) {
 		}
 	}
 	return macs, nil
+}
+
+// vfOf reports whether an interface is a VF of another. Drivers of switches in a NIC do not say
+// which addresses their VFs have; that a guest's macvtap is on one of them, sysfs does.
+func vfOf(name, port string) (bool, error) {
+	_, err := os.Stat(filepath.Join("/sys/class/net", name, "device/physfn/net", port))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // guestRuns reports whether a domain whose journal has a VSI on a port runs. The journal alone

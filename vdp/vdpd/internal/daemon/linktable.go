@@ -100,6 +100,22 @@ func (t *linkTable) on(l *linkInfo, port int) bool {
 	return t.leads(l.index, port, 0) || t.leads(l.parent, port, 0) || t.leads(l.master, port, 0)
 }
 
+// below returns the names of the hardware that devices with these addresses are or lie on.
+func (t *linkTable) below(macs []vdp.MAC) (names []string) {
+	for _, m := range macs {
+		for i := range t.macs[m] {
+			l := t.byIndex(i)
+			for n := 0; n < maxDepth && l != nil && l.parent != 0; n++ {
+				l = t.byIndex(l.parent)
+			}
+			if l != nil && l.kind == "" {
+				names = append(names, l.name)
+			}
+		}
+	}
+	return names
+}
+
 func (t *linkTable) leads(index, port, depth int) bool {
 	l := t.byIndex(index)
 	if l == nil || depth > maxDepth {
