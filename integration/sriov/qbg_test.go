@@ -79,7 +79,7 @@ func TestHostdevVSI(t *testing.T) {
 	require.Equal(t, "established", shown[0].State)
 	kill()
 	d.destroy(t, dom)
-	kill = startVDPD(ctx, t)
+	startVDPD(ctx, t)
 	require.Eventually(t, func() bool { look(); return mode == 0 }, 20*time.Second, 50*time.Millisecond)
 	require.Equal(t, before, links(t))
 
