@@ -30,6 +30,7 @@ type evidence struct {
 	d       *Daemon
 	vsis    map[vsiKey]*watched
 	macs    map[vdp.MAC]map[vsiKey]struct{} // and by what libvirt gives their TAPs
+	changed map[int]map[vsiKey]struct{}     // by devices that had a VSI's address
 	missing map[vsiKey]*watched             // those of vsis without a device
 	next    time.Time                       // when to look for other evidence of these; zero: never
 	looking bool
@@ -55,18 +56,21 @@ type vsiKey struct {
 
 // watched is a VSI that is to end with its guest.
 type watched struct {
-	macs   []vdp.MAC
-	moved  bool // its device is in another namespace
-	absent bool // nothing showed the guest when last looked at
-	since  time.Time
-	grace  time.Duration
-	warned bool // that it cannot be looked at
+	macs []vdp.MAC
+	// changed are devices that had one of macs: a guest may have changed its address, which is
+	// not its end.
+	changed []int
+	moved   bool // its device is in another namespace
+	absent  bool // nothing showed the guest when last looked at
+	since   time.Time
+	grace   time.Duration
+	warned  bool // that it cannot be looked at
 }
 
 func newEvidence(d *Daemon) *evidence {
 	return &evidence{
 		d: d, vsis: make(map[vsiKey]*watched), macs: make(map[vdp.MAC]map[vsiKey]struct{}),
-		missing: make(map[vsiKey]*watched), sources: hostSources(),
+		changed: make(map[int]map[vsiKey]struct{}), missing: make(map[vsiKey]*watched), sources: hostSources(),
 	}
 }
 
@@ -137,17 +141,10 @@ func (e *evidence) watch(now time.Time, p *port, v *vdp.VSI, grace time.Duration
 	w := &watched{macs: macs, absent: true, since: now, grace: grace}
 	e.vsis[key] = w
 	for _, m := range macs {
-		addKey(e.macs, m, key)
-		addKey(e.macs, tapMAC(m), key)
+		add(e.macs, m, key)
+		add(e.macs, tapMAC(m), key)
 	}
 	e.update(now, key, w)
-}
-
-func addKey(m map[vdp.MAC]map[vsiKey]struct{}, mac vdp.MAC, key vsiKey) {
-	if m[mac] == nil {
-		m[mac] = make(map[vsiKey]struct{})
-	}
-	m[mac][key] = struct{}{}
 }
 
 // end forgets a VSI that is no more.
@@ -164,11 +161,11 @@ func (e *evidence) unwatch(key vsiKey) {
 	delete(e.vsis, key)
 	delete(e.missing, key)
 	for _, m := range w.macs {
-		for _, mac := range []vdp.MAC{m, tapMAC(m)} {
-			if delete(e.macs[mac], key); len(e.macs[mac]) == 0 {
-				delete(e.macs, mac)
-			}
-		}
+		remove(e.macs, m, key)
+		remove(e.macs, tapMAC(m), key)
+	}
+	for _, i := range w.changed {
+		remove(e.changed, i, key)
 	}
 }
 
@@ -224,7 +221,10 @@ func (e *evidence) device(key vsiKey, w *watched) bool {
 			}
 		}
 	}
-	return false
+	return slices.ContainsFunc(w.changed, func(i int) bool {
+		l := links.byIndex(i)
+		return l != nil && links.on(l, key.p.ifindex)
+	})
 }
 
 // linkChanged follows the devices.
@@ -232,6 +232,22 @@ func (e *evidence) linkChanged(now time.Time, old, l *linkInfo) {
 	if old.index != 0 && old.master != 0 && (l.removed || l.master != old.master) && !guestKind(old.kind) {
 		e.stale = true
 		e.wake(now.Add(lookInterval))
+	}
+	if old.index != 0 && !l.removed && old.mac != l.mac && guestKind(l.kind) {
+		for key := range e.macs[old.mac] {
+			if w := e.vsis[key]; !slices.Contains(w.changed, l.index) {
+				add(e.changed, l.index, key)
+				w.changed = append(w.changed, l.index)
+			}
+		}
+	}
+	if l.removed {
+		for key := range e.changed[l.index] {
+			w := e.vsis[key]
+			w.changed = slices.DeleteFunc(w.changed, func(i int) bool { return i == l.index })
+			e.update(now, key, w)
+		}
+		delete(e.changed, l.index)
 	}
 	macs := []vdp.MAC{old.mac, l.mac}
 	for i, m := range macs {

@@ -132,7 +132,6 @@ func TestVSIEndsWithItsGuest(t *testing.T) {
 		"TAP in a bridge":                  {[]linkInfo{bridge, inBridge, tap}, gone(tap), false},
 		"bridge taken apart":               {[]linkInfo{bridge, inBridge, tap}, vlan, false},
 		"on the bond of the port":          {[]linkInfo{inBond2, inBond, macvtap(1, 80)}, gone(macvtap(1, 80)), false},
-		"another address":                  {[]linkInfo{macvtap(1, 3)}, linkInfo{name: "macvtap1", index: 101, kind: "macvtap", parent: 3}, false},
 		"passthrough":                      {[]linkInfo{passthrough}, linkInfo{name: "eth0", index: 3, mac: vdp.MAC{2, 0xaa}, mtu: 1500, up: true}, false},
 		"on another interface":             {[]linkInfo{elsewhere, macvtap(1, 7)}, linkInfo{}, true},
 		"parent in another namespace":      {[]linkInfo{macvtap(1, 0)}, linkInfo{}, true},
@@ -266,6 +265,27 @@ func TestOtherEvidence(t *testing.T) {
 		g.change(gone(macvtap(1, 3)))
 		g.pass(guestGrace + lookInterval)
 		require.False(t, g.has(1))
+	})
+	t.Run("an address that the guest changes", func(t *testing.T) {
+		g := newGuestBench(t)
+		g.change(macvtap(1, 3))
+		g.associate(v, control.OwnerLibvirt)
+		g.pass(time.Second)
+		for n := range byte(3) {
+			l := macvtap(1, 3)
+			l.mac = vdp.MAC{2, 5: n}
+			g.change(l)
+			g.pass(2 * time.Minute)
+			require.True(t, g.has(1))
+			g.change(macvtap(1, 3))
+		}
+		require.Len(t, g.d.evidence.vsis[vsiKey{g.p, v.ID}].changed, 1)
+		l := macvtap(1, 3)
+		l.mac = vdp.MAC{2}
+		g.change(l, gone(l))
+		g.pass(guestGrace + lookInterval)
+		require.False(t, g.has(1))
+		require.Empty(t, g.d.evidence.changed)
 	})
 	t.Run("no interface", func(t *testing.T) {
 		g := newGuestBench(t)

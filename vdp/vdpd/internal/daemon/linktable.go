@@ -56,15 +56,15 @@ func (t *linkTable) forget(l *linkInfo) {
 	remove(t.vlans, l.master, l.index)
 }
 
-func add[K comparable](m map[K]map[int]struct{}, k K, index int) {
+func add[K, E comparable](m map[K]map[E]struct{}, k K, e E) {
 	if m[k] == nil {
-		m[k] = make(map[int]struct{})
+		m[k] = make(map[E]struct{})
 	}
-	m[k][index] = struct{}{}
+	m[k][e] = struct{}{}
 }
 
-func remove[K comparable](m map[K]map[int]struct{}, k K, index int) {
-	if delete(m[k], index); len(m[k]) == 0 {
+func remove[K, E comparable](m map[K]map[E]struct{}, k K, e E) {
+	if delete(m[k], e); len(m[k]) == 0 {
 		delete(m, k)
 	}
 }
