@@ -335,8 +335,8 @@ type look struct {
 // A portLook is at the VSIs of one port.
 type portLook struct {
 	ifindex int
-	device  string   // its name
-	names   []string // this, and the configured one
+	names   []string   // the configured and the present one
+	nics    []linkInfo // that may have VFs: the port, or a bond's slaves
 	vsis    []look
 }
 
@@ -383,7 +383,10 @@ func (e *evidence) looks(now time.Time) []portLook {
 		}
 		pl := byPort[key.p]
 		if pl == nil {
-			pl = &portLook{ifindex: key.p.ifindex, device: key.p.device.name, names: slices.Compact([]string{key.p.cfg.Name, key.p.device.name})}
+			pl = &portLook{
+				ifindex: key.p.ifindex, names: slices.Compact([]string{key.p.cfg.Name, key.p.device.name}),
+				nics: e.d.links.nics(key.p.ifindex),
+			}
 			byPort[key.p] = pl
 		}
 		pl.vsis = append(pl.vsis, look{
@@ -401,27 +404,31 @@ func (e *evidence) looks(now time.Time) []portLook {
 }
 
 func (s *sources) look(ctx context.Context, pl *portLook) {
-	vfs, err := s.vfs(ctx, pl.ifindex)
+	for _, nic := range pl.nics {
+		vfs, err := s.vfs(ctx, nic.index)
+		for i := range pl.vsis {
+			l := &pl.vsis[i]
+			for _, m := range l.macs {
+				_, vf := vfs[m]
+				l.note(vf, err)
+			}
+			for _, name := range l.on {
+				l.note(s.vfOf(name, nic.name))
+			}
+		}
+	}
 	for i := range pl.vsis {
 		l := &pl.vsis[i]
-		l.unknown = err
-		for _, m := range l.macs {
-			if _, ok := vfs[m]; ok {
-				l.seen = true
-			}
-		}
-		for _, name := range l.on {
-			vf, err := s.vfOf(name, pl.device)
-			if l.seen = l.seen || vf; err != nil {
-				l.unknown = err
-			}
-		}
 		if l.due && !l.seen {
-			running, err := s.guest(pl.names, l.key.id)
-			if l.seen = running; err != nil {
-				l.unknown = err
-			}
+			l.note(s.guest(pl.names, l.key.id))
 		}
+	}
+}
+
+// note takes note of what one look has shown.
+func (l *look) note(seen bool, err error) {
+	if l.seen = l.seen || seen; err != nil {
+		l.unknown = err
 	}
 }
 

@@ -196,6 +196,25 @@ func TestOtherEvidence(t *testing.T) {
 		g.pass(guestGrace + 2*lookInterval)
 		require.False(t, g.has(1))
 	})
+	t.Run("VF of a bond's slave", func(t *testing.T) {
+		g := newGuestBench(t)
+		port := g.uplink()
+		port.kind, port.bond.mode = "bond", bondActiveBackup
+		g.change(port, linkInfo{name: "eth1", index: 31, master: 3}, linkInfo{name: "eth2", index: 32, master: 3})
+		g.d.evidence.sources.vfs = func(_ context.Context, ifindex int) (map[vdp.MAC]struct{}, error) {
+			if ifindex == 32 {
+				return g.vfs, nil
+			}
+			return nil, nil
+		}
+		g.vfs[v.Filters[0].MAC] = struct{}{}
+		g.associate(v, control.OwnerLibvirt)
+		g.pass(2 * time.Minute)
+		require.True(t, g.has(1))
+		clear(g.vfs)
+		g.pass(guestGrace + 2*lookInterval)
+		require.False(t, g.has(1))
+	})
 	t.Run("journal", func(t *testing.T) {
 		g := newGuestBench(t)
 		g.guests[v.ID] = true

@@ -100,6 +100,23 @@ func (t *linkTable) on(l *linkInfo, port int) bool {
 	return t.leads(l.index, port, 0) || t.leads(l.parent, port, 0) || t.leads(l.master, port, 0)
 }
 
+// nics returns an interface, or the slaves of a bond.
+func (t *linkTable) nics(index int) (nics []linkInfo) {
+	l := t.byIndex(index)
+	if l == nil {
+		return nil
+	}
+	if l.kind != "bond" {
+		return []linkInfo{*l}
+	}
+	for _, s := range t.all {
+		if s.master == index {
+			nics = append(nics, s.linkInfo)
+		}
+	}
+	return nics
+}
+
 // below returns the names of the hardware that devices with these addresses are or lie on.
 func (t *linkTable) below(macs []vdp.MAC) (names []string) {
 	for _, m := range macs {
