@@ -153,11 +153,14 @@ func heardFrames(t testing.TB, fd int) (out [][]byte) {
 	}
 }
 
+// wayIsOpen is the text of frames that only show that there is a way.
+const wayIsOpen = "the way is open"
+
 // hears returns the texts that come in until one is "end".
 func hears(t testing.TB, fd int) (out []string) {
 	t.Helper()
 	for _, f := range heardFrames(t, fd) {
-		if text := textOf(f); text != "" {
+		if text := textOf(f); text != "" && text != wayIsOpen {
 			out = append(out, text)
 		}
 	}

@@ -54,6 +54,14 @@ func Explain(w io.Writer, op step.Op, d *xmlfilter.Domain, cfg *config.Config, h
 		}
 	}
 	e.losses(w)
+	for _, port := range e.ports() {
+		for i, line := range host.Spoofers[port] {
+			if i == 0 {
+				fmt.Fprintf(w, "at the switch's port of %s:\n", port)
+			}
+			fmt.Fprintf(w, "  %s\n", line)
+		}
+	}
 	return nil
 }
 
@@ -109,6 +117,18 @@ func (e *explanation) of(op step.Op) (lines []string, err error) {
 		return explainUndo(op, slices.Concat(e.planned, started)), e.planErr
 	}
 	return nil, nil
+}
+
+// ports are those where the domain's NICs are associated by 802.1Qbg.
+func (e *explanation) ports() (names []string) {
+	started, _ := plan.For(step.Start, e.after, e.cfg, e.host) // why not is said elsewhere
+	for _, s := range slices.Concat(e.planned, started) {
+		if a, is := s.Kind.(step.Associated); is {
+			names = append(names, a.AssociatedAt())
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // losses says what hook-owned NICs cannot have.

@@ -23,7 +23,10 @@ func OpenStation(ctx context.Context) (step.Station, func(), error) {
 		return nil, nil, err
 	}
 	l, err := lldpad.Open(ctx)
-	if errors.Is(err, lldpad.ErrNoDaemon) {
+	switch {
+	case errors.Is(err, lldpad.ErrStalePid):
+		return nil, nil, fmt.Errorf("%w: %w", step.ErrNoStation, err)
+	case errors.Is(err, lldpad.ErrNoDaemon):
 		return nil, nil, step.ErrNoStation
 	}
 	if err != nil {

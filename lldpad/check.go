@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"libvirt-direct/internal/noevb"
 	"libvirt-direct/vdp"
 )
 
@@ -20,7 +21,7 @@ type Report struct {
 	// VSIs are those that lldpad holds, as Query says it, but for the draft,
 	// where they are those that failed and nobody asks for.
 	VSIs []vdp.VSIStatus
-	// Err is nil if the port is ready. Otherwise it is ErrNoDaemon, ErrNoReply,
+	// Err is nil if the port is ready. Otherwise it matches ErrNoDaemon, ErrNoReply,
 	// ErrNoPort, ErrPortNotConfigured, ErrNeedsReload, ErrNoLink or
 	// ErrWaitingForSwitch, or of a port that is ready, the switch's last
 	// negative answer that lldpad remembers: an *OpError with a
@@ -64,7 +65,7 @@ func (c *Client) Check(ctx context.Context, port string) (Report, error) {
 	r.Err = r.err
 	switch {
 	case errors.Is(err, ErrNoDaemon):
-		r.Err, r.Fix = ErrNoDaemon, []string{"systemctl enable --now lldpad.socket lldpad.service"}
+		r.Err, r.Fix = err, []string{"systemctl enable --now lldpad.socket lldpad.service"}
 	case errors.Is(err, ErrNoReply) && ctx.Err() == nil:
 		r.Err, r.Fix = ErrNoReply, []string{"systemctl restart lldpad.service"}
 	case err != nil:
@@ -109,8 +110,11 @@ func (c *Client) inspect(ctx context.Context, port string) (inspection, error) {
 	}
 	r.engine, r.Edition, r.Switch = p.engine, p.edition(), p.neighbor()
 	r.Fix, r.err = p.diagnose(port, r.Edition, r.Switch)
-	if !running && (r.err == nil || r.err == ErrWaitingForSwitch) {
+	switch waits := r.err == ErrWaitingForSwitch; {
+	case !running && (r.err == nil || waits):
 		r.err, r.Fix = ErrNoLink, []string{"ip link set " + port + " up"}
+	case waits:
+		r.err = fmt.Errorf("%w: %s", ErrWaitingForSwitch, p.waiting(port))
 	}
 	return r, nil
 }
@@ -123,6 +127,7 @@ type portConfig struct {
 	vdp    map[string]string // settings of the draft's VDP, nil where its engine is not there
 	engine vdp.Edition
 
+	heard       bool // an LLDPDU of the switch's
 	remoteEVB   *vdp.EVB
 	localEVB    *vdp.EVB
 	remoteDraft *vdp.EVBDraft
@@ -181,6 +186,10 @@ func (c *Client) readTLVs(ctx context.Context, port string, p *portConfig) error
 		}
 		return unmarshal(b) == nil, nil // a TLV that nobody can read is as good as none
 	}
+	var err error
+	if p.heard, err = read(opNeighbor, tlvChassis, func([]byte) error { return nil }); err != nil {
+		return err
+	}
 	var remoteEVB, localEVB vdp.EVB
 	var remote, local vdp.EVBDraft
 	if ok, err := read(opNeighbor, tlvEVB, remoteEVB.UnmarshalBinary); err != nil {
@@ -218,6 +227,22 @@ func (c *Client) optional(ctx context.Context, cmd command) (body string, ok boo
 }
 
 const capsVDP = vdp.CapECP | vdp.CapVDP
+
+// waiting says where to look while the switch has not agreed. lldpad keeps no times.
+func (p *portConfig) waiting(port string) string {
+	at := noevb.Port{Name: port}
+	switch offers := p.remoteDraft != nil && p.remoteDraft.SupportedCapabilities&capsVDP == capsVDP; {
+	case p.remoteEVB != nil && p.remoteEVB.Role != vdp.RoleBridge:
+		at.Heard = &noevb.LLDPDU{Flaw: "is not a bridge's"}
+	case p.remoteEVB != nil || offers:
+		at.Heard = &noevb.LLDPDU{Flaw: "lldpad has not answered yet"}
+	case p.remoteDraft != nil:
+		at.Heard = &noevb.LLDPDU{Flaw: "does not offer both ECP and VDP"}
+	case p.heard:
+		at.Heard = &noevb.LLDPDU{}
+	}
+	return at.Causes()
+}
 
 func (p *portConfig) edition() vdp.Edition {
 	switch {

@@ -163,7 +163,9 @@ func (c *conn) exchange(ctx context.Context, msg string, accept func(reply []byt
 	if _, err := c.sock.WriteToUnix([]byte(msg), c.peer); err != nil {
 		switch {
 		case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
-			return nil, fmt.Errorf("%w: %w", ErrNoDaemon, err)
+			return nil, nobody(pidFile)
+		case errors.Is(err, fs.ErrPermission):
+			return nil, fmt.Errorf("%w: AppArmor or SELinux keeps its socket from this process", ErrPermission)
 		case errors.Is(err, net.ErrClosed):
 			return nil, ErrClosed
 		}
@@ -201,7 +203,7 @@ func (c *conn) ping(ctx context.Context) (uint32, error) {
 		return 0, err
 	}
 	if !isPong(b) {
-		return 0, ErrPermission
+		return 0, errNotRoot
 	}
 	return parsePong(b)
 }

@@ -14,15 +14,19 @@ import (
 var (
 	// ErrNoDaemon: no lldpad in this network namespace, or one that ended.
 	ErrNoDaemon = errors.New("lldpad does not run: systemctl start lldpad")
+	// ErrStalePid: nobody listens, and the pid file by which libvirt finds
+	// lldpad names a process that is gone, or another program's. It comes with
+	// ErrNoDaemon.
+	ErrStalePid = errors.New("/run/lldpad.pid is left over")
 	// ErrNoReply: lldpad runs and did not answer in time. It has one thread,
 	// which sleeps for a second whenever it notifies somebody over rtnetlink.
 	ErrNoReply = errors.New("lldpad does not answer")
 	// ErrImpostor: the answer came from a process that is not root's. Anybody
 	// may bind lldpad's abstract address while lldpad does not run.
 	ErrImpostor = errors.New("lldpad's control socket is held by a process that is not root's")
-	// ErrPermission: lldpad takes requests from root only, and rtnetlink from
-	// CAP_NET_ADMIN. It matches fs.ErrPermission.
-	ErrPermission = fmt.Errorf("lldpad takes requests from root only: %w", fs.ErrPermission)
+	// ErrPermission: lldpad runs, and this process may not ask it. It matches
+	// fs.ErrPermission.
+	ErrPermission = fmt.Errorf("lldpad may not be asked: %w", fs.ErrPermission)
 	// ErrNoPort: lldpad does not know the interface. It ignores loopback,
 	// VLAN, bridge and macvtap devices.
 	ErrNoPort = errors.New("lldpad has no such port: it must be a physical NIC, a bond or a veth")
@@ -32,8 +36,9 @@ var (
 	// engine on it.
 	ErrNeedsReload = errors.New("lldpad's configuration of the port takes effect when lldpad is reloaded")
 	// ErrWaitingForSwitch: the port is configured, and the switch has not
-	// sent an EVB TLV that agrees to ECP and VDP.
-	ErrWaitingForSwitch = errors.New("no EVB TLV from the switch yet: enable EVB/VDP on its port")
+	// sent an EVB TLV that agrees to ECP and VDP. What follows in the line
+	// says where to look.
+	ErrWaitingForSwitch = errors.New("no EVB TLV from the switch yet")
 	// ErrNoLink: the port is down or has no carrier.
 	ErrNoLink = errors.New("the port has no link")
 	// ErrBusy: lldpad is still working on an earlier request for the VSI.
@@ -52,6 +57,9 @@ var (
 	// ErrClosed: the client, or the source of events, was closed.
 	ErrClosed = errors.New("closed")
 )
+
+// errNotRoot is lldpad's own refusal, in the initial user namespace's terms.
+var errNotRoot = fmt.Errorf("%w: it takes requests from root only", ErrPermission)
 
 // An OpError says which operation failed on which port, for which VSI.
 type OpError struct {
@@ -114,7 +122,7 @@ func statusError(status uint8) error {
 	case statusDeviceNotFound, statusAgentNotFound:
 		return ErrNoPort
 	case statusNoAccess:
-		return ErrPermission
+		return errNotRoot
 	case statusNoEVB:
 		return ErrPortNotConfigured
 	case statusBusy:

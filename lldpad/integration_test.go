@@ -50,17 +50,22 @@ func newSite(t *testing.T) *site {
 	return s
 }
 
-// in runs f on a thread in a peer's network namespace. Sockets that f opens
-// stay there.
+// in runs f on a thread in a peer's namespaces of network and files. Sockets
+// that f opens stay there.
 func (s *site) in(p *host.Peer, f func() error) {
 	s.Helper()
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // for good: the thread ends with the goroutine
-		ns, err := os.Open(p.Path("/proc/1/ns/net"))
-		if err == nil {
-			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
-			ns.Close()
+		err := unix.Unshare(unix.CLONE_FS)
+		// Files last: the path of a namespace is the caller's.
+		for _, ns := range []struct {
+			name string
+			kind int
+		}{{"net", unix.CLONE_NEWNET}, {"mnt", unix.CLONE_NEWNS}} {
+			if err == nil {
+				err = setns(p.Path("/proc/1/ns/"+ns.name), ns.kind)
+			}
 		}
 		if err == nil {
 			err = f()
@@ -68,6 +73,15 @@ func (s *site) in(p *host.Peer, f func() error) {
 		done <- err
 	}()
 	require.NoError(s, <-done)
+}
+
+func setns(path string, kind int) error {
+	ns, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	return unix.Setns(int(ns.Fd()), kind)
 }
 
 // A daemon is a lldpad.
@@ -306,6 +320,67 @@ func TestBridge2012(t *testing.T) {
 	require.ErrorIs(t, c.DeAssociate(s.ctx, stationPort, b), vdp.ErrUnknownVSI)
 }
 
+// Whom a line blames is the party at fault, each told from the others.
+func TestHints(t *testing.T) {
+	s := newSite(t)
+	report := func() (r lldpad.Report) {
+		s.in(s.station, func() (err error) {
+			r, err = lldpad.Check(s.ctx, stationPort)
+			return err
+		})
+		return r
+	}
+	const none = "lldpad does not run: systemctl start lldpad"
+	require.EqualError(t, report().Err, none)
+
+	// A daemon that cannot tidy up, and a program that has the number now.
+	d := s.startLLDPAD(s.station)
+	pid, err := s.station.Run(s.ctx, "cat", "/run/lldpad.pid")
+	require.NoError(t, err)
+	pid = strings.Trim(pid, "\x00\n ")
+	d.kill()
+	r := report()
+	require.ErrorIs(t, r.Err, lldpad.ErrNoDaemon)
+	require.ErrorIs(t, r.Err, lldpad.ErrStalePid)
+	require.EqualError(t, r.Err, none+"; /run/lldpad.pid is left over: process "+pid+" is gone")
+	other := s.station.Command(s.ctx, "sh", "-c", "echo $$ >/run/lldpad.pid; exec sleep 60")
+	require.NoError(t, other.Start())
+	s.Cleanup(func() { other.Process.Kill(); other.Wait() })
+	hosttest.Eventually(s, 25*time.Second, "another program", func() bool { return strings.HasSuffix(report().Err.Error(), " is sleep") })
+	require.Regexp(t, `^`+none+`; /run/lldpad.pid is left over: process \d+ is sleep$`, report().Err.Error())
+
+	// One that may not be asked, for want of root.
+	s.startLLDPAD(s.station)
+	s.in(s.station, func() error {
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, 65534, 65534, 65534); errno != 0 { // of this thread alone
+			return errno
+		}
+		_, err := lldpad.Check(s.ctx, stationPort)
+		require.ErrorIs(t, err, lldpad.ErrPermission)
+		require.ErrorIs(t, err, os.ErrPermission)
+		require.EqualError(t, err, "check on "+stationPort+": lldpad may not be asked: permission denied: it takes requests from root only")
+		return nil
+	})
+
+	// A port on which it is off, one that hears nothing, and one that hears no EVB.
+	c := s.client()
+	r = s.until(c, lldpad.ErrPortNotConfigured)
+	s.mend(r)
+	r = s.until(c, lldpad.ErrWaitingForSwitch)
+	const yet = "no EVB TLV from the switch yet: "
+	require.EqualError(t, r.Err, yet+"no LLDPDU: enable LLDP and EVB on the switch's port; see that nothing in between eats frames to 01:80:c2:00:00:00")
+	require.Empty(t, r.Fix)
+	s.startLLDPAD(s.bridge)
+	_, err = s.bridge.Run(s.ctx, "lldptool", "-L", "-i", bridgePort, "-g", "ncb", "adminStatus=rxtx")
+	require.NoError(t, err)
+	hosttest.Eventually(s, 40*time.Second, "an LLDPDU without EVB", func() bool {
+		r = s.check(c)
+		require.ErrorIs(t, r.Err, lldpad.ErrWaitingForSwitch)
+		return strings.Contains(r.Err.Error(), "arrive")
+	})
+	require.EqualError(t, r.Err, yet+"the LLDPDUs that arrive have none: enable EVB/VDP on the switch's port, for LLDP to 01:80:c2:00:00:00, which a bridge in between would eat")
+}
+
 // Our responder is the switch: what lldpad as a bridge never does.
 func TestResponder2012(t *testing.T) {
 	s := newSite(t)
@@ -359,6 +434,7 @@ func TestResponder2012(t *testing.T) {
 		var refused *vdp.RefusedError
 		require.ErrorAs(t, err, &refused)
 		require.Equal(t, status, refused.Status)
+		require.Regexp(t, "^associate VSI "+uuidB+" on vs0: refused by the switch: ", err.Error())
 		t.Log(err)
 	}
 }

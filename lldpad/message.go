@@ -15,6 +15,7 @@ const (
 	moduleAll   = 0x00000001 // asks all modules
 	moduleVDP22 = 0x000080c4
 
+	tlvChassis  = 1
 	tlvEVB      = 0x0080c20d // the 2012 edition's
 	tlvEVBDraft = 0x001b3f00
 	tlvVDPDraft = 0x001b4002

@@ -57,7 +57,7 @@ func (c *netlinkConn) roundTrip(ctx context.Context, pid uint32, r vdpnl.Request
 	case errors.Is(err, unix.ECONNREFUSED):
 		return vdpnl.Reply{}, fmt.Errorf("%w: %w", ErrNoDaemon, err)
 	case errors.Is(err, unix.EPERM):
-		return vdpnl.Reply{}, fmt.Errorf("%w: %w", ErrPermission, err)
+		return vdpnl.Reply{}, fmt.Errorf("%w: rtnetlink asks for CAP_NET_ADMIN", ErrPermission)
 	case err != nil:
 		return vdpnl.Reply{}, netlinkError(ctx, err)
 	}

@@ -155,11 +155,8 @@ func TestMessagesRejected(t *testing.T) {
 		{"filter format 5", mgr + "0621" + head + "05 0001 525400112233 0064", vdp.Edition2012, vdp.ErrUnsupported},
 		{"VID 4095", mgr + "0621" + head + "02 0001 525400112233 0fff", vdp.Edition2012, vdp.ErrRange},
 		{"id format 6", mgr + "0621 00 000005 02 06 fa9b7fffb0a04893abcdbeef4ff18f8f 02 0001 525400112233 0064", vdp.Edition2012, vdp.ErrRange},
-		{"TLV type 6", mgr + "0c00", vdp.Edition2012, vdp.ErrUnsupported},
 		{"End TLV with a length", "0001 00", vdp.Edition2012, vdp.ErrLength},
-		{"organisational TLV without OUI", mgr + "fe03 001b3f", vdp.Edition2012, vdp.ErrLength},
 
-		{"other TLV", "0400", vdp.EditionDraft, vdp.ErrUnsupported},
 		{"mode 4", "fe26 001b3f 02 04 00 0c 123456 01 fa9b7fffb0a04893abcdbeef4ff18f8f 02 0001 525400112233 0064", vdp.EditionDraft, vdp.ErrRange},
 		{"response 7", "fe26 001b3f 02 02 07 0c 123456 01 fa9b7fffb0a04893abcdbeef4ff18f8f 02 0001 525400112233 0064", vdp.EditionDraft, vdp.ErrRange},
 		{"priority bits", "fe26 001b3f 02 02 00 0c 123456 01 fa9b7fffb0a04893abcdbeef4ff18f8f 02 0001 525400112233 8064", vdp.EditionDraft, vdp.ErrRange},
@@ -180,7 +177,6 @@ func TestLLDPDURejected(t *testing.T) {
 	const (
 		ids = "0207 04 02bb00000001 0407 03 02bb00000001"
 		min = ids + "0602 0078"
-		evb = "fe09 0080c20d 03 05 68 74 34"
 	)
 	for _, c := range []struct {
 		name, in string
@@ -192,11 +188,6 @@ func TestLLDPDURejected(t *testing.T) {
 		{"TTL twice", min + "0602 0078", vdp.ErrOrder},
 		{"short TTL", ids + "0601 78", vdp.ErrLength},
 		{"empty chassis id", "0201 04 0407 03 02bb00000001 0602 0078", vdp.ErrLength},
-		{"EVB twice", min + evb + evb, vdp.ErrOrder},
-		{"EVB too short", min + "fe08 0080c20d 03 05 68 74", vdp.ErrLength},
-		{"EVB role 3", min + "fe09 0080c20d 03 05 68 f4 34", vdp.ErrRange},
-		{"draft EVB too long", min + "fe0e 001b3f00 40 07 40 07 0cdf 0000 0f 00", vdp.ErrLength},
-		{"draft RTE 32", min + "fe0d 001b3f00 40 07 40 07 0cdf 0000 20", vdp.ErrRange},
 		{"cut", min + "fe09 0080c20d", vdp.ErrTruncated},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -204,6 +195,65 @@ func TestLLDPDURejected(t *testing.T) {
 			require.ErrorIs(t, p.UnmarshalBinary(unhex(t, c.in)), c.want)
 			require.Equal(t, vdp.LLDPDU{}, p)
 		})
+	}
+}
+
+// What others put into an LLDPDU keeps nobody from reading the EVB TLV.
+func TestLLDPDUWithForeignTLVs(t *testing.T) {
+	const (
+		min   = "0207 04 02bb00000001 0407 03 02bb00000001 0602 0078"
+		evb   = "fe09 0080c20d 03 05 68 54 34"
+		draft = "fe0d 001b3f00 40 07 40 07 0cdf 0000 0f"
+	)
+	var want vdp.LLDPDU
+	require.NoError(t, want.UnmarshalBinary(unhex(t, min+evb+draft)))
+	require.Equal(t, vdp.RoleBridge, want.EVB.Role)
+	require.NotNil(t, want.Draft)
+	for name, foreign := range map[string]string{
+		"organisational TLV without subtype": "fe03 00120f",
+		"organisational TLV without OUI":     "fe00",
+		"another organisation's":             "fe05 00120f 01 00",
+		"EVB too short":                      "fe08 0080c20d 03 05 68 74",
+		"EVB of 802.1Qcy":                    "fe09 0080c20d 03 05 68 d4 34",
+		"draft EVB too short":                "fe0c 001b3f00 40 07 40 07 0cdf 0000",
+		"draft RTE 32":                       "fe0d 001b3f00 40 07 40 07 0cdf 0000 20",
+		"reserved type":                      "1400",
+	} {
+		t.Run(name, func(t *testing.T) {
+			var p vdp.LLDPDU
+			require.NoError(t, p.UnmarshalBinary(unhex(t, min+foreign+evb+draft)))
+			require.Equal(t, want, p)
+		})
+	}
+	for name, more := range map[string]string{
+		"EVB twice":          evb + draft + "fe09 0080c20d 00 00 00 40 00",
+		"draft EVB twice":    evb + draft + "fe0d 001b3f00 00 00 00 00 0000 0000 00",
+		"EVB longer":         "fe0a 0080c20d 03 05 68 54 34 ff" + draft,
+		"draft EVB longer":   evb + "fe0f 001b3f00 40 07 40 07 0cdf 0000 0f ffff",
+		"foreign TLVs after": evb + draft + "fe03 00120f 1400",
+	} {
+		t.Run(name, func(t *testing.T) {
+			var p vdp.LLDPDU
+			require.NoError(t, p.UnmarshalBinary(unhex(t, min+more)))
+			require.Equal(t, want, p)
+		})
+	}
+}
+
+// So do TLVs in an ECPDU.
+func TestMessagesWithForeignTLVs(t *testing.T) {
+	for ed, in := range map[vdp.Edition][2]string{
+		vdp.Edition2012:  {"0a10 01000000000000000000000000000000", "0621 00 000005 02 05 fa9b7fffb0a04893abcdbeef4ff18f8f 02 0001 525400112233 0064"},
+		vdp.EditionDraft: {"", "fe26 001b3f 02 02 00 0c 123456 01 fa9b7fffb0a04893abcdbeef4ff18f8f 02 0001 525400112233 0064"},
+	} {
+		want, err := vdp.UnmarshalMessages(ed, unhex(t, in[0]+in[1]))
+		require.NoError(t, err)
+		require.Len(t, want, 1)
+		for _, foreign := range []string{"fe03 00000c", "fe04 00000c 01", "fe00", "0c00", "8002 ffff"} {
+			got, err := vdp.UnmarshalMessages(ed, unhex(t, in[0]+foreign+in[1]+foreign))
+			require.NoError(t, err, "%v %s", ed, foreign)
+			require.Equal(t, want, got)
+		}
 	}
 }
 

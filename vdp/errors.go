@@ -24,8 +24,15 @@ var (
 // Why a [Station] refuses a frame or a command, or reports a VSI as failed or
 // lost; to be matched with errors.Is.
 var (
-	// ErrNotForUs: the frame is our own, or addressed to somebody else.
+	// ErrNotForUs: the frame is our own, or not to the group address of its
+	// protocol.
 	ErrNotForUs = errors.New("frame is not for this station")
+	// ErrEcho: this host has sent the frame, or may have.
+	ErrEcho = errors.New("frame was sent by this host")
+	// ErrForeign: an LLDPDU or ECPDU of somebody who is not the switch.
+	ErrForeign = errors.New("frame is not the switch's: if it is, name its address under neighbor in vdpd.toml")
+	// ErrConflict: an LLDPDU with an EVB TLV of another agent than the switch.
+	ErrConflict = errors.New("a second neighbor offers EVB")
 	// ErrStray: an answer or de-associate for a VSI that is not known, or
 	// that no request is waiting for. Bridges send them after a restart of
 	// either side, and lldpad after each de-associate.
@@ -38,14 +45,17 @@ var (
 	ErrDowngrade = errors.New("VSI is associated: de-associate it before pre-associating")
 	// ErrNoLink: the uplink is down.
 	ErrNoLink = errors.New("uplink is down")
-	// ErrNoEVB: the switch has not sent an EVB TLV with ECP and VDP.
-	ErrNoEVB = errors.New("no EVB TLV from the switch: enable EVB/VDP on its port")
+	// ErrNoEVB: the switch has not sent an EVB TLV with ECP and VDP. Why, the
+	// station cannot tell.
+	ErrNoEVB = errors.New("no EVB TLV from the switch")
 	// ErrNoAnswer: the switch did not answer in time.
 	ErrNoAnswer = errors.New("the switch does not answer VDP requests")
 	// ErrBridgeDeassociated: the switch de-associated the VSI by itself.
 	ErrBridgeDeassociated = errors.New("de-associated by the switch")
 	// ErrEditionChanged: the switch now speaks the other edition.
 	ErrEditionChanged = errors.New("the switch changed its 802.1Qbg edition")
+	// ErrNoGroups: a VSI has group ids, and not both sides use them.
+	ErrNoGroups = errors.New("switch and vdpd.toml (group_ids) have not agreed on group ids")
 	// ErrFilterMismatch: the answer's filter is not the requested one.
 	ErrFilterMismatch = errors.New("the switch answered with another filter")
 )

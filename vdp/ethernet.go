@@ -16,9 +16,9 @@ var (
 	// NearestCustomerBridge receives LLDP with the EVB TLV, and ECP of the
 	// 2012 edition.
 	NearestCustomerBridge = MAC{0x01, 0x80, 0xc2, 0x00, 0x00, 0x00}
-	// NearestNonTPMRBridge is accepted, never sent to.
+	// NearestNonTPMRBridge is accepted for LLDP, never sent to.
 	NearestNonTPMRBridge = MAC{0x01, 0x80, 0xc2, 0x00, 0x00, 0x03}
-	// NearestBridge receives ECP of the draft.
+	// NearestBridge receives ECP of the draft, and LLDP of most switches.
 	NearestBridge = MAC{0x01, 0x80, 0xc2, 0x00, 0x00, 0x0e}
 )
 
@@ -27,6 +27,9 @@ const (
 	EtherTypeLLDP     uint16 = 0x88cc
 	EtherTypeECP      uint16 = 0x8940 // 2012 edition
 	EtherTypeECPDraft uint16 = 0x88b7 // OUI-extended EtherType
+
+	etherType8021Q  = 0x8100
+	etherType8021AD = 0x88a8
 )
 
 const (

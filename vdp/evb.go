@@ -65,9 +65,9 @@ func (e *EVB) MarshalBinary() ([]byte, error) {
 }
 
 // UnmarshalBinary reads the TLV's value from the OUI on. Reserved bits are
-// ignored.
+// ignored, and octets past the ninth, which a later edition may add.
 func (e *EVB) UnmarshalBinary(b []byte) error {
-	if len(b) != evbLen {
+	if len(b) < evbLen {
 		return bad("EVB TLV", ErrLength)
 	}
 	if [4]byte(b) != ouiEVB {
@@ -125,9 +125,10 @@ func (e *EVBDraft) MarshalBinary() ([]byte, error) {
 	return append(b, e.RTE), nil
 }
 
-// UnmarshalBinary reads the TLV's value from the OUI on.
+// UnmarshalBinary reads the TLV's value from the OUI on. Octets past the 13th are
+// ignored.
 func (e *EVBDraft) UnmarshalBinary(b []byte) error {
-	if len(b) != evbDraftLen {
+	if len(b) < evbDraftLen {
 		return bad("draft EVB TLV", ErrLength)
 	}
 	if [4]byte(b) != ouiEVBDraft {

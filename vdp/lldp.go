@@ -47,9 +47,9 @@ func (p *LLDPDU) MarshalBinary() ([]byte, error) {
 }
 
 // UnmarshalBinary reads the payload of an Ethernet frame. The fields do not
-// alias b. Chassis id, port id and TTL must come first and once each, and the
-// EVB TLVs at most once; octets of the TTL TLV past the second are ignored,
-// as 802.1AB asks.
+// alias b. Chassis id, port id and TTL must come first and once each; octets of
+// the TTL TLV past the second are ignored, as 802.1AB asks. An EVB TLV that is
+// not understood is passed over like a foreign one; of several the first counts.
 func (p *LLDPDU) UnmarshalBinary(b []byte) error {
 	var d LLDPDU
 	i := uint8(0)
@@ -74,7 +74,7 @@ func (p *LLDPDU) UnmarshalBinary(b []byte) error {
 			}
 			d.TTL = binary.BigEndian.Uint16(v)
 		case tlvOrganisational:
-			return d.organisational(v)
+			d.organisational(v)
 		}
 		return nil
 	})
@@ -88,25 +88,17 @@ func (p *LLDPDU) UnmarshalBinary(b []byte) error {
 	return nil
 }
 
-func (p *LLDPDU) organisational(v []byte) error {
-	if len(v) < 4 {
-		return bad("LLDPDU: organisational TLV", ErrLength)
+func (p *LLDPDU) organisational(v []byte) {
+	var (
+		evb   EVB
+		draft EVBDraft
+	)
+	switch {
+	case p.EVB == nil && evb.UnmarshalBinary(v) == nil:
+		p.EVB = &evb
+	case p.Draft == nil && draft.UnmarshalBinary(v) == nil:
+		p.Draft = &draft
 	}
-	switch [4]byte(v) {
-	case ouiEVB:
-		if p.EVB != nil {
-			return bad("LLDPDU: EVB TLV", ErrOrder)
-		}
-		p.EVB = new(EVB)
-		return p.EVB.UnmarshalBinary(v)
-	case ouiEVBDraft:
-		if p.Draft != nil {
-			return bad("LLDPDU: draft EVB TLV", ErrOrder)
-		}
-		p.Draft = new(EVBDraft)
-		return p.Draft.UnmarshalBinary(v)
-	}
-	return nil
 }
 
 func validLLDPID(b []byte) bool { return len(b) >= 2 && len(b) <= 256 }

@@ -116,8 +116,9 @@ func appendFilters(b []byte, v *VSI) []byte {
 }
 
 // UnmarshalMessages reads the payload of an ECPDU. A payload without any VDP
-// TLV, as lldpad sends at its start, is valid and gives none; organisational
-// TLVs of others are skipped; anything malformed rejects the whole payload.
+// TLV, as lldpad sends at its start, is valid and gives none; TLVs of other
+// organisations and types that the edition does not know are passed over; a
+// malformed VDP TLV rejects the whole payload.
 func UnmarshalMessages(ed Edition, b []byte) ([]Message, error) {
 	switch ed {
 	case Edition2012:
@@ -145,13 +146,8 @@ func unmarshal2012(b []byte) ([]Message, error) {
 			id := ManagerID(v)
 			manager = &id
 			return nil
-		case typ == tlvOrganisational:
-			if len(v) < 4 {
-				return bad("VDP: organisational TLV", ErrLength)
-			}
-			return nil
 		case typ > uint8(DeAssociate):
-			return badf(ErrUnsupported, "VDP: TLV type %d", typ)
+			return nil
 		case manager == nil:
 			return bad("VDP: VSI TLV before the VSI manager TLV", ErrOrder)
 		case len(v) < vsiTLVFixedLen:
@@ -179,13 +175,7 @@ func unmarshal2012(b []byte) ([]Message, error) {
 func unmarshalDraft(b []byte) ([]Message, error) {
 	var msgs []Message
 	err := eachTLV("VDP", b, func(typ uint8, v []byte) error {
-		if typ != tlvOrganisational {
-			return badf(ErrUnsupported, "VDP: TLV type %d", typ)
-		}
-		if len(v) < 4 {
-			return bad("VDP: organisational TLV", ErrLength)
-		}
-		if [3]byte(v) != ouiDraft || v[3] != vdpSubtypeDraft {
+		if typ != tlvOrganisational || len(v) < 4 || [3]byte(v) != ouiDraft || v[3] != vdpSubtypeDraft {
 			return nil
 		}
 		if len(v) < draftTLVFixedLen {

@@ -2,6 +2,7 @@ package vdp
 
 import (
 	"cmp"
+	"container/list"
 	"slices"
 	"time"
 )
@@ -16,10 +17,11 @@ const (
 )
 
 // EVBConfig is what a station proposes in its EVB TLV. The larger of its own
-// and the switch's value is used. With all four numbers zero they become 3, 8,
-// 20 and 20.
+// and the switch's value is used, but of the switch's no more than 7, 17, 22 and
+// 23. With all four numbers zero they become 3, 8, 20 and 20.
 type EVBConfig struct {
 	ReflectiveRelay bool  // ask the switch to reflect, as VEPA needs
+	GroupIDs        bool  // offer to use group ids; VSIs may have them if the switch does, too
 	Retries         uint8 // R, 0..7
 	RTE             uint8 // exponents of 10 µs, 0..31, as in EVB
 	RWD             uint8
@@ -38,13 +40,19 @@ type Config struct {
 	// restart. VDP then starts with it, not with the switch's next LLDPDU,
 	// which may be later than the switch keeps VSIs without a keepalive.
 	LastEdition Edition
+	// LastNeighbor is the switch of before that restart. It is taken for the
+	// neighbor for 120 s, or until its next LLDPDU says more.
+	LastNeighbor *Neighbor
+	// Pins say who may be the switch; with none, the first that offers EVB is.
+	Pins []Pin
 	// MTU is the uplink's, in octets; zero means 1500. It bounds how many
 	// VSIs share one ECPDU; no frame exceeds 1514 octets whatever the MTU.
 	MTU int
 	EVB EVBConfig
 	// SetupTimeout bounds the time from a request to its success, including
-	// the wait for link and switch; a request without an answer is repeated
-	// after a third of it. Zero means DefaultSetupTimeout.
+	// the wait for link and switch. A switch that has acknowledged the request
+	// may take Timers.Answer. A request without an answer is repeated after a
+	// third of SetupTimeout. Zero means DefaultSetupTimeout.
 	SetupTimeout time.Duration
 	// MaxVSIs is the most VSIs the station holds. Zero means DefaultMaxVSIs.
 	MaxVSIs int
@@ -78,14 +86,21 @@ const (
 	// EventRemoved: de-associated on request and forgotten. With an Err the
 	// switch has not confirmed it.
 	EventRemoved
-	// EventNeighbor: the switch's EVB TLV appeared or changed its edition.
+	// EventNeighbor: the switch's EVB TLV appeared, changed its edition, or
+	// shows that the switch has restarted.
 	EventNeighbor
 	// EventNeighborLost: the switch's EVB TLV aged out or was withdrawn.
 	EventNeighborLost
+	// EventConflict: another agent offers EVB, too, and is not listened to. It
+	// comes once for each neighbor; Source is who it is.
+	EventConflict
+	// EventForeign: ECP from an address that is not the switch's. It comes once
+	// for each neighbor; Source is who sent it.
+	EventForeign
 )
 
 func (t EventType) String() string {
-	names := [...]string{"none", "established", "failed", "lost", "removed", "neighbor", "neighbor-lost"}
+	names := [...]string{"none", "established", "failed", "lost", "removed", "neighbor", "neighbor-lost", "conflict", "foreign"}
 	if int(t) < len(names) {
 		return names[t]
 	}
@@ -94,11 +109,15 @@ func (t EventType) String() string {
 
 // An Event is a change that the owner did not cause by the call itself.
 type Event struct {
-	Type EventType
-	VSI  VSI   // as in force: VIDs chosen by the bridge are filled in
-	Mode Mode  // what was reached, failed or lost
-	Err  error // nil, one of this package's errors or a *RefusedError
+	Type   EventType
+	VSI    VSI   // as in force: VIDs chosen by the bridge are filled in
+	Mode   Mode  // what was reached, failed or lost
+	Err    error // nil, one of this package's errors or a *RefusedError
+	Source MAC   // of EventConflict and EventForeign
 }
+
+// AboutVSI reports whether the event is about a VSI, not about a neighbor.
+func (e *Event) AboutVSI() bool { return e.Type >= EventEstablished && e.Type <= EventRemoved }
 
 // A State is where a VSI stands.
 type State uint8
@@ -129,19 +148,6 @@ type VSIStatus struct {
 	Err    error  // why it was lost
 }
 
-// A Neighbor is the switch, as its last LLDPDU with an EVB TLV shows it.
-type Neighbor struct {
-	Edition Edition
-	Source  MAC
-	Chassis []byte // LLDP chassis id with its subtype
-	Port    []byte // LLDP port id with its subtype
-	EVB     *EVB   // at least one of these is set
-	Draft   *EVBDraft
-
-	dst   MAC
-	until time.Time
-}
-
 // A Station is the 802.1Qbg station on one uplink. It is not safe for
 // concurrent use. Times passed to its methods must not go backwards.
 type Station struct {
@@ -149,12 +155,18 @@ type Station struct {
 	link     bool
 	edition  Edition // in use; EditionAuto while none is known
 	neighbor *Neighbor
+	rivals   []Neighbor // other agents that offer EVB, the first seen first
+	speaker  MAC        // whose ECP counts: the last neighbor's, which may be gone
+	told     told
+	groups   bool // the switch takes group ids
 	agreed   bool // our EVB TLV, too, takes the switch's into account
 	timers   Timers
+	echoes   echoes
 	lldp     lldpSender
 	ecp      ecpLink
 	vsis     map[ID]*association
-	queue    []*association
+	due      dueHeap
+	queue    list.List // of *association: what is to be sent
 	out      Output
 }
 
@@ -180,9 +192,15 @@ func NewStation(c Config) (*Station, error) {
 	case c.MaxVSIs < 0 || c.SetupTimeout < 0:
 		return nil, bad("station: limits", ErrRange)
 	}
-	s := &Station{cfg: c, edition: c.Edition, vsis: make(map[ID]*association)}
+	s := &Station{cfg: c, edition: c.Edition, echoes: newEchoes(), vsis: make(map[ID]*association)}
 	if c.Edition == EditionAuto && c.LastEdition != EditionAuto {
 		s.edition, s.agreed = c.LastEdition, true
+	}
+	if n := c.LastNeighbor; n != nil && n.Edition == s.edition && s.cfg.admits(n) {
+		last := *n
+		last.Until = time.Time{} // LinkUp sets it
+		s.neighbor, s.speaker = &last, last.Source
+		s.groups = s.groupsWith(&last)
 	}
 	s.ecp.sequence = c.Sequence
 	s.negotiate()
@@ -193,7 +211,14 @@ func NewStation(c Config) (*Station, error) {
 func (s *Station) LinkUp(now time.Time) Output {
 	if !s.link {
 		s.link = true
-		s.sendLLDP(now)
+		if s.neighbor != nil {
+			s.neighbor.Until = now.Add(lldpTTL * time.Second)
+		}
+		s.lldp.next = now
+		if now.Before(s.echoes.deafUntil) { // the switch's answer is to be heard
+			s.lldp.next = s.echoes.deafUntil
+		}
+		s.introduce(now)
 	}
 	return s.finish(now)
 }
@@ -203,8 +228,9 @@ func (s *Station) LinkUp(now time.Time) Output {
 func (s *Station) LinkDown(now time.Time) Output {
 	if s.link {
 		s.link = false
-		s.forgetNeighbor()
-		s.edition, s.agreed = s.cfg.Edition, false
+		s.rivals = nil
+		s.forgetNeighbor(now)
+		s.edition, s.agreed, s.speaker, s.groups = s.cfg.Edition, false, MAC{}, false
 		s.negotiate()
 		s.ecp.reset()
 		s.abandon(now, ErrNoLink)
@@ -214,8 +240,9 @@ func (s *Station) LinkDown(now time.Time) Output {
 
 // Handle takes a frame that arrived on the uplink, Ethernet header included,
 // FCS excluded. Output counts even with an error, which says why all or part
-// of the frame was ignored: a *FormatError, ErrNotForUs, ErrStray, ErrNoLink
-// or ErrNoEVB. Nothing that a frame contains is fatal to the station.
+// of the frame was ignored: a *FormatError, ErrNotForUs, ErrEcho, ErrForeign,
+// ErrConflict, ErrStray, ErrNoLink or ErrNoEVB. Nothing that a frame contains is
+// fatal to the station.
 func (s *Station) Handle(now time.Time, frame []byte) (Output, error) {
 	err := s.handle(now, frame)
 	return s.finish(now), err
@@ -226,16 +253,13 @@ func (s *Station) handle(now time.Time, frame []byte) error {
 	if err := f.UnmarshalBinary(frame); err != nil {
 		return err
 	}
-	switch f.Dst {
-	case NearestCustomerBridge, NearestNonTPMRBridge, NearestBridge, s.cfg.MAC:
-	default:
-		return ErrNotForUs
-	}
 	switch {
-	case f.Src == s.cfg.MAC:
+	case !isGroup(f.Dst), f.Src == s.cfg.MAC, f.Src[0]&1 != 0:
 		return ErrNotForUs
 	case !s.link:
 		return ErrNoLink
+	case s.echoes.has(now, frame):
+		return ErrEcho
 	case f.EtherType == EtherTypeLLDP:
 		return s.handleLLDP(now, &f)
 	case f.EtherType != EtherTypeECP && f.EtherType != EtherTypeECPDraft:
@@ -244,6 +268,11 @@ func (s *Station) handle(now time.Time, frame []byte) error {
 		return ErrNoEVB
 	case f.EtherType != s.edition.etherType():
 		return badf(ErrUnsupported, "ECPDU of the other edition than %v", s.edition)
+	case f.Dst != s.edition.ecpGroup():
+		return ErrNotForUs
+	case !s.speaks(f.Src):
+		s.tellOnce(&s.told.foreign, EventForeign, f.Src)
+		return ErrForeign
 	}
 	return s.handleECP(now, &f)
 }
@@ -251,11 +280,10 @@ func (s *Station) handle(now time.Time, frame []byte) error {
 // Tick does what is due. Call it when Next has come; late is safe, early is
 // harmless.
 func (s *Station) Tick(now time.Time) Output {
-	if s.link && due(now, s.lldp.next) {
-		s.sendLLDP(now)
-	}
-	if s.neighbor != nil && due(now, s.neighbor.until) {
-		s.forgetNeighbor()
+	s.introduce(now)
+	s.rivals = slices.DeleteFunc(s.rivals, func(r Neighbor) bool { return due(now, r.Until) })
+	if s.neighbor != nil && due(now, s.neighbor.Until) {
+		s.forgetNeighbor(now)
 	}
 	if due(now, s.ecp.deadline) {
 		s.ecpTimeout(now)
@@ -276,17 +304,13 @@ func (s *Station) Next() time.Time {
 		earlier(s.lldp.next)
 	}
 	if s.neighbor != nil {
-		earlier(s.neighbor.until)
+		earlier(s.neighbor.Until)
 	}
 	earlier(s.ecp.deadline)
-	if s.ecp.payload == nil && len(s.queue) > 0 && s.Ready() == nil {
+	if s.ecp.payload == nil && s.queue.Len() > 0 && s.Ready() == nil {
 		earlier(s.ecp.free)
 	}
-	for _, a := range s.vsis {
-		earlier(a.setupBy)
-		earlier(a.answerBy)
-		earlier(a.wake)
-	}
+	earlier(s.due.next())
 	return t
 }
 
@@ -351,7 +375,7 @@ func (s *Station) VSI(id ID) (VSIStatus, bool) {
 
 // VSIs returns all VSIs, ordered by id.
 func (s *Station) VSIs() []VSIStatus {
-	all := s.filter(func(*association) bool { return true })
+	all := s.all()
 	l := make([]VSIStatus, 0, len(all))
 	for _, a := range all {
 		l = append(l, a.report())
@@ -366,6 +390,12 @@ func (s *Station) Neighbor() (Neighbor, bool) {
 		return Neighbor{}, false
 	}
 	return *s.neighbor, true
+}
+
+// Conflicts returns the agents at other ports than the neighbor's that offer EVB,
+// too, the first seen first. One of them follows when the neighbor is gone.
+func (s *Station) Conflicts() []Neighbor {
+	return slices.DeleteFunc(slices.Clone(s.rivals), func(r Neighbor) bool { return s.neighbor != nil && s.neighbor.port(&r) })
 }
 
 // Edition returns the edition in use, EditionAuto while none is known.

@@ -2,6 +2,7 @@ package vdp
 
 import (
 	"bytes"
+	"container/list"
 	"slices"
 	"time"
 )
@@ -13,14 +14,21 @@ type ecpLink struct {
 	payload  []byte // of the request under way, nil for none
 	riders   []*association
 	first    uint16    // sequence of its first transmission
-	left     int       // retransmissions left
+	again    int       // retransmissions so far
+	sentAt   time.Time // the last of them
 	deadline time.Time // for its acknowledgement
 	free     time.Time // when the next one may start
 
-	heard    bool // these say what the switch sent last
-	heardSeq uint16
-	heardPDU []byte
-	heardAt  time.Time
+	heard []heardPDU // what the switch sent last, the latest first
+}
+
+// maxHeard is how many of the switch's ECPDUs may overtake a copy of one.
+const maxHeard = 4
+
+type heardPDU struct {
+	sequence uint16
+	payload  []byte
+	at       time.Time
 }
 
 // reset forgets both directions, but not our sequence number.
@@ -61,7 +69,7 @@ func (s *Station) sendECP(p *ECPDU) {
 
 // transmit starts the next ECPDU if none is under way.
 func (s *Station) transmit(now time.Time) {
-	for s.Ready() == nil && s.ecp.payload == nil && len(s.queue) > 0 && !now.Before(s.ecp.free) {
+	for s.Ready() == nil && s.ecp.payload == nil && s.queue.Len() > 0 && !now.Before(s.ecp.free) {
 		riders, msgs := s.batch(now)
 		if len(riders) == 0 {
 			continue
@@ -74,15 +82,12 @@ func (s *Station) transmit(now time.Time) {
 			continue
 		}
 		for _, a := range riders {
-			a.sent, a.offered = a.want, true
-			if a.answerBy.IsZero() {
-				a.answerBy = now.Add(s.answerTime(a))
-			}
+			s.offer(now, a)
 		}
 		s.ecp.advance()
 		s.ecp.payload, s.ecp.riders = payload, riders
-		s.ecp.first, s.ecp.left = s.ecp.sequence, s.timers.ECPRetries
-		s.ecp.deadline, s.ecp.free = now.Add(s.timers.ECPAck), now.Add(s.ecpPace())
+		s.ecp.first, s.ecp.again = s.ecp.sequence, 0
+		s.ecp.sentAt, s.ecp.deadline, s.ecp.free = now, now.Add(s.timers.ECPAck), now.Add(s.ecpPace())
 		s.sendECP(&ECPDU{Sequence: s.ecp.sequence, Payload: payload})
 	}
 }
@@ -91,54 +96,53 @@ func (s *Station) transmit(now time.Time) {
 // only VSIs of one manager.
 func (s *Station) batch(now time.Time) (riders []*association, msgs []Message) {
 	room := min(s.cfg.MTU, maxFrameLen-etherHeaderLen) - 2
+	least := 2 + draftTLVFixedLen
 	if s.edition == EditionDraft {
 		room -= ecpDraftHeaderLen
 	} else {
 		room -= ecpHeaderLen + 2 + len(ManagerID{})
+		least = 2 + vsiTLVFixedLen
 	}
-	queue := s.queue
-	s.queue = nil
-	var later []*association
-	for _, a := range queue {
-		if s.vsis[a.vsi.ID] != a || !a.queued {
-			continue
-		}
+	var next *list.Element
+	for e := s.queue.Front(); e != nil && room >= least; e = next {
+		next = e.Next()
+		a := e.Value.(*association)
 		m := Message{Mode: a.want, VSI: a.vsi}
-		if err := m.validate(s.edition); err != nil {
-			a.queued = false
-			s.fail(now, a, err)
+		if err := s.sendable(&m); err != nil {
+			s.dequeue(a)
+			s.unsendable(now, a, err)
 			continue
 		}
-		other := s.edition == Edition2012 && len(msgs) > 0 && msgs[0].VSI.Manager != a.vsi.Manager
-		if n := m.wireLen(s.edition); !other && n <= room {
+		if s.edition == Edition2012 && len(msgs) > 0 && msgs[0].VSI.Manager != a.vsi.Manager {
+			continue
+		}
+		if n := m.wireLen(s.edition); n <= room {
 			room -= n
-			a.queued = false
+			s.dequeue(a)
 			riders, msgs = append(riders, a), append(msgs, m)
-		} else {
-			later = append(later, a)
 		}
 	}
-	s.queue = append(later, s.queue...) // fail may have queued a de-associate
 	return riders, msgs
 }
 
 // ecpTimeout retransmits, or gives up and lets the requests be offered again.
 func (s *Station) ecpTimeout(now time.Time) {
 	l := &s.ecp
-	if l.left == 0 {
+	if l.again >= s.timers.ECPRetries {
 		for _, a := range l.riders {
-			if a.sent != 0 && a.wake.IsZero() && s.vsis[a.vsi.ID] == a {
+			if a.sent != 0 && a.wake.IsZero() && a.queued == nil && s.vsis[a.vsi.ID] == a {
 				a.wake = now.Add(redeliver)
+				s.due.plan(a)
 			}
 		}
 		l.payload, l.riders, l.deadline = nil, nil, time.Time{}
 		return
 	}
-	l.left--
+	l.again++
 	if s.edition == EditionDraft {
 		l.advance() // lldpad neither takes nor acknowledges the same frame twice
 	}
-	l.deadline = now.Add(s.timers.ECPAck)
+	l.sentAt, l.deadline = now, now.Add(s.timers.ECPAck)
 	s.sendECP(&ECPDU{Sequence: l.sequence, Payload: l.payload})
 }
 
@@ -158,6 +162,9 @@ func (s *Station) handleECP(now time.Time, f *Frame) error {
 		if l.payload == nil || p.Sequence-l.first > l.sequence-l.first {
 			return ErrStray
 		}
+		for _, a := range l.riders {
+			s.acknowledged(a)
+		}
 		l.payload, l.riders, l.deadline = nil, nil, time.Time{}
 		return nil
 	}
@@ -165,10 +172,12 @@ func (s *Station) handleECP(now time.Time, f *Frame) error {
 
 	// The time bound lets a restarted switch repeat its numbers and contents.
 	window := max(time.Second, 2*time.Duration(s.timers.ECPRetries+1)*s.timers.ECPAck)
-	if l.heard && l.heardSeq == p.Sequence && bytes.Equal(l.heardPDU, p.Payload) && now.Sub(l.heardAt) < window {
+	if slices.ContainsFunc(l.heard, func(h heardPDU) bool {
+		return h.sequence == p.Sequence && bytes.Equal(h.payload, p.Payload) && now.Sub(h.at) < window
+	}) {
 		return nil
 	}
-	l.heard, l.heardSeq, l.heardPDU, l.heardAt = true, p.Sequence, slices.Clone(p.Payload), now
+	l.heard = slices.Insert(l.heard[:min(len(l.heard), maxHeard-1)], 0, heardPDU{p.Sequence, slices.Clone(p.Payload), now})
 	msgs, err := UnmarshalMessages(s.edition, p.Payload)
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package vdp
 
 import (
 	"bytes"
+	"slices"
 	"time"
 )
 
@@ -22,6 +23,13 @@ type lldpSender struct {
 	sent []byte    // last payload
 }
 
+// introduce sends an LLDPDU if it is time.
+func (s *Station) introduce(now time.Time) {
+	if s.link && due(now, s.lldp.next) {
+		s.sendLLDP(now)
+	}
+}
+
 // sendLLDP sends an LLDPDU and plans the next. While the switch's edition is
 // not known it carries the EVB TLVs of both.
 func (s *Station) sendLLDP(now time.Time) {
@@ -36,8 +44,10 @@ func (s *Station) lldpChanged(now time.Time) {
 		return
 	}
 	t := s.lldp.last.Add(lldpMinInterval)
-	if t.Before(now) {
-		t = now
+	for _, u := range []time.Time{now, s.echoes.deafUntil} { // the switch's answer is to be heard
+		if t.Before(u) {
+			t = u
+		}
 	}
 	if t.Before(s.lldp.next) {
 		s.lldp.next = t
@@ -64,10 +74,12 @@ func (s *Station) lldpdu() []byte {
 }
 
 func (s *Station) evb() *EVB {
-	own, use := s.cfg.EVB, s.exponents()
+	own := s.cfg.EVB
+	_, use := s.Exponents()
 	e := &EVB{
-		RRRequest: own.ReflectiveRelay,
-		Retries:   use.Retries, RTE: use.RTE, RWD: use.RWD, RKA: use.RKA,
+		StationGroupID: own.GroupIDs,
+		RRRequest:      own.ReflectiveRelay,
+		Retries:        use.Retries, RTE: use.RTE, RWD: use.RWD, RKA: use.RKA,
 		Role: RoleStation,
 	}
 	if own.ReflectiveRelay {
@@ -81,7 +93,7 @@ func (s *Station) evb() *EVB {
 	if own.ReflectiveRelay {
 		e.RRStatus = bit(n.RRControl, 0)
 	}
-	e.ROLResource, e.ROLKeepalive = n.RWD >= own.RWD, n.RKA >= own.RKA
+	e.ROLResource, e.ROLKeepalive = n.RWD == use.RWD, n.RKA == use.RKA
 	return e
 }
 
@@ -113,37 +125,30 @@ func (s *Station) evbDraft() *EVBDraft {
 
 const draftRTE = 15 // lldpad's default
 
-// handleLLDP takes note of the switch's EVB TLV. LLDPDUs without one, sent to
-// another group address or by another agent, say nothing about EVB.
+// handleLLDP takes note of an agent's EVB TLV. LLDPDUs of the neighbor without
+// one say that EVB is over; those of other agents say nothing.
 func (s *Station) handleLLDP(now time.Time, f *Frame) error {
 	var p LLDPDU
 	if err := p.UnmarshalBinary(f.Payload); err != nil {
 		return err
 	}
-	same := s.neighbor != nil && s.neighbor.dst == f.Dst &&
-		bytes.Equal(s.neighbor.Chassis, p.Chassis) && bytes.Equal(s.neighbor.Port, p.Port)
-	ed := s.choose(&p)
-	if p.TTL == 0 || ed == EditionAuto {
-		if same {
-			s.forgetNeighbor()
-		}
-		return nil
-	}
-	news := s.neighbor == nil || s.neighbor.Edition != ed
-	s.neighbor = &Neighbor{
-		Edition: ed, Source: f.Src, Chassis: p.Chassis, Port: p.Port, EVB: p.EVB, Draft: p.Draft,
-		dst: f.Dst, until: now.Add(time.Duration(p.TTL) * time.Second),
-	}
-	if news {
-		s.agreed = false
-		s.out.Events = append(s.out.Events, Event{Type: EventNeighbor})
-	}
-	s.useEdition(now, ed)
-	if news {
-		s.retryLost()
-	}
-	if !same {
-		s.lldp.next = s.lldp.last.Add(lldpMinInterval) // the switch should not have to wait for ours
+	n := neighborOf(now, f, &p)
+	n.Edition = s.choose(&p)
+	offers := p.TTL != 0 && n.Edition != EditionAuto
+	current := s.neighbor != nil && s.neighbor.agent(&n)
+	switch {
+	case !s.cfg.admits(&n):
+		return ErrForeign
+	case current && !offers:
+		s.forgetNeighbor(now)
+	case !offers:
+		s.rivals = slices.DeleteFunc(s.rivals, func(r Neighbor) bool { return r.agent(&n) })
+	case current && !s.restarted(&n):
+		s.refresh(now, n)
+	case current, s.neighbor == nil, s.prefers(&n):
+		s.adopt(now, n)
+	default:
+		return s.rival(now, n)
 	}
 	return nil
 }
@@ -159,17 +164,6 @@ func (s *Station) choose(p *LLDPDU) Edition {
 		return EditionDraft
 	}
 	return EditionAuto
-}
-
-// forgetNeighbor drops what the switch's LLDPDU said. The edition stays in use
-// until the link goes down: keepalives tell whether VDP still works.
-func (s *Station) forgetNeighbor() {
-	if s.neighbor == nil {
-		return
-	}
-	s.neighbor = nil
-	s.negotiate()
-	s.out.Events = append(s.out.Events, Event{Type: EventNeighborLost})
 }
 
 // useEdition starts to speak ed. Associations made in another edition are

@@ -1,6 +1,7 @@
 package vdp_test
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -194,7 +195,11 @@ func TestSetupTimeout(t *testing.T) {
 				require.NotEmpty(t, s.events)
 				require.Equal(t, vdp.EventFailed, s.events[0].Type)
 				require.ErrorIs(t, s.events[0].Err, c.want)
-				require.LessOrEqual(t, s.events[0].at-start, vdp.DefaultSetupTimeout)
+				limit := vdp.DefaultSetupTimeout
+				if name == "no answer" { // but an acknowledgement: it may be at work
+					limit = max(limit, s.st.Timers().Answer)
+				}
+				require.LessOrEqual(t, s.events[0].at-start, limit+time.Millisecond)
 				require.Len(t, s.events, 1)
 				require.Empty(t, s.st.VSIs())
 			})
@@ -307,6 +312,7 @@ func TestBridgeChoosesVID(t *testing.T) {
 		vid = 301
 		s.br.Restart()
 		s.run(time.Minute)
+		s.events = slices.DeleteFunc(s.events, func(e event) bool { return e.Type == vdp.EventNeighbor })
 		require.Equal(t, []vdp.EventType{vdp.EventEstablished, vdp.EventLost, vdp.EventEstablished}, s.types())
 		require.Equal(t, uint16(301), s.events[2].VSI.Filters[0].VID)
 		s.br.Log = nil

@@ -33,8 +33,8 @@ const (
 )
 
 // answerTime is how long an answer is waited for. A VSI that is not there is
-// asked for more often than a keepalive needs, and before its owner's time is
-// up: a bridge drops an answer that is not acknowledged within some 10 ms.
+// asked for more often than a keepalive needs: a bridge drops an answer that is
+// not acknowledged within some 10 ms.
 func (s *Station) answerTime(a *association) time.Duration {
 	if a.want == DeAssociate || a.have == a.want {
 		return s.timers.Answer
@@ -49,31 +49,65 @@ func (s *Station) ecpPace() time.Duration {
 	return ecpPace
 }
 
-// exponents returns the numbers in use: the larger of ours and the switch's.
-func (s *Station) exponents() EVBConfig {
-	e := s.cfg.EVB
-	if s.neighbor != nil && s.neighbor.EVB != nil {
-		n := s.neighbor.EVB
-		e.Retries, e.RTE = max(e.Retries, n.Retries), max(e.RTE, n.RTE)
-		e.RWD, e.RKA = max(e.RWD, n.RWD), max(e.RKA, n.RKA)
+// The most that is taken from the switch: a lost acknowledgement then costs 1.3 s a
+// try, and a VSI that the switch has forgotten is noticed within 84 s.
+const (
+	maxRetries = 7
+	maxRTE     = 17
+	maxRWD     = 22
+	maxRKA     = 23
+)
+
+// Exponents returns what the switch's EVB TLV asks for, nil without one of the 2012
+// edition, and what is used and sent: the larger of ours and the switch's, which
+// counts up to 7 retries, RTE 17, RWD 22 and RKA 23.
+func (s *Station) Exponents() (peer *EVBConfig, used EVBConfig) {
+	used = s.cfg.EVB
+	if s.neighbor == nil || s.neighbor.EVB == nil {
+		return nil, used
 	}
-	return e
+	n := s.neighbor.EVB
+	peer = &EVBConfig{ReflectiveRelay: n.RRControl, GroupIDs: n.BridgeGroupID, Retries: n.Retries, RTE: n.RTE, RWD: n.RWD, RKA: n.RKA}
+	larger := func(own *uint8, theirs, limit uint8) { *own = max(*own, min(theirs, limit)) }
+	larger(&used.Retries, peer.Retries, maxRetries)
+	larger(&used.RTE, peer.RTE, maxRTE)
+	larger(&used.RWD, peer.RWD, maxRWD)
+	larger(&used.RKA, peer.RKA, maxRKA)
+	return peer, used
 }
 
-// negotiate recomputes the timers. Those of the 2012 edition follow
-// 802.1Qbg-2012 41.5.5: half as much again as ECP both ways and the bridge's
-// own work may take.
+// negotiate recomputes the timers, which waits that are under way follow. Those of
+// the 2012 edition are as in 802.1Qbg-2012 41.5.5: half as much again as ECP both
+// ways and the bridge's own work may take.
 func (s *Station) negotiate() {
-	if s.edition == EditionDraft {
-		s.timers = draftTimers
+	was := s.timers
+	s.timers = draftTimers
+	if s.edition != EditionDraft {
+		_, e := s.Exponents()
+		rte := exponent(e.RTE)
+		s.timers = Timers{
+			ECPAck:     rte,
+			ECPRetries: int(e.Retries),
+			Answer:     (time.Duration(1+2*int(e.Retries))*rte + exponent(e.RWD)) * 3 / 2,
+			Keepalive:  exponent(e.RKA),
+		}
+	}
+	if s.timers == was {
 		return
 	}
-	e := s.exponents()
-	rte := exponent(e.RTE)
-	s.timers = Timers{
-		ECPAck:     rte,
-		ECPRetries: int(e.Retries),
-		Answer:     (time.Duration(1+2*int(e.Retries))*rte + exponent(e.RWD)) * 3 / 2,
-		Keepalive:  exponent(e.RKA),
+	if !s.ecp.deadline.IsZero() {
+		s.ecp.deadline = s.ecp.sentAt.Add(s.timers.ECPAck)
+	}
+	for _, a := range s.vsis {
+		if !a.answerBy.IsZero() {
+			a.answerBy = a.askedAt.Add(s.answerTime(a))
+		}
+		if a.taken {
+			s.extend(a)
+		}
+		if a.keepalive && !a.wake.IsZero() {
+			a.wake = a.grantedAt.Add(s.timers.Keepalive)
+		}
+		s.due.plan(a)
 	}
 }

@@ -1,6 +1,9 @@
 package vdp
 
 import (
+	"container/list"
+	"errors"
+	"maps"
 	"slices"
 	"time"
 )
@@ -22,12 +25,23 @@ type association struct {
 	status Status // last answer
 	err    error
 
-	queued   bool
-	sent     Mode          // request without an answer; 0 for none
-	answerBy time.Time     // when that request has failed
-	wake     time.Time     // when to send: keepalive, retry or redelivery
-	setupBy  time.Time     // when the owner's request has failed
-	backoff  time.Duration // before the next retry
+	queued *list.Element // in Station.queue
+	sent   Mode          // request without an answer; 0 for none
+	taken  bool          // the switch has acknowledged the owner's request
+	// An answer to a de-association that had none may still be under way until then.
+	deafTo time.Time
+
+	setupBy   time.Time     // when the owner's request has failed
+	firstAt   time.Time     // when that went out first
+	answerBy  time.Time     // when the last one has failed
+	askedAt   time.Time     // when that went out
+	wake      time.Time     // when to send: keepalive, retry or redelivery
+	keepalive bool          // wake is for a keepalive
+	grantedAt time.Time     // the last answer
+	backoff   time.Duration // before the next retry
+
+	due   time.Time // the first of setupBy, answerBy and wake
+	place int       // in Station.due, from 1; 0 for none
 }
 
 // A command waits for the de-association of a VSI with the same id.
@@ -60,10 +74,35 @@ func (s *Station) admit(v *VSI) error {
 	if err := v.Validate(s.edition); err != nil {
 		return err
 	}
+	if v.FilterFormat.hasGroup() && !s.groups && (s.neighbor != nil || !s.cfg.EVB.GroupIDs) {
+		return ErrNoGroups
+	}
 	if s.vsis[v.ID] == nil && len(s.vsis) >= s.cfg.MaxVSIs {
 		return ErrTooMany
 	}
 	return nil
+}
+
+// sendable checks a message against what the switch takes.
+func (s *Station) sendable(m *Message) error {
+	if err := m.validate(s.edition); err != nil {
+		return err
+	}
+	if m.VSI.FilterFormat.hasGroup() && !s.groups {
+		return ErrNoGroups
+	}
+	return nil
+}
+
+// unsendable ends a request that the switch would not understand. One that was
+// understood before waits for a switch that does.
+func (s *Station) unsendable(now time.Time, a *association, err error) {
+	if a.lost && errors.Is(err, ErrNoGroups) {
+		a.backoff = max(a.backoff, minBackoff)
+		s.retry(now, a)
+		return
+	}
+	s.fail(now, a, err)
 }
 
 func (s *Station) command(now time.Time, v VSI, m Mode) (Output, error) {
@@ -73,7 +112,7 @@ func (s *Station) command(now time.Time, v VSI, m Mode) (Output, error) {
 	a := s.vsis[v.ID]
 	switch {
 	case a == nil:
-		s.start(now, command{v.clone(), m})
+		s.start(now, command{v.clone(), m}, time.Time{})
 	case a.want == DeAssociate:
 		a.next = &command{v.clone(), m}
 	case !a.same(&v):
@@ -88,17 +127,17 @@ func (s *Station) command(now time.Time, v VSI, m Mode) (Output, error) {
 			break // requested anyway, no more often for being asked
 		}
 		if a.have != m && !a.lost {
-			a.setupBy = now.Add(s.cfg.SetupTimeout)
+			a.setupBy, a.firstAt, a.taken = now.Add(s.cfg.SetupTimeout), time.Time{}, false
 		}
 		s.request(a)
 	}
 	return s.finish(now), nil
 }
 
-func (s *Station) start(now time.Time, c command) {
+func (s *Station) start(now time.Time, c command, deafTo time.Time) {
 	s.begin(&association{
 		vsi: c.vsi, asked: slices.Clone(c.vsi.Filters), want: c.mode,
-		setupBy: now.Add(s.cfg.SetupTimeout),
+		setupBy: now.Add(s.cfg.SetupTimeout), deafTo: deafTo,
 	})
 }
 
@@ -107,25 +146,60 @@ func (s *Station) begin(a *association) {
 	s.request(a)
 }
 
-// request lets a.want go out, as soon as ECP is free and the switch known.
-// Answers to what was sent before are strays from here on.
+// request lets a.want go out, as soon as ECP is free and the switch known. An
+// answer to the same request that went out before counts for it: the switch may
+// be slow.
 func (s *Station) request(a *association) {
-	a.sent, a.answerBy, a.wake = 0, time.Time{}, time.Time{}
+	if a.sent != a.want {
+		a.sent = 0
+	}
+	a.answerBy = time.Time{}
 	s.enqueue(a)
 }
 
 func (s *Station) enqueue(a *association) {
-	a.wake = time.Time{}
-	if !a.queued {
-		a.queued = true
-		s.queue = append(s.queue, a)
+	a.wake, a.keepalive = time.Time{}, false
+	if a.queued == nil {
+		a.queued = s.queue.PushBack(a)
 	}
+	s.due.plan(a)
 }
 
 func (s *Station) dequeue(a *association) {
-	if a.queued {
-		a.queued = false
-		s.queue = slices.DeleteFunc(s.queue, func(q *association) bool { return q == a })
+	if a.queued != nil {
+		s.queue.Remove(a.queued)
+		a.queued = nil
+	}
+}
+
+// offer notes that a.want goes out now.
+func (s *Station) offer(now time.Time, a *association) {
+	a.sent, a.offered = a.want, true
+	if a.answerBy.IsZero() {
+		a.askedAt, a.answerBy = now, now.Add(s.answerTime(a))
+	}
+	if a.firstAt.IsZero() {
+		a.firstAt = now
+	}
+	if a.want == DeAssociate {
+		a.setupBy = time.Time{}
+	}
+	s.due.plan(a)
+}
+
+// acknowledged gives the switch time to ask its VSI manager.
+func (s *Station) acknowledged(a *association) {
+	if a.sent != 0 && a.sent == a.want && s.vsis[a.vsi.ID] == a {
+		a.taken = true
+		s.extend(a)
+		s.due.plan(a)
+	}
+}
+
+// extend moves the end of the owner's request as far as the switch may need.
+func (s *Station) extend(a *association) {
+	if t := a.firstAt.Add(s.timers.Answer); !a.setupBy.IsZero() && t.After(a.setupBy) {
+		a.setupBy = t
 	}
 }
 
@@ -137,22 +211,31 @@ func (s *Station) withdraw(now time.Time, a *association) {
 		s.remove(now, a, nil)
 		return
 	}
-	if err := s.Ready(); err != nil {
-		s.remove(now, a, err)
+	if !s.link || s.edition == EditionAuto {
+		s.remove(now, a, s.Ready())
 		return
 	}
+	// For the switch to be known again, and ECP to be free.
+	a.setupBy = now.Add(max(s.cfg.SetupTimeout, s.timers.Answer))
 	s.request(a)
 }
 
 // remove ends a withdrawal and starts what waited for it.
 func (s *Station) remove(now time.Time, a *association, err error) {
+	s.dequeue(a)
+	s.due.drop(a)
 	delete(s.vsis, a.vsi.ID)
 	if !a.quiet {
 		s.event(EventRemoved, a, DeAssociate, err)
 	}
-	if a.next != nil {
-		s.start(now, *a.next)
+	if a.next == nil {
+		return
 	}
+	var deafTo time.Time
+	if err != nil && a.sent == DeAssociate {
+		deafTo = now.Add(s.timers.Answer)
+	}
+	s.start(now, *a.next, deafTo)
 }
 
 // fail reports that the owner's request was not fulfilled and forgets the VSI.
@@ -160,7 +243,7 @@ func (s *Station) remove(now time.Time, a *association, err error) {
 func (s *Station) fail(now time.Time, a *association, err error) {
 	s.event(EventFailed, a, a.want, err)
 	a.quiet, a.have, a.err = true, 0, err
-	if a.vsi.Validate(s.edition) != nil {
+	if s.sendable(&Message{Mode: DeAssociate, VSI: a.vsi}) != nil {
 		a.offered = false
 	}
 	s.withdraw(now, a)
@@ -183,12 +266,14 @@ func (s *Station) retry(now time.Time, a *association) {
 		return
 	}
 	s.dequeue(a)
-	a.sent, a.answerBy, a.wake = 0, time.Time{}, now.Add(delay)
+	a.answerBy, a.wake, a.keepalive = time.Time{}, now.Add(delay), false
+	s.due.plan(a)
 }
 
-// retryLost asks for all lost VSIs at once, because a switch has turned up.
-func (s *Station) retryLost() {
-	for _, a := range s.filter(func(a *association) bool { return a.lost }) {
+// requestAll asks for everything at once, because a switch has turned up that may
+// know of nothing.
+func (s *Station) requestAll() {
+	for _, a := range s.all() {
 		a.backoff = 0
 		s.request(a)
 	}
@@ -197,8 +282,8 @@ func (s *Station) retryLost() {
 // abandon is called when nothing that the switch holds or was asked can be
 // relied on any more: the link is down or the edition another.
 func (s *Station) abandon(now time.Time, why error) {
-	for _, a := range s.filter(func(*association) bool { return true }) {
-		a.backoff = 0
+	for _, a := range s.all() {
+		a.backoff, a.sent = 0, 0
 		switch {
 		case a.want == DeAssociate:
 			s.remove(now, a, why)
@@ -212,41 +297,42 @@ func (s *Station) abandon(now time.Time, why error) {
 
 // expire does what is due for the VSIs.
 func (s *Station) expire(now time.Time) {
-	var keepalive bool
-	for _, a := range s.filter(func(a *association) bool {
-		return due(now, a.setupBy) || due(now, a.answerBy) || due(now, a.wake)
-	}) {
+	keepalives := false
+	for _, a := range s.dueBy(now) {
 		switch {
+		case due(now, a.setupBy) && a.want == DeAssociate:
+			s.remove(now, a, s.silence())
 		case due(now, a.setupBy):
 			s.fail(now, a, s.silence())
 		case due(now, a.answerBy):
 			s.noAnswer(now, a)
-		case due(now, a.wake):
-			keepalive = keepalive || a.have != 0
+		default:
+			keepalives = keepalives || a.keepalive
 			s.enqueue(a)
 		}
 	}
-	if !keepalive {
+	if !keepalives {
 		return
 	}
 	// Keepalives that are nearly due share the ECPDU.
-	soon := now.Add(s.timers.Keepalive / 16)
-	for _, a := range s.filter(func(a *association) bool {
-		return a.have != 0 && a.sent == 0 && due(soon, a.wake)
-	}) {
-		s.enqueue(a)
+	for _, a := range s.dueBy(now.Add(s.timers.Keepalive / 16)) {
+		if a.keepalive {
+			s.enqueue(a)
+		}
 	}
 }
 
-// filter returns associations in the order of their ids, so that equal input
-// gives equal output.
-func (s *Station) filter(f func(*association) bool) []*association {
+// dueBy returns the associations that are due by t.
+func (s *Station) dueBy(t time.Time) []*association {
 	var l []*association
-	for _, a := range s.vsis {
-		if f(a) {
-			l = append(l, a)
-		}
-	}
+	s.due.until(t, func(a *association) { l = append(l, a) })
+	return byID(l)
+}
+
+func (s *Station) all() []*association { return byID(slices.Collect(maps.Values(s.vsis))) }
+
+// byID sorts associations, so that equal input gives equal output.
+func byID(l []*association) []*association {
 	slices.SortFunc(l, func(a, b *association) int { return a.vsi.ID.compare(b.vsi.ID) })
 	return l
 }
@@ -285,26 +371,36 @@ func (s *Station) message(now time.Time, m *Message) error {
 		switch {
 		case a.want == DeAssociate && a.sent == DeAssociate:
 			s.remove(now, a, nil)
-		case a.have != 0:
+		case a.have != 0 && a.want != DeAssociate:
+			a.sent = 0
 			s.lose(now, a, ErrBridgeDeassociated)
 		default:
-			// Sent before the switch saw the request that is under way.
+			// Sent before the switch saw the request that is under way, or will be.
 			return ErrStray
 		}
 		return nil
 	}
-	refusal := m.Mode == DeAssociate && m.Status.Reason() != 0
-	if !m.Answer(s.edition) || a.sent == 0 || m.Mode != a.sent && !refusal {
+	ends := m.Mode == DeAssociate
+	switch {
+	case !m.Answer(s.edition), ends && a.sent != DeAssociate && now.Before(a.deafTo):
+		return ErrStray
+	case ends && a.sent == 0 && a.have != 0 && a.want != DeAssociate:
+		// Somebody has spoken to the switch in our name.
+		s.lose(now, a, ErrBridgeDeassociated)
+		return nil
+	case a.sent == 0, m.Mode != a.sent && !ends:
 		return ErrStray
 	}
 	a.status = m.Status
-	a.sent, a.answerBy, a.wake = 0, time.Time{}, time.Time{}
+	refused := m.Mode != a.sent || m.Status.Reason() != 0
+	a.sent, a.answerBy, a.wake, a.keepalive = 0, time.Time{}, time.Time{}, false
 	s.dequeue(a) // it may be there for redelivery
+	s.due.plan(a)
 	switch {
 	case a.want == DeAssociate:
 		s.remove(now, a, nil)
-	case m.Status.Reason() != 0:
-		s.refused(now, a, m.Status)
+	case refused:
+		s.refused(now, a, m)
 	case !a.adopt(m.VSI.Filters) && s.edition == Edition2012: // draft peers do not compare filters
 		s.fail(now, a, ErrFilterMismatch)
 	default:
@@ -338,11 +434,16 @@ func (s *Station) granted(now time.Time, a *association) {
 	}
 	a.have, a.lost, a.announce, a.err = a.want, false, false, nil
 	a.setupBy = time.Time{}
-	a.wake = now.Add(s.timers.Keepalive)
+	a.grantedAt, a.wake, a.keepalive = now, now.Add(s.timers.Keepalive), true
+	s.due.plan(a)
 }
 
-func (s *Station) refused(now time.Time, a *association, st Status) {
-	err := &RefusedError{Edition: s.edition, Status: st}
+func (s *Station) refused(now time.Time, a *association, m *Message) {
+	st := m.Status
+	var err error = &RefusedError{Edition: s.edition, Status: st}
+	if st.Reason() == 0 {
+		err = ErrBridgeDeassociated // its answer is De-associate, without a reason
+	}
 	keep := s.edition == Edition2012 && st&StatusKeep != 0
 	if s.edition == Edition2012 && st&StatusHard != 0 {
 		a.backoff = maxBackoff

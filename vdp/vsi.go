@@ -166,8 +166,15 @@ func ParseUUID(s string) (ID, error) {
 }
 
 func (id ID) String() string {
-	o := id.Octets
-	s := fmt.Sprintf("%x-%x-%x-%x-%x", o[0:4], o[4:6], o[6:8], o[8:10], o[10:16])
+	var b [36]byte
+	o := id.Octets[:]
+	hex.Encode(b[:], o[:4])
+	hex.Encode(b[9:], o[4:6])
+	hex.Encode(b[14:], o[6:8])
+	hex.Encode(b[19:], o[8:10])
+	hex.Encode(b[24:], o[10:])
+	b[8], b[13], b[18], b[23] = '-', '-', '-', '-'
+	s := string(b[:])
 	if id.Format != IDUUID {
 		return fmt.Sprintf("%d:%s", id.Format, s)
 	}

@@ -194,14 +194,23 @@ func (o *options) survey(ctx context.Context, rec hooks.Records, d *xmlfilter.Do
 	if err != nil {
 		return view{}, err
 	}
+	v := view{cfg: cfg}
+	err = withKernel(func(k *link.Conn) (err error) {
+		rec.AskSwitch(ctx, cfg, d, hooks.OpenSwitch)
+		v.host, err = hooks.Survey(ctx, k, cfg, rec, d)
+		return err
+	})
+	return v, err
+}
+
+// withKernel lets f ask the kernel.
+func withKernel(f func(*link.Conn) error) error {
 	k, err := link.Open()
 	if err != nil {
-		return view{}, err
+		return err
 	}
 	defer k.Close()
-	rec.AskSwitch(ctx, cfg, d, hooks.OpenSwitch)
-	host, err := hooks.Survey(ctx, k, cfg, rec, d)
-	return view{cfg, host}, err
+	return f(k)
 }
 
 // records are where it is written down who has what on this host.
@@ -228,6 +237,9 @@ func explainCommand(o *options) *cobra.Command {
 			ctx, cancel := o.deadline(c)
 			defer cancel()
 			v, err := o.survey(ctx, o.records(), d)
+			if err == nil {
+				err = withKernel(func(k *link.Conn) error { return hooks.SurveySpoofers(ctx, k, d, v.cfg, &v.host) })
+			}
 			if err != nil {
 				return err
 			}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -10,11 +11,13 @@ import (
 	"net"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
+	"libvirt-direct/hooks"
+	"libvirt-direct/internal/link"
 	"libvirt-direct/vdp"
 	"libvirt-direct/vdp/control"
 )
@@ -57,16 +60,44 @@ func (o *vsiOptions) uplinks() *cobra.Command {
 		Short: "Show vdpd's uplinks: the switch at the other end, the edition in use, the timers",
 		Args:  noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return report(o.options, c, o.json, o.client().Status, func(w io.Writer, all []control.Uplink) {
+			return report(o.options, c, o.json, o.status, func(w io.Writer, all []uplink) {
 				for i := range all {
-					printUplink(w, &all[i])
+					all[i].print(w)
 				}
 			})
 		},
 	})
 }
 
-func printUplink(w io.Writer, u *control.Uplink) {
+// uplink is one of vdpd's, with what vdpd does not look at.
+type uplink struct {
+	control.Uplink
+	// Spoofers are the lines of hooks.Spoofers.
+	Spoofers []string `json:"spoofers,omitempty"`
+}
+
+func (o *vsiOptions) status(ctx context.Context) ([]uplink, error) {
+	known, err := o.client().Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]uplink, len(known))
+	for i := range known {
+		all[i].Uplink = known[i]
+	}
+	// vdpd's own answer is printed whatever the kernel says beside it.
+	_ = withKernel(func(k *link.Conn) error {
+		for i := range all {
+			if port, err := k.ByName(ctx, all[i].Name); err == nil && port.Index == all[i].Ifindex {
+				all[i].Spoofers, _ = hooks.Spoofers(ctx, k, port)
+			}
+		}
+		return nil
+	})
+	return all, nil
+}
+
+func (u *uplink) print(w io.Writer) {
 	link := "down"
 	switch {
 	case u.Ifindex == 0:
@@ -88,11 +119,26 @@ func printUplink(w io.Writer, u *control.Uplink) {
 	} else {
 		fmt.Fprintf(w, "  switch     has sent no EVB TLV\n")
 	}
+	for _, a := range u.Others {
+		fmt.Fprintf(w, "  CONFLICT   %s, sends EVB TLVs too\n", a)
+	}
+	if len(u.Pins) > 0 {
+		fmt.Fprintf(w, "  pins       %s\n", strings.Join(u.Pins, ", "))
+	}
+	for _, line := range u.Spoofers {
+		fmt.Fprintf(w, "  spoofing   %s\n", line)
+	}
 	fmt.Fprintf(w, "  frames     LLDP %d sent, %d received; ECP %d sent, %d received\n",
 		u.Sent.LLDP, u.Received.LLDP, u.Sent.ECP, u.Received.ECP)
+	if u.Echoes > 0 {
+		fmt.Fprintf(w, "  echoes     %d of this host's own frames came back, and did not count\n", u.Echoes)
+	}
 	if t := u.Timers; t != nil {
 		fmt.Fprintf(w, "  timers     ECP acknowledgement %gms, %d retries; VDP answer %gms; keepalive %gms\n",
 			t.ECPAck, t.ECPRetries, t.Answer, t.Keepalive)
+		if limited := t.Limited(); len(limited) > 0 {
+			fmt.Fprintf(w, "  limits     the switch asks for more than is used: %s\n", strings.Join(limited, ", "))
+		}
 	}
 	fmt.Fprintf(w, "  VSIs       %d, %d of them established\n", u.VSIs, u.Established)
 }
@@ -122,13 +168,31 @@ func printVSIs(w io.Writer, all []control.VSIStatus) {
 		fmt.Fprintln(w, "there are no VSIs")
 		return
 	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "UPLINK\tVSI\tSTATE\tMODE\tFILTERS")
+	// Package tabwriter takes a microsecond for a line, and there may be 64,000.
+	rows := make([][5]string, 0, 1+len(all))
+	rows = append(rows, [5]string{"UPLINK", "VSI", "STATE", "MODE", "FILTERS"})
 	for i := range all {
 		v := &all[i]
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", v.Uplink, v.VSI.ID, v.StateText(), v.Mode, v.VSI.FilterText())
+		rows = append(rows, [5]string{v.Uplink, v.VSI.ID, v.StateText(), v.Mode, v.VSI.FilterText()})
 	}
-	t.Flush()
+	var width [4]int
+	for i := range rows {
+		for c := range width {
+			width[c] = max(width[c], utf8.RuneCountInString(rows[i][c]))
+		}
+	}
+	spaces := strings.Repeat(" ", 2+max(width[0], width[1], width[2], width[3]))
+	out := bufio.NewWriterSize(w, 64<<10)
+	defer out.Flush()
+	for i := range rows {
+		for c, cell := range rows[i] {
+			_, _ = out.WriteString(cell)
+			if c < len(width) {
+				_, _ = out.WriteString(spaces[:2+width[c]-utf8.RuneCountInString(cell)])
+			}
+		}
+		_ = out.WriteByte('\n')
+	}
 }
 
 // oneVSI reads the operand of a command about one VSI.
@@ -315,6 +379,9 @@ func eventLine(e *control.Event) string {
 	words := []string{e.Time.Local().Format(time.TimeOnly), e.Uplink, e.Type}
 	if e.VSI != nil {
 		words = append(words, e.VSI.ID, e.Mode, e.VSI.FilterText())
+	}
+	if e.Source != "" {
+		words = append(words, "from", e.Source)
 	}
 	if e.Error != nil {
 		words = append(words, "("+e.Error.Error()+")")

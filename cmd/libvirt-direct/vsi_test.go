@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -107,6 +108,49 @@ func TestVSICommands(t *testing.T) {
 	_, errOut, code = cli(t, nil, "vsi", "--socket", socket+"x", "list")
 	require.Equal(t, "libvirt-direct: list: vdpd does not run: systemctl start vdpd\n", errOut)
 	require.Equal(t, 1, code)
+}
+
+// What is out of the ordinary has lines of its own.
+func TestPrintUplink(t *testing.T) {
+	t.Setenv("TZ", "UTC")
+	var out strings.Builder
+	(&uplink{
+		Uplink: control.Uplink{
+			Name: "eth0", Ifindex: 3, Edition: "2012",
+			Switch: &control.Switch{Source: "02:bb:00:00:00:01", Chassis: "leaf1", Port: "7"},
+			Timers: &control.Timers{
+				ECPAck: 2.56, ECPRetries: 3, Answer: 62914.56, Keepalive: 10485.76,
+				Peer: &control.Exponents{Retries: 3, RTE: 8, RWD: 25, RKA: 24}, Used: &control.Exponents{Retries: 3, RTE: 8, RWD: 22, RKA: 23},
+			},
+			Pins:   []string{"chassis=leaf1", "02:bb:00:00:00:02"},
+			Others: []control.Agent{{Source: "02:cc:00:00:00:01", Group: "01:80:c2:00:00:0e", Chassis: "x", Port: "y"}},
+			Echoes: 12,
+		},
+		Spoofers: []string{"VFs 1 and 3 of eth0 can speak as the switch: spoof check is off"},
+	}).print(&out)
+	require.Equal(t, "eth0: link down, edition 2012\n"+
+		"  switch     chassis leaf1, port 7, address 02:bb:00:00:00:01; reflective relay off\n"+
+		"  CONFLICT   chassis x, port y, address 02:cc:00:00:00:01, to 01:80:c2:00:00:0e, sends EVB TLVs too\n"+
+		"  pins       chassis=leaf1, 02:bb:00:00:00:02\n"+
+		"  spoofing   VFs 1 and 3 of eth0 can speak as the switch: spoof check is off\n"+
+		"  frames     LLDP 0 sent, 0 received; ECP 0 sent, 0 received\n"+
+		"  echoes     12 of this host's own frames came back, and did not count\n"+
+		"  timers     ECP acknowledgement 2.56ms, 3 retries; VDP answer 62914.56ms; keepalive 10485.76ms\n"+
+		"  limits     the switch asks for more than is used: vdp_rwd 25 → 22, vdp_rka 24 → 23\n"+
+		"  VSIs       0, 0 of them established\n", out.String())
+
+	b, err := json.Marshal(uplink{Spoofers: []string{"x"}})
+	require.NoError(t, err)
+	require.Contains(t, string(b), `"name":""`, "vdpd's own answer, and one key more")
+	require.Contains(t, string(b), `"spoofers":["x"]`)
+	for _, key := range []string{"pins", "others", "echoes"} {
+		require.NotContains(t, string(b), key)
+	}
+	require.Equal(t, "03:04:05 eth0 conflict from 02:cc:00:00:00:01", eventLine(&control.Event{
+		Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.Local), Uplink: "eth0", Type: "conflict", Source: "02:cc:00:00:00:01",
+	}))
+	since := control.Agent{Since: time.Date(2026, 1, 2, 3, 4, 5, 0, time.Local)}
+	require.Contains(t, since.String(), ", since 2026-01-02 03:04:05")
 }
 
 func TestVSIUsage(t *testing.T) {

@@ -116,6 +116,31 @@ func VFContract() Contract[CardHost] {
 				require.ErrorIs(a, err, link.ErrNoVF)
 			}
 		}),
+		row("Spoofers", "are who is not held to its own address", func(a ask, h CardHost) {
+			pf := a.pf(h)
+			spoofers := func() (why []string) {
+				vfs, err := a.k.Spoofers(a.ctx, pf)
+				a.no(err)
+				for _, vf := range vfs {
+					require.Equal(a, 1, vf.Number)
+					why = append(why, vf.Spoofs())
+				}
+				return why
+			}
+			require.Empty(a, spoofers())
+			for _, c := range []struct {
+				want link.VFSettings
+				why  string
+			}{
+				{link.VFSettings{SpoofChk: &off}, "spoof check is off"},
+				{link.VFSettings{Trust: &on}, "spoof check is off, trust is on"},
+				{link.VFSettings{SpoofChk: &on}, "trust is on"},
+			} {
+				_, err := a.k.SetVF(a.ctx, pf, 1, c.want)
+				a.no(err)
+				require.Equal(a, []string{c.why}, spoofers())
+			}
+		}),
 		row("SetVF", "and RestoreVF write what is wanted, and nothing else", func(a ask, h CardHost) {
 			pf := a.pf(h)
 			other, err := a.k.VF(a.ctx, pf, 0)

@@ -414,6 +414,20 @@ func (k *Kernel) VF(ctx context.Context, pf link.Link, number int) (link.VF, err
 	return k.readVF(ctx, pf, number)
 }
 
+// Spoofers is link.Conn.Spoofers.
+func (k *Kernel) Spoofers(ctx context.Context, pf link.Link) (all []link.VF, err error) {
+	for _, v := range k.VFs {
+		vf, err := k.readVF(ctx, pf, v.Number)
+		if err != nil {
+			return nil, err
+		}
+		if vf.Spoofs() != "" {
+			all = append(all, vf)
+		}
+	}
+	return all, nil
+}
+
 // SetVF is link.Conn.SetVF: one attribute after the other, and back when one is refused.
 // A process can be stopped between any two of them.
 func (k *Kernel) SetVF(ctx context.Context, pf link.Link, number int, want link.VFSettings, optional ...string) (warnings []error, err error) {

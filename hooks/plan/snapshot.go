@@ -88,6 +88,9 @@ type Snapshot struct {
 	SwitchErr error
 	// Obstacles are what stands in the way of a NIC's macvtap on its device, by NIC.
 	Obstacles map[string][]link.Obstacle
+	// Spoofers says of ports where VSIs are associated which virtual functions can speak there
+	// as the switch, by the port's name. Only explain looks.
+	Spoofers map[string][]string
 }
 
 // Origin is where a domain's XML comes from, and so whose names stand in it.

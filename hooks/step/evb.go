@@ -14,6 +14,8 @@ type EVB struct {
 
 func (*EVB) Type() string { return "evb" }
 
+func (w *EVB) AssociatedAt() string { return w.Port }
+
 func (w *EVB) Key() string { return "evb " + w.Port }
 
 func (w *EVB) Does() string {

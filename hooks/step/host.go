@@ -44,6 +44,7 @@ type Kernel interface {
 	VFUseAt(ctx context.Context, p link.VFPlace) (link.VFUse, error)
 	VFUsed(ctx context.Context, vf link.VFUse, elsewhere *link.Elsewhere) iter.Seq[link.Use]
 	VF(ctx context.Context, pf link.Link, number int) (link.VF, error)
+	Spoofers(ctx context.Context, pf link.Link) ([]link.VF, error)
 	SetVF(ctx context.Context, pf link.Link, number int, want link.VFSettings, optional ...string) ([]error, error)
 	RestoreVF(ctx context.Context, pf link.Link, number int, choose func(now link.VFSettings) link.VFSettings) error
 	AssociatePort(ctx context.Context, dev link.Link, request link.PortRequest, p link.Port) error

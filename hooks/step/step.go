@@ -141,6 +141,12 @@ type OnVF interface {
 	Place() link.VFPlace
 }
 
+// An Associated has to do with a VSI, which is associated with the switch at a port.
+type Associated interface {
+	Kind
+	AssociatedAt() (port string)
+}
+
 // momentary is for kinds of which nothing is left to undo.
 type momentary struct{}
 

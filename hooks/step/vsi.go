@@ -45,6 +45,8 @@ func (v *VSI) vdp() (vdp.VSI, error) {
 
 func (*VSI) Type() string { return "vsi" }
 
+func (v *VSI) AssociatedAt() string { return v.Port }
+
 func (v *VSI) Key() string { return "vsi " + v.Instance }
 
 func (v *VSI) Resource() (name string, shared bool) {

@@ -54,6 +54,7 @@ func hostChecks() []check {
 		libvirtDaemons, // and daemonChecks
 		configuration,
 		uplinks, // and uplinkChecks
+		station,
 		cardTables,
 		networkHook,
 		drivers,

@@ -14,8 +14,11 @@ import (
 func qbg(ctx context.Context, _ *Env, _ kernel, u uplink) []Finding {
 	device, about := u.device.Name, "802.1Qbg "+u.config.Name
 	vdpd := control.NewClient("")
-	if _, err := vdpd.Status(ctx); err == nil {
-		if err := vdpd.Ready(ctx, device); err != nil {
+	if _, err := vdpd.Status(ctx); !errors.Is(err, control.ErrNoDaemon) {
+		if err == nil {
+			err = vdpd.Ready(ctx, device)
+		}
+		if err != nil {
 			return []Finding{finding(Note, about, "%s", hooks.OneLine(err))}
 		}
 		return []Finding{finding(OK, about, "vdpd and the switch have agreed on %s", device)}
@@ -30,7 +33,7 @@ func qbg(ctx context.Context, _ *Env, _ kernel, u uplink) []Finding {
 // ofLLDPAD says how lldpad stands with a device; nothing where it does not run.
 func ofLLDPAD(about, device string, r lldpad.Report) []Finding {
 	switch {
-	case errors.Is(r.Err, lldpad.ErrNoDaemon):
+	case errors.Is(r.Err, lldpad.ErrNoDaemon) && !errors.Is(r.Err, lldpad.ErrStalePid):
 		return nil
 	case r.Err == nil:
 		return []Finding{finding(OK, about, "lldpad and the switch have agreed on %s, edition %s", device, r.Edition)}

@@ -2,6 +2,7 @@ package checks
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"testing"
 
@@ -183,6 +184,9 @@ func TestBridgePort(t *testing.T) {
 
 func TestLLDPAD(t *testing.T) {
 	require.Empty(t, ofLLDPAD("a", "eth0", lldpad.Report{Err: lldpad.ErrNoDaemon}))
+	stale := fmt.Errorf("%w; %w: process 7 is gone", lldpad.ErrNoDaemon, lldpad.ErrStalePid)
+	require.Equal(t, []Finding{{Note, "a", "lldpad does not run: systemctl start lldpad; /run/lldpad.pid is left over: process 7 is gone"}},
+		ofLLDPAD("a", "eth0", lldpad.Report{Err: stale}))
 	require.Equal(t, []Finding{{OK, "a", "lldpad and the switch have agreed on eth0, edition 2012"}}, ofLLDPAD("a", "eth0", lldpad.Report{Edition: vdp.Edition2012}))
 	require.Equal(t, []Finding{{Note, "a", lldpad.ErrNoLink.Error()}}, ofLLDPAD("a", "eth0", lldpad.Report{Err: lldpad.ErrNoLink}))
 	require.Equal(t, []Finding{

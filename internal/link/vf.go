@@ -141,6 +141,20 @@ func (s VFSettings) Check() error {
 	return nil
 }
 
+// Spoofs says why whoever has the VF can send frames from addresses that are not the VF's:
+// such a frame passes for one from the wire at the PF. "" where the driver keeps it from
+// that, or does not say.
+func (s VFSettings) Spoofs() string {
+	var why []string
+	if s.SpoofChk != nil && !*s.SpoofChk {
+		why = append(why, "spoof check is off")
+	}
+	if s.Trust != nil && *s.Trust { // it may take any address, and several
+		why = append(why, "trust is on")
+	}
+	return strings.Join(why, ", ")
+}
+
 // VF is what a PF's driver says of one virtual function. Number is the kernel's own,
 // which is not the position in the list: a VF of which the driver says nothing is
 // left out there.

@@ -73,6 +73,12 @@ func (c *Conn) VFs(ctx context.Context, pf Link) (count int, vfs []VF, err error
 	return count, vfs, nil
 }
 
+// Spoofers returns the VFs of a PF that can send from addresses that are not theirs.
+func (c *Conn) Spoofers(ctx context.Context, pf Link) ([]VF, error) {
+	_, vfs, err := c.VFs(ctx, pf)
+	return slices.DeleteFunc(vfs, func(vf VF) bool { return vf.Spoofs() == "" }), err
+}
+
 func (c *Conn) withVFs(ctx context.Context, pf Link) ([]byte, error) {
 	req := message(unix.RTM_GETLINK, 0, pf.Index)
 	req.AddData(nl.NewRtAttr(unix.IFLA_EXT_MASK, nl.Uint32Attr(nl.RTEXT_FILTER_VF|filterSkipStats)))

@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -36,7 +37,7 @@ func switchNode(u *control.Uplink) graph.Node {
 		}
 	}
 	if u.Error != nil {
-		n.Lines, n.Fault = append(n.Lines, u.Error.Error()), true
+		n.Lines, n.Fault = append(n.Lines, cmp.Or(u.Error.Unwrap(), error(u.Error)).Error()), true // without what to do
 	}
 	return n
 }

@@ -20,7 +20,8 @@ import (
 // gives up after 30 s.
 const requestTimeout = 35 * time.Second
 
-// maxReply is the longest answer: a list of 4096 VSIs needs two MiB.
+// maxReply is the longest line. vdpd puts some thousand VSIs into one, which
+// with most filters have 4 KiB each.
 const maxReply = 16 << 20
 
 // A Client asks the vdpd that listens at a socket. It has no connection of its
@@ -104,6 +105,9 @@ func (c *Client) request(ctx context.Context, uplink string, m vdp.Mode, v vdp.V
 		// A vdpd that has not been restarted since its upgrade knows no owners.
 		r, err = c.do(ctx, Request{Op: m.String(), Uplink: uplink, VSI: &w})
 	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = c.overdue(ctx, &OpError{Op: m.String(), Uplink: uplink, VSI: v.ID, Err: err})
+	}
 	if err != nil {
 		return vdp.VSI{}, err
 	}
@@ -114,6 +118,21 @@ func (c *Client) request(ctx context.Context, uplink string, m vdp.Mode, v vdp.V
 		err = &OpError{Op: m.String(), Uplink: uplink, VSI: v.ID, Err: fmt.Errorf("%w: %w", ErrMalformed, err)}
 	}
 	return v, err
+}
+
+// overdue says of a request that got no answer in the caller's time what vdpd waits for: for
+// the switch, as long as vdpd itself answers.
+func (c *Client) overdue(ctx context.Context, e *OpError) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	var why *OpError
+	switch err := c.Ready(ctx, e.Uplink); {
+	case err == nil:
+		e.Err = fmt.Errorf("%w: %w", ErrTimeout, context.DeadlineExceeded)
+	case errors.As(err, &why) && !errors.Is(err, context.DeadlineExceeded):
+		e.Err = fmt.Errorf("%w: %w", ErrTimeout, why.Err)
+	}
+	return e
 }
 
 // DeAssociate takes a VSI back; of an empty uplink's name, wherever it is. A
@@ -156,6 +175,11 @@ func (c *Client) exchange(ctx context.Context, r Request) (Reply, error) {
 	stop := context.AfterFunc(ctx, func() { s.Close() })
 	defer stop()
 	reply, err := s.read()
+	for all := reply.VSIs; err == nil && reply.More; reply.VSIs = all {
+		if reply, err = s.read(); err == nil && reply.Error == nil {
+			all = append(all, reply.VSIs...)
+		}
+	}
 	if ctx.Err() != nil {
 		err = fmt.Errorf("vdpd did not answer: %w", ctx.Err())
 	}
@@ -251,6 +275,9 @@ func (s *Subscription) read() (Reply, error) {
 			return r, net.ErrClosed
 		}
 		return r, err
+	}
+	if list, ok := parseList(s.scan.Bytes()); ok {
+		return list, nil
 	}
 	// Keys of a later version are no reason to fail.
 	if err := json.Unmarshal(s.scan.Bytes(), &r); err != nil {

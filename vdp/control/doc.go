@@ -13,6 +13,9 @@
 //	{"op":"deassociate","id":UUID}
 //	{"op":"subscribe"}
 //
+// The answer to list has several lines if there are many VSIs: all but the last
+// have "more":true.
+//
 // An associate is answered when the switch has answered; its request outlives
 // the connection. After subscribe, the connection carries events until either
 // side closes it, and no further request. Unknown keys, operations and values

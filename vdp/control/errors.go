@@ -45,7 +45,7 @@ var codes = []struct {
 	{"unknown-vsi", vdp.ErrUnknownVSI}, {"too-many", vdp.ErrTooMany}, {"downgrade", vdp.ErrDowngrade},
 	{"no-link", vdp.ErrNoLink}, {"no-evb", vdp.ErrNoEVB}, {"no-answer", vdp.ErrNoAnswer},
 	{"deassociated", vdp.ErrBridgeDeassociated}, {"edition-changed", vdp.ErrEditionChanged},
-	{"filter-mismatch", vdp.ErrFilterMismatch},
+	{"filter-mismatch", vdp.ErrFilterMismatch}, {"no-groups", vdp.ErrNoGroups},
 	{"invalid", vdp.ErrRange}, {"invalid", vdp.ErrLength},
 }
 

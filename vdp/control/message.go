@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strconv"
 	"time"
 
 	"libvirt-direct/vdp"
@@ -53,6 +54,7 @@ type Reply struct {
 	Error   *Error      `json:"error,omitempty"`
 	Uplinks []Uplink    `json:"uplinks,omitempty"` // status
 	VSIs    []VSIStatus `json:"vsis,omitempty"`    // list, show
+	More    bool        `json:"more,omitempty"`    // list: the next line has further VSIs
 	VSI     *VSI        `json:"vsi,omitempty"`     // associate …: as in force
 	Event   *Event      `json:"event,omitempty"`   // after subscribe
 }
@@ -104,6 +106,21 @@ type Uplink struct {
 	Sent        Frames    `json:"sent"`
 	Received    Frames    `json:"received"`
 	LinkSince   time.Time `json:"link_since,omitzero"`
+	// Pins are vdpd.toml's neighbor: who alone may be the switch.
+	Pins []string `json:"pins,omitempty"`
+	// Others are agents with an EVB TLV that are not the switch while it lives.
+	Others []Agent `json:"others,omitempty"`
+	// Echoes counts frames of this host's own that came back.
+	Echoes uint64 `json:"echoes,omitempty"`
+}
+
+// An Agent is one of LLDP.
+type Agent struct {
+	Source  string    `json:"source"` // of its LLDPDUs
+	Group   string    `json:"group"`  // the address that they go to
+	Chassis string    `json:"chassis"`
+	Port    string    `json:"port"`
+	Since   time.Time `json:"since,omitzero"`
 }
 
 // Frames counts those of an uplink since vdpd saw its interface.
@@ -127,6 +144,38 @@ type Timers struct {
 	ECPRetries int     `json:"ecp_retries"`
 	Answer     float64 `json:"answer_ms"`
 	Keepalive  float64 `json:"keepalive_ms"`
+	// Peer is what the switch has asked for, nil where it has not, and Used what is in
+	// use, at most what vdpd allows.
+	Peer *Exponents `json:"peer,omitempty"`
+	Used *Exponents `json:"used,omitempty"`
+}
+
+// Exponents are the timers as the EVB TLV has them: powers of two, times 10 µs, and a number of
+// retries.
+type Exponents struct {
+	Retries uint8 `json:"ecp_retries"`
+	RTE     uint8 `json:"ecp_rte"`
+	RWD     uint8 `json:"vdp_rwd"`
+	RKA     uint8 `json:"vdp_rka"`
+}
+
+// Limited lists what the switch has asked for and does not get, as "vdp_rwd 25 → 22".
+func (t *Timers) Limited() (all []string) {
+	if t.Peer == nil || t.Used == nil {
+		return nil
+	}
+	for _, e := range []struct {
+		name       string
+		peer, used uint8
+	}{
+		{"ecp_retries", t.Peer.Retries, t.Used.Retries}, {"ecp_rte", t.Peer.RTE, t.Used.RTE},
+		{"vdp_rwd", t.Peer.RWD, t.Used.RWD}, {"vdp_rka", t.Peer.RKA, t.Used.RKA},
+	} {
+		if e.peer > e.used {
+			all = append(all, fmt.Sprintf("%s %d → %d", e.name, e.peer, e.used))
+		}
+	}
+	return all
 }
 
 // An Event is what happened to a VSI, or to the neighbour of an uplink.
@@ -136,6 +185,7 @@ type Event struct {
 	Type   string    `json:"type"` // a vdp.EventType
 	Mode   string    `json:"mode,omitempty"`
 	VSI    *VSI      `json:"vsi,omitempty"`
+	Source string    `json:"source,omitempty"` // of conflict and foreign: who is not the switch
 	Error  *Error    `json:"error,omitempty"`
 }
 
@@ -269,7 +319,7 @@ func (v *VSI) VDP() (vdp.VSI, error) {
 // MarshalJSON writes a number where that is enough.
 func (m Manager) MarshalJSON() ([]byte, error) {
 	if m == (Manager{m[0]}) {
-		return json.Marshal(m[0])
+		return strconv.AppendUint(nil, uint64(m[0]), 10), nil
 	}
 	return json.Marshal(hex.EncodeToString(m[:]))
 }
@@ -277,6 +327,10 @@ func (m Manager) MarshalJSON() ([]byte, error) {
 // UnmarshalJSON reads what MarshalJSON writes.
 func (m *Manager) UnmarshalJSON(b []byte) error {
 	*m = Manager{}
+	if n, err := strconv.ParseUint(string(b), 10, 8); err == nil {
+		m[0] = byte(n)
+		return nil
+	}
 	if len(b) == 0 || b[0] != '"' {
 		return json.Unmarshal(b, &m[0])
 	}

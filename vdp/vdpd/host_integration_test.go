@@ -42,6 +42,10 @@ func TestMain(m *testing.M) {
 		askStatus(path)
 		return
 	}
+	if kind := os.Getenv(floodVariable); kind != "" {
+		fmt.Println(flood(kind))
+		return
+	}
 	dir, err := os.MkdirTemp("", "vdpd")
 	if err == nil {
 		vdpdPath = filepath.Join(dir, "vdpd")
@@ -84,6 +88,14 @@ func newHost(t *testing.T) *host {
 		t.Skip("needs root")
 	}
 	t.Parallel()
+	return makeHost(t)
+}
+
+// another makes a second host for the same test.
+func (h *host) another() *host { return makeHost(h.T) }
+
+func makeHost(t *testing.T) *host {
+	t.Helper()
 	id := fmt.Sprintf("%d-%d", os.Getpid(), hosts.Add(1))
 	h := &host{T: t, a: "vdpa" + id, b: "vdpb" + id, dir: t.TempDir()}
 	for _, n := range []string{h.a, h.b} {
@@ -170,7 +182,13 @@ func (h *host) start(ns string, args ...string) *process {
 
 func (h *host) vdpd(args ...string) *process {
 	h.Helper()
-	p := h.start(h.a, append([]string{vdpdPath, "-config", "/nonexistent", "-uplink", stationIf, "-debug",
+	return h.quietVdpd(append([]string{"-debug"}, args...)...)
+}
+
+// quietVdpd is vdpd without a line for every frame that is ignored.
+func (h *host) quietVdpd(args ...string) *process {
+	h.Helper()
+	p := h.start(h.a, append([]string{vdpdPath, "-config", "/nonexistent", "-uplink", stationIf,
 		"-state", filepath.Join(h.dir, "state.json"), "-pid-file", filepath.Join(h.dir, "lldpad.pid"),
 		"-control", h.controlPath()}, args...)...)
 	hosttest.Eventually(h, 20*time.Second, "vdpd's pid file", func() bool {
@@ -361,11 +379,12 @@ func (l *libvirt) set(m vdp.Mode, v vdp.VSI) syscall.Errno {
 }
 
 // status polls once: the RESPONSE of a VSI, -1 while there is none, -2 if the
-// VSI is missing.
+// VSI is missing. As libvirt, it reads the first message only, of either type
+// (virnetlink.c:virNetlinkDumpLink).
 func (l *libvirt) status(v vdp.VSI) int {
 	l.Helper()
 	r := l.exchange(l.message(unix.RTM_GETLINK, rta(unix.IFLA_EXT_MASK, u32(1))))
-	require.Equal(l, uint16(unix.NLMSG_DONE), binary.NativeEndian.Uint16(r[4:]))
+	require.Contains(l, []uint16{unix.NLMSG_DONE, unix.RTM_NEWLINK}, binary.NativeEndian.Uint16(r[4:]))
 	i := bytes.Index(r, append(rta(unix.IFLA_PORT_INSTANCE_UUID, v.ID.Octets[:]), rta(unix.IFLA_PORT_VF, u32(0xffffffff))...))
 	if i < 0 {
 		return -2
@@ -375,6 +394,12 @@ func (l *libvirt) status(v vdp.VSI) int {
 		return -1
 	}
 	return int(binary.NativeEndian.Uint16(port[36:]))
+}
+
+// ports is how many VSIs the daemon speaks of.
+func (l *libvirt) ports() int {
+	l.Helper()
+	return bytes.Count(l.exchange(l.message(unix.RTM_GETLINK, rta(unix.IFLA_EXT_MASK, u32(1)))), rta(unix.IFLA_PORT_VF, u32(0xffffffff)))
 }
 
 // result polls as libvirt does.

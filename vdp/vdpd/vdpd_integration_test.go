@@ -166,6 +166,28 @@ func TestRefusesBesideLldpad(t *testing.T) {
 	require.NoFileExists(t, filepath.Join(h.dir, "p"))
 }
 
+// A state file of a newer vdpd stops an older one before it has touched anything.
+func TestRefusesNewerState(t *testing.T) {
+	h := newHost(t)
+	before := map[string]string{"state.json": "{\"version\":9}\n", "lldpad.pid": "4194305\n"}
+	for name, text := range before {
+		require.NoError(t, os.WriteFile(filepath.Join(h.dir, name), []byte(text), 0o600))
+	}
+	out, err := exec.Command("ip", "netns", "exec", h.a, vdpdPath, "-config", "/nonexistent", "-uplink", stationIf,
+		"-state", filepath.Join(h.dir, "state.json"), "-pid-file", filepath.Join(h.dir, "lldpad.pid"), "-control", h.controlPath()).CombinedOutput()
+	require.Error(t, err)
+	require.Contains(t, string(out), "state file of a newer vdpd: version 9")
+	after := make(map[string]string)
+	entries, err := os.ReadDir(h.dir)
+	require.NoError(t, err)
+	for _, e := range entries {
+		b, err := os.ReadFile(filepath.Join(h.dir, e.Name()))
+		require.NoError(t, err)
+		after[e.Name()] = string(b)
+	}
+	require.Equal(t, before, after)
+}
+
 func TestDeassociateOnStop(t *testing.T) {
 	h := newHost(t)
 	br := h.responder(vdptest.Config{Edition: vdp.EditionDraft})

@@ -32,9 +32,10 @@ type Reply struct {
 	Seq   uint32
 	Errno unix.Errno // 0: a RTM_SETLINK was accepted, not that it succeeded
 	Ports []Port     // the answer to RTM_GETLINK
+	More  bool       // further ports follow, in the next datagram
 }
 
-// ParseReply reads one datagram from lldpad. Its errors are ErrMalformed, and
+// ParseReply reads one datagram from lldpad or vdpd. Its errors are ErrMalformed, and
 // ErrUnknownType for what is not a reply.
 func ParseReply(b []byte) (Reply, error) {
 	var r Reply
@@ -45,7 +46,7 @@ func ParseReply(b []byte) (Reply, error) {
 	if n < unix.SizeofNlMsghdr || n > len(b) {
 		return r, fmt.Errorf("%w: length %d", ErrMalformed, n)
 	}
-	typ := native.Uint16(b[4:])
+	typ, flags := native.Uint16(b[4:]), native.Uint16(b[6:])
 	r.Seq = native.Uint32(b[8:])
 	b = b[unix.SizeofNlMsghdr:n]
 	switch typ {
@@ -59,7 +60,8 @@ func ParseReply(b []byte) (Reply, error) {
 		}
 		r.Errno = unix.Errno(-errno)
 		return r, nil
-	case unix.NLMSG_DONE:
+	case unix.NLMSG_DONE, unix.RTM_NEWLINK:
+		r.More = typ == unix.RTM_NEWLINK && flags&unix.NLM_F_MULTI != 0
 		if len(b) < ifinfoLen {
 			return r, fmt.Errorf("%w: no ifinfomsg", ErrMalformed)
 		}

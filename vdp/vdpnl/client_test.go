@@ -55,7 +55,7 @@ func TestParseReply(t *testing.T) {
 	require.Equal(t, vdpnl.Reply{Seq: 7, Errno: unix.EPROTONOSUPPORT}, r)
 
 	ports := []vdpnl.Port{{ID: uuid(t)}, {ID: vdp.UUID([16]byte{1}), Done: true}}
-	r, err = vdpnl.ParseReply(vdpnl.Status(h, 99, 3, ports))
+	r, err = vdpnl.ParseReply(status(t, h, 3, ports...))
 	require.NoError(t, err)
 	require.Equal(t, ports, r.Ports)
 
@@ -74,7 +74,7 @@ func TestParseReply(t *testing.T) {
 func FuzzParseReply(f *testing.F) {
 	h := vdpnl.Header{Type: unix.RTM_SETLINK, Seq: 7, Pid: 42}
 	f.Add(vdpnl.Ack(h, 99, unix.EPROTONOSUPPORT))
-	f.Add(vdpnl.Status(h, 99, 3, []vdpnl.Port{{ID: uuid(f), Done: true}}))
+	f.Add(status(f, h, 3, vdpnl.Port{ID: uuid(f), Done: true}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, err := vdpnl.ParseReply(b)
 		if err != nil && !errors.Is(err, vdpnl.ErrMalformed) && !errors.Is(err, vdpnl.ErrUnknownType) {

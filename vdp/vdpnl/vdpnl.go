@@ -9,6 +9,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -60,10 +62,10 @@ const (
 	vfVLANLen = 12 // struct ifla_vf_vlan
 	vsiLen    = 8  // struct ifla_port_vsi
 
-	// MaxPorts is how many ports fit into one reply, whose list is an
-	// attribute of at most 65535 octets.
-	MaxPorts = (1<<16 - 1 - unix.SizeofNlAttr) / portLen
-	portLen  = 40
+	// MaxMessage is the longest message of an answer to RTM_GETLINK: what the
+	// kernel itself sends at most.
+	MaxMessage = 32 << 10
+	portLen    = 40 // of an entry at most
 )
 
 var native = binary.NativeEndian
@@ -227,23 +229,48 @@ func Ack(h Header, pid uint32, errno unix.Errno) []byte {
 	return finish(b)
 }
 
-// Status returns the reply to RTM_GETLINK: all ports of an interface, of which
-// those beyond MaxPorts are left out.
-func Status(h Header, pid uint32, ifindex int32, ports []Port) []byte {
-	b := ifinfo(message(unix.NLMSG_DONE, h.Seq, pid), ifindex)
-	b, list := nest(b, unix.IFLA_VF_PORTS)
-	for _, p := range ports[:min(len(ports), MaxPorts)] {
-		var one int
-		b, one = nest(b, unix.IFLA_VF_PORT)
-		b = attr(b, unix.IFLA_PORT_INSTANCE_UUID, p.ID.Octets[:])
-		b = attr(b, unix.IFLA_PORT_VF, native.AppendUint32(nil, selfVF))
-		if p.Done {
-			b = attr(b, unix.IFLA_PORT_RESPONSE, native.AppendUint16(nil, p.Response))
+// Status returns the reply to RTM_GETLINK: all ports of an interface, each
+// message for a datagram of its own. Where one is not enough, those before the
+// last are of type RTM_NEWLINK and have NLM_F_MULTI, as the kernel's. libvirt
+// takes either type for an answer, but reads no more than the first datagram:
+// what it may be waiting for has to come first.
+func Status(h Header, pid uint32, ifindex int32, ports iter.Seq[Port]) (messages [][]byte) {
+	begin := func() ([]byte, int) {
+		return nest(ifinfo(message(unix.NLMSG_DONE, h.Seq, pid), ifindex), unix.IFLA_VF_PORTS)
+	}
+	b, list := begin()
+	for p := range ports {
+		if len(b)+portLen > MaxMessage {
+			native.PutUint16(b[4:], unix.RTM_NEWLINK)
+			native.PutUint16(b[6:], unix.NLM_F_MULTI)
+			endNest(b, list)
+			messages = append(messages, finish(b))
+			b, list = begin()
+			native.PutUint16(b[6:], unix.NLM_F_MULTI)
 		}
-		endNest(b, one)
+		if len(b) > 1<<10 { // there will be many more
+			b = slices.Grow(b, MaxMessage-len(b))
+		}
+		b = appendPort(b, &p)
 	}
 	endNest(b, list)
-	return finish(b)
+	return append(messages, finish(b))
+}
+
+func appendPort(b []byte, p *Port) []byte {
+	at := len(b)
+	b = appendHeader(b, unix.IFLA_VF_PORT|unix.NLA_F_NESTED, 0)
+	b = appendHeader(b, unix.IFLA_PORT_INSTANCE_UUID, len(p.ID.Octets))
+	b = append(b, p.ID.Octets[:]...)
+	b = appendHeader(b, unix.IFLA_PORT_VF, 4)
+	b = native.AppendUint32(b, selfVF)
+	if p.Done {
+		b = appendHeader(b, unix.IFLA_PORT_RESPONSE, 2)
+		b = native.AppendUint16(b, p.Response)
+		b = append(b, 0, 0)
+	}
+	endNest(b, at)
+	return b
 }
 
 // Deassociated returns the indication that the switch has dropped a VSI.
@@ -300,10 +327,14 @@ func ifinfo(b []byte, ifindex int32) []byte {
 }
 
 func attr(b []byte, typ uint16, v []byte) []byte {
-	b = native.AppendUint16(b, uint16(unix.SizeofNlAttr+len(v)))
-	b = native.AppendUint16(b, typ)
-	b = append(b, v...)
+	b = append(appendHeader(b, typ, len(v)), v...)
 	return append(b, make([]byte, align(len(v))-len(v))...)
+}
+
+// appendHeader starts an attribute whose value has n octets.
+func appendHeader(b []byte, typ uint16, n int) []byte {
+	b = native.AppendUint16(b, uint16(unix.SizeofNlAttr+n))
+	return native.AppendUint16(b, typ)
 }
 
 // nest starts a nested attribute, endNest ends it.

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -186,7 +187,7 @@ func TestReplies(t *testing.T) {
 		4c00 1880
 		2800 0180 1400 0400 fa9b7fffb0a04893abcdbeef4ff18f8f 0800 0100 ffffffff 0600 0700 0200 0000
 		2000 0180 1400 0400 fa9b7fffb0a04893abcdbeef4ff18f8f 0800 0100 ffffffff`),
-		vdpnl.Status(h, 99, 3, []vdpnl.Port{{ID: uuid(t), Done: true, Response: 2}, {ID: uuid(t)}}))
+		status(t, h, 3, vdpnl.Port{ID: uuid(t), Done: true, Response: 2}, vdpnl.Port{ID: uuid(t)}))
 
 	// What we indicate can be read back as a request to disassociate.
 	want := wanted(t)
@@ -194,14 +195,47 @@ func TestReplies(t *testing.T) {
 	got, _, err := vdpnl.Parse(vdpnl.Deassociated(want.Header, 42, 3, "eth0", &want.Set.VSI))
 	require.NoError(t, err)
 	require.Equal(t, want, got)
+}
 
-	many := make([]vdpnl.Port, 3000)
-	for i := range many {
-		many[i].Done = true
+// status is an answer to RTM_GETLINK that fits into one message.
+func status(t testing.TB, h vdpnl.Header, ifindex int32, ports ...vdpnl.Port) []byte {
+	all := vdpnl.Status(h, 99, ifindex, slices.Values(ports))
+	require.Len(t, all, 1)
+	return all[0]
+}
+
+// The VSIs of a full port come in messages of at most 32 KiB, in order. Each is
+// one that libvirt 9 takes by itself: of type 3 or 16, an ifinfomsg and one
+// IFLA_VF_PORTS (virnetlink.c:virNetlinkDumpLink).
+func TestStatusOfThousand(t *testing.T) {
+	littleEndian(t)
+	h := vdpnl.Header{Type: unix.RTM_GETLINK, Seq: 7, Pid: 42}
+	for _, n := range []int{0, 1, 1000, 4096} {
+		ports := make([]vdpnl.Port, n)
+		for i := range ports {
+			ports[i] = vdpnl.Port{ID: vdp.UUID([16]byte{14: byte(i >> 8), 15: byte(i)}), Done: i%3 != 0}
+		}
+		messages := vdpnl.Status(h, 99, 3, slices.Values(ports))
+		require.Equal(t, n >= 1000, len(messages) > 1, n)
+		var got []vdpnl.Port
+		for i, b := range messages {
+			last := i == len(messages)-1
+			require.LessOrEqual(t, len(b), vdpnl.MaxMessage)
+			require.Equal(t, int(binary.NativeEndian.Uint32(b)), len(b))
+			require.Equal(t, len(b)-32, int(binary.NativeEndian.Uint16(b[32:])), "one list is all that follows")
+			require.Equal(t, map[bool]uint16{true: unix.NLMSG_DONE, false: unix.RTM_NEWLINK}[last], binary.NativeEndian.Uint16(b[4:]))
+			require.Equal(t, len(messages) > 1, binary.NativeEndian.Uint16(b[6:]) == unix.NLM_F_MULTI)
+			r, err := vdpnl.ParseReply(b)
+			require.NoError(t, err)
+			require.Equal(t, !last, r.More)
+			require.Equal(t, uint32(7), r.Seq)
+			got = append(got, r.Ports...)
+		}
+		require.Equal(t, n, len(got))
+		if n > 0 {
+			require.Equal(t, ports, got)
+		}
 	}
-	b := vdpnl.Status(h, 99, 3, many)
-	require.Equal(t, int(binary.NativeEndian.Uint32(b)), len(b))
-	require.Equal(t, len(b)-32, int(binary.NativeEndian.Uint16(b[32:])))
 }
 
 func FuzzParse(f *testing.F) {

@@ -48,6 +48,10 @@ type Uplink struct {
 	RWD     uint8 `toml:"vdp_rwd"`
 	RKA     uint8 `toml:"vdp_rka"`
 	MaxVSIs int   `toml:"max_vsis"`
+	// GroupIDs offers the switch to use group ids.
+	GroupIDs bool `toml:"group_ids"`
+	// Neighbor says who may be the switch, each as vdp.ParsePin reads it.
+	Neighbor []string `toml:"neighbor"`
 }
 
 // ErrConfig: a configuration that cannot be used.
@@ -105,6 +109,7 @@ func (u *Uplink) station(mac vdp.MAC) (vdp.Config, error) {
 		MAC: mac,
 		EVB: vdp.EVBConfig{
 			ReflectiveRelay: u.ReflectiveRelay == nil || *u.ReflectiveRelay,
+			GroupIDs:        u.GroupIDs,
 			Retries:         u.Retries, RTE: u.RTE, RWD: u.RWD, RKA: u.RKA,
 		},
 		MaxVSIs: u.MaxVSIs,
@@ -114,6 +119,13 @@ func (u *Uplink) station(mac vdp.MAC) (vdp.Config, error) {
 		if c.Edition, err = vdp.ParseEdition(u.Edition); err != nil {
 			return c, err
 		}
+	}
+	for _, text := range u.Neighbor {
+		pin, err := vdp.ParsePin(text)
+		if err != nil {
+			return c, err
+		}
+		c.Pins = append(c.Pins, pin)
 	}
 	_, err := vdp.NewStation(c)
 	return c, err

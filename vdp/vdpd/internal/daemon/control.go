@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -29,7 +30,7 @@ const (
 	maxPending = 8192
 
 	// idleTimeout bounds the time from one request of a client to the next,
-	// and writeTimeout how long it may leave an answer in the socket.
+	// and writeTimeout how long it may leave a line of an answer in the socket.
 	idleTimeout  = 30 * time.Second
 	writeTimeout = 5 * time.Second
 	// resultTimeout bounds the wait for the switch. A VSI that has to be
@@ -45,6 +46,8 @@ type controlSocket struct {
 	l       *net.UnixListener
 	gid     int // of the group that has access; -1 for none
 	clients chan struct{}
+
+	writeTimeout time.Duration
 }
 
 // listenControl opens the socket for root and a group, which may be empty.
@@ -86,7 +89,7 @@ func listenControl(path, group string, d *Daemon) (*controlSocket, error) {
 		l.Close()
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
-	return &controlSocket{d: d, log: d.log, l: l, gid: gid, clients: make(chan struct{}, maxClients)}, nil
+	return &controlSocket{d: d, log: d.log, l: l, gid: gid, clients: make(chan struct{}, maxClients), writeTimeout: writeTimeout}, nil
 }
 
 // serve accepts clients until ctx is done, or the socket fails.
@@ -120,15 +123,18 @@ func (s *controlSocket) serve(ctx context.Context) error {
 
 // A client is one connection.
 type client struct {
-	s *controlSocket
-	c *net.UnixConn
+	s       *controlSocket
+	c       *net.UnixConn
+	pid     int32
+	dropped bool
 }
 
 func (c *client) serve(ctx context.Context) {
 	defer c.c.Close()
 	stop := context.AfterFunc(ctx, func() { c.c.Close() })
 	defer stop()
-	if err := c.s.allowed(c.c); err != nil {
+	var err error
+	if c.pid, err = c.s.allowed(c.c); err != nil {
 		c.s.log.Warn("control client refused", "err", err)
 		c.refuse(control.ErrPermission)
 		return
@@ -151,13 +157,45 @@ func (c *client) serve(ctx context.Context) {
 			c.subscribe(ctx)
 			return
 		}
-		reply, err := c.s.d.controlRequest(ctx, &r)
-		if err != nil {
-			reply = control.Reply{Error: control.NewError(err)}
+		if r.Op == control.OpList {
+			err = c.list(ctx, r.Uplink)
+		} else {
+			err = c.answer(ctx, &r)
 		}
-		if c.write(reply) != nil {
+		if err != nil {
 			return
 		}
+	}
+}
+
+// answer and list fail if the answer could not be sent.
+func (c *client) answer(ctx context.Context, r *control.Request) error {
+	reply, err := c.s.d.controlRequest(ctx, r)
+	if err != nil {
+		reply = control.Reply{Error: control.NewError(err)}
+	}
+	return c.write(reply)
+}
+
+func (c *client) list(ctx context.Context, uplink string) error {
+	if err := c.s.d.knows(ctx, uplink); err != nil {
+		return c.write(control.Reply{Error: control.NewError(err)})
+	}
+	var line []byte
+	return c.s.d.list(ctx, uplink, func(vsis []control.VSIStatus, more bool) (err error) {
+		if line, err = control.AppendList(line[:0], vsis, more); err == nil {
+			line = append(line, '\n')
+			err = c.send(line)
+		}
+		return err
+	})
+}
+
+// drop logs, once, that the connection ends because of its client.
+func (c *client) drop(why string) {
+	if !c.dropped {
+		c.dropped = true
+		c.s.log.Warn("control client dropped: "+why, "pid", c.pid)
 	}
 }
 
@@ -167,31 +205,28 @@ func (c *client) refuse(err error) {
 
 func (c *client) write(r control.Reply) error {
 	b, err := json.Marshal(r)
-	if err == nil {
-		err = c.c.SetWriteDeadline(time.Now().Add(writeTimeout))
+	if err != nil {
+		return err
 	}
+	return c.send(append(b, '\n'))
+}
+
+func (c *client) send(line []byte) error {
+	err := c.c.SetWriteDeadline(time.Now().Add(c.s.writeTimeout))
 	if err == nil {
-		_, err = c.c.Write(append(b, '\n'))
+		_, err = c.c.Write(line)
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		c.drop("it does not read its answers")
 	}
 	return err
 }
 
 // subscribe sends events until the client goes away or does not keep up.
 func (c *client) subscribe(ctx context.Context) {
-	events := make(chan control.Event, maxPending)
-	overflow := false // written before events is closed, read after
-	var w watcher = func(p *port, e *vdp.Event) bool {
-		select {
-		case events <- controlEvent(p, e):
-			return true
-		default:
-			overflow = true
-			close(events)
-			return false
-		}
-	}
-	c.s.d.do(ctx, func(time.Time) { c.s.d.watchers[&w] = w })
-	defer c.s.d.do(ctx, func(time.Time) { delete(c.s.d.watchers, &w) })
+	events := make(subscriber, maxPending)
+	c.s.d.do(ctx, func(time.Time) { c.s.d.subscribe(events) })
+	defer c.s.d.do(ctx, func(time.Time) { delete(c.s.d.subscribers, events) })
 	if c.write(control.Reply{}) != nil {
 		return
 	}
@@ -205,11 +240,12 @@ func (c *client) subscribe(ctx context.Context) {
 	for {
 		select {
 		case e, ok := <-events:
-			if !ok && overflow {
+			if !ok {
+				c.drop("it does not read its events")
 				c.refuse(control.ErrOverflow)
 				return
 			}
-			if c.write(control.Reply{Event: &e}) != nil {
+			if c.write(control.Reply{Event: e}) != nil {
 				return
 			}
 		case <-gone:
@@ -222,32 +258,68 @@ func (c *client) subscribe(ctx context.Context) {
 // taken note of it, until it returns false. It must not wait.
 type watcher func(p *port, e *vdp.Event) bool
 
+// A subscriber has room for the events that wait for it, which are shared. It
+// is closed by Run's goroutine when there is none left.
+type subscriber chan *control.Event
+
+func (d *Daemon) subscribe(s subscriber) {
+	if d.subscribers == nil {
+		d.subscribers = make(map[subscriber]struct{})
+	}
+	d.subscribers[s] = struct{}{}
+}
+
 func (d *Daemon) publish(p *port, e *vdp.Event) {
 	for key, w := range d.watchers {
 		if !w(p, e) {
 			delete(d.watchers, key)
 		}
 	}
+	if len(d.subscribers) == 0 {
+		return
+	}
+	out := controlEvent(p, e)
+	for s := range d.subscribers {
+		select {
+		case s <- &out:
+		default:
+			delete(d.subscribers, s)
+			close(s)
+		}
+	}
+}
+
+// knows refuses the name of an uplink that is not ours; an empty one is all.
+func (d *Daemon) knows(ctx context.Context, uplink string) error {
+	if uplink == "" || slices.ContainsFunc(d.cfg.Uplinks, func(u Uplink) bool { return u.Name == uplink }) {
+		return nil
+	}
+	known := false // by another name than the configured one
+	d.do(ctx, func(time.Time) { known = d.named(uplink) != nil })
+	switch {
+	case ctx.Err() != nil: // the closure may run yet
+		return ctx.Err()
+	case !known:
+		return control.ErrUnknownUplink
+	}
+	return nil
 }
 
 func (d *Daemon) controlRequest(ctx context.Context, r *control.Request) (reply control.Reply, err error) {
-	if r.Uplink != "" {
-		known := false
-		d.do(ctx, func(time.Time) { known = d.named(r.Uplink) != nil })
-		if ctx.Err() != nil {
-			return reply, ctx.Err()
-		}
-		if !known {
-			return reply, control.ErrUnknownUplink
-		}
+	if err := d.knows(ctx, r.Uplink); err != nil {
+		return reply, err
 	}
 	switch r.Op {
 	case control.OpStatus:
-		d.do(ctx, func(time.Time) { reply.Uplinks = d.status() })
-		return reply, ctx.Err()
-	case control.OpList, control.OpShow:
-		d.do(ctx, func(time.Time) { reply.VSIs = d.list(r.Uplink, r.ID) })
-		if r.Op == control.OpShow && len(reply.VSIs) == 0 {
+		reply.Uplinks, err = d.status(ctx)
+		return reply, err
+	case control.OpShow:
+		id, err := vdp.ParseUUID(r.ID)
+		if err != nil {
+			return reply, err
+		}
+		d.do(ctx, func(time.Time) { reply.VSIs = d.show(r.Uplink, id) })
+		if ctx.Err() == nil && len(reply.VSIs) == 0 {
 			return reply, vdp.ErrUnknownVSI
 		}
 		return reply, ctx.Err()
@@ -318,7 +390,6 @@ func (d *Daemon) ask(ctx context.Context, uplink string, m vdp.Mode, v vdp.VSI, 
 			d.evidence.asked(now, on, v.ID, owner)
 		}
 		if done {
-			d.dirty = true
 			a.outcome <- outcome{}
 		}
 		on.log.Info("control request", "vsi", v.ID, "mode", m, "err", err)

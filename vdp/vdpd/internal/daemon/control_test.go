@@ -2,13 +2,18 @@ package daemon
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,15 +21,19 @@ import (
 
 	"libvirt-direct/vdp"
 	"libvirt-direct/vdp/control"
+	"libvirt-direct/vdp/vdpd/internal/uplink"
 	"libvirt-direct/vdp/vdptest"
 )
 
 // serveControl gives a bench a control socket, and lets its time pass.
-func serveControl(t *testing.T, b *bench) (*control.Client, string) {
+func serveControl(t *testing.T, b *bench, options ...func(*controlSocket)) (*control.Client, string) {
 	path := filepath.Join(t.TempDir(), "control")
 	s, err := listenControl(path, "", b.d)
 	require.NoError(t, err)
 	s.gid = os.Getgid()
+	for _, o := range options {
+		o(s)
+	}
 	b.d.work = make(chan func(time.Time))
 	ctx, cancel := context.WithCancel(context.Background())
 	served, ran := make(chan error), make(chan struct{})
@@ -144,7 +153,7 @@ func TestControl(t *testing.T) {
 // drop lets the bridge de-associate a VSI by itself.
 func (b *bench) drop(id vdp.ID) {
 	for _, f := range b.br.DeAssociate(b.now, id) {
-		b.d.frame(b.now, b.p, f)
+		b.d.frames(b.now, b.p, uplink.Frames{Arrived: [][]byte{f}})
 	}
 }
 
@@ -204,7 +213,7 @@ func TestControlBadRequests(t *testing.T) {
 		require.NotNil(t, r.Error, in)
 		require.Equal(t, want, r.Error.Message, in)
 	}
-	require.Empty(t, b.p.results, "nothing was changed")
+	require.Empty(t, b.p.results.byID, "nothing was changed")
 
 	// Clients that say nothing hold up nobody, up to a number.
 	var idle []net.Conn
@@ -213,17 +222,23 @@ func TestControlBadRequests(t *testing.T) {
 			c.Close()
 		}
 	}()
-	for range maxClients {
+	connect := func() {
 		conn, err := net.Dial("unix", path)
 		require.NoError(t, err)
 		idle = append(idle, conn)
+	}
+	for range maxClients {
+		connect()
 		if len(idle) == maxClients/2 {
-			_, err = c.Status(t.Context())
+			_, err := c.Status(t.Context())
 			require.NoError(t, err)
 		}
 	}
 	require.Eventually(t, func() bool {
 		_, err := c.Status(t.Context())
+		if err == nil {
+			connect() // one was refused before the Status above had gone
+		}
 		return errors.Is(err, control.ErrOverflow)
 	}, 30*time.Second, 10*time.Millisecond)
 }
@@ -241,7 +256,7 @@ func TestControlSlowSubscriber(t *testing.T) {
 		for range 20 * maxPending {
 			b.d.publish(b.p, &e)
 		}
-		require.Empty(t, b.d.watchers)
+		require.Empty(t, b.d.subscribers)
 	})
 	n := 0
 	for ; err == nil; n++ {
@@ -249,6 +264,97 @@ func TestControlSlowSubscriber(t *testing.T) {
 	}
 	require.ErrorIs(t, err, control.ErrOverflow)
 	require.Greater(t, n, maxPending)
+}
+
+// Clients that never read, an answer or events, are dropped with one line each.
+func TestControlClientNeverReads(t *testing.T) {
+	b := newBench(t, vdp.Edition2012)
+	log := new(lockedBuffer)
+	b.d.log = slog.New(slog.NewTextHandler(log, nil))
+	c, path := serveControl(t, b, func(s *controlSocket) { s.writeTimeout = 20 * time.Millisecond })
+	b.d.do(t.Context(), func(time.Time) {
+		p := newPort(Uplink{Name: "many"}, uplinkState{}, b.d.log)
+		b.d.ports = append(b.d.ports, p)
+		for i := range 4000 {
+			p.keep(kept{VSI: manyVSIs(i), Mode: vdp.Associate})
+		}
+	})
+	for _, request := range []string{`{"op":"list"}`, `{"op":"subscribe"}`} {
+		conn, err := net.Dial("unix", path)
+		require.NoError(t, err)
+		defer conn.Close()
+		_, err = conn.Write([]byte(strings.Repeat(request+"\n", 10)))
+		require.NoError(t, err)
+	}
+	dropped := func() int { return strings.Count(log.String(), "control client dropped") }
+	e := vdp.Event{Type: vdp.EventLost, VSI: testVSI(1), Mode: vdp.Associate, Err: vdp.ErrNoLink}
+	require.Eventually(t, func() bool {
+		b.d.do(t.Context(), func(time.Time) {
+			for range 100 {
+				b.d.publish(b.p, &e)
+			}
+		})
+		return dropped() == 2
+	}, 30*time.Second, time.Millisecond, "%s", log)
+	require.Contains(t, log.String(), fmt.Sprint("pid=", os.Getpid()))
+	_, err := c.Status(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 2, dropped())
+}
+
+// A list of many VSIs, which takes several lines, is whole, in the order of
+// uplinks and ids.
+func TestControlListOfMany(t *testing.T) {
+	b := newBench(t, vdp.Edition2012)
+	c, _ := serveControl(t, b)
+	var want []string
+	b.d.do(t.Context(), func(time.Time) {
+		for n := range 3 {
+			p := newPort(Uplink{Name: fmt.Sprint("many", n)}, uplinkState{}, b.d.log)
+			b.d.ports = append(b.d.ports, p)
+			b.d.cfg.Uplinks = append(b.d.cfg.Uplinks, p.cfg)
+			for i := range 2*listLine - 10*n {
+				p.keep(kept{VSI: manyVSIs(i), Mode: vdp.Associate})
+				want = append(want, p.cfg.Name+" "+manyVSIs(i).ID.String())
+			}
+		}
+	})
+	for _, uplink := range []string{"", "many1"} {
+		l, err := c.List(t.Context(), uplink)
+		require.NoError(t, err)
+		var got []string
+		for _, v := range l {
+			got = append(got, v.Uplink+" "+v.VSI.ID)
+		}
+		if uplink != "" {
+			want = want[2*listLine : 4*listLine-10]
+		}
+		require.True(t, slices.Equal(want, got), "%d of %d", len(got), len(want))
+	}
+	l, err := c.Show(t.Context(), manyVSIs(7).ID)
+	require.NoError(t, err)
+	require.Len(t, l, 3)
+	l, err = c.List(t.Context(), "eth0")
+	require.NoError(t, err)
+	require.Empty(t, l)
+}
+
+// A lockedBuffer is a log.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 func TestControlSocketOfAnother(t *testing.T) {

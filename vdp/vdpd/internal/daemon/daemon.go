@@ -1,18 +1,21 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"libvirt-direct/vdp"
 	"libvirt-direct/vdp/control"
+	"libvirt-direct/vdp/vdpd/internal/uplink"
 	"libvirt-direct/vdp/vdpnl"
 )
 
@@ -26,14 +29,17 @@ type Daemon struct {
 	nl    *endpoint
 	ports []*port
 	work  chan func(now time.Time)
-	dirty bool
+	saver *saver
 
 	links    *linkTable
 	evidence *evidence
-	wire     func(*linkInfo) (wire, error) // opens an uplink's socket
+	wire     func(*linkInfo) (wire, error) // opens an uplink's sockets
 
-	control  *controlSocket
-	watchers map[*watcher]watcher
+	deadlines deadlines
+
+	control     *controlSocket
+	watchers    map[*watcher]watcher // one for each request that waits for the switch
+	subscribers map[subscriber]struct{}
 }
 
 // New takes lldpad's place: it checks that nobody else has it, reads the state
@@ -55,35 +61,51 @@ func New(c Config, log *slog.Logger) (*Daemon, error) {
 		links: newLinkTable(), wire: openWire,
 	}
 	d.evidence = newEvidence(d)
-	if d.control, err = listenControl(c.ControlSocket, c.ControlGroup, d); err == nil {
-		if err = d.load(); err != nil {
-			d.control.l.Close()
-		}
-	}
-	if err != nil {
+	if err := d.open(); err != nil {
 		nl.close()
 		return nil, err
 	}
 	return d, nil
 }
 
-func (d *Daemon) load() error {
-	// The control socket, which a group may reach, is in the same folder.
-	if err := os.MkdirAll(filepath.Dir(d.cfg.StateFile), 0o755); err != nil {
-		return err
-	}
+// open reads the state before it touches anything: a file that is a newer
+// vdpd's, or cannot be understood, has to be left as it is, with all beside it.
+func (d *Daemon) open() error {
 	s, err := readState(d.cfg.StateFile)
 	if err != nil {
 		return err
 	}
-	for _, u := range d.cfg.Uplinks {
-		d.ports = append(d.ports, newPort(u, s.Uplinks[u.Name], d.log))
-		delete(s.Uplinks, u.Name)
+	if d.control, err = listenControl(d.cfg.ControlSocket, d.cfg.ControlGroup, d); err != nil {
+		return err
 	}
-	for name, u := range s.Uplinks {
-		d.log.Warn("VSIs of an uplink that is no longer configured are forgotten", "uplink", name, "vsis", len(u.VSIs))
+	if err := d.takeOver(s); err != nil {
+		d.control.l.Close()
+		return err
+	}
+	return nil
+}
+
+// takeOver makes the ports with what the last vdpd has left of them.
+func (d *Daemon) takeOver(last state) error {
+	// The control socket, which a group may reach, is in the same folder.
+	if err := os.MkdirAll(filepath.Dir(d.cfg.StateFile), 0o755); err != nil {
+		return err
+	}
+	ours := make(state)
+	for _, u := range d.cfg.Uplinks {
+		ours[u.Name] = cmp.Or(last[u.Name], new(uplinkState))
+		delete(last, u.Name)
+	}
+	d.saver = newSaver(d.cfg.StateFile, ours, d.log)
+	for _, u := range d.cfg.Uplinks {
+		p := newPort(u, *ours[u.Name], d.log)
+		p.saver = d.saver
+		d.ports = append(d.ports, p)
 	}
 	d.evidence.restored(time.Now())
+	for name, u := range last {
+		d.log.Warn("VSIs of an uplink that is no longer configured are forgotten", "uplink", name, "vsis", len(u.vsis))
+	}
 	return writePid(d.cfg.PidFile)
 }
 
@@ -106,15 +128,9 @@ func (d *Daemon) Run(stop context.Context) error {
 			d.do(ctx, func(now time.Time) { d.linkSteps(ctx, now, steps) })
 		})
 	}()
-	states, wrote, idle := make(chan state, 1), make(chan struct{}, 1), true
-	go d.keepState(states, wrote)
+	go d.saver.run()
 	defer func() {
-		if !idle {
-			<-wrote
-		}
-		states <- d.state()
-		close(states)
-		<-wrote
+		d.saver.close()
 		d.shut()
 	}()
 	timer := time.NewTimer(0)
@@ -130,8 +146,6 @@ func (d *Daemon) Run(stop context.Context) error {
 			return err
 		case f := <-d.work:
 			f(time.Now())
-		case <-wrote:
-			idle = true
 		case <-timer.C:
 			now := time.Now()
 			d.tick(now)
@@ -139,10 +153,6 @@ func (d *Daemon) Run(stop context.Context) error {
 			d.evidence.judge(ctx, now)
 		}
 		timer.Reset(d.wait(time.Now()))
-		if d.dirty && idle {
-			d.dirty, idle = false, false
-			states <- d.state()
-		}
 	}
 }
 
@@ -160,10 +170,12 @@ func (d *Daemon) do(ctx context.Context, f func(now time.Time)) {
 	}
 }
 
+// tick does what is due.
 func (d *Daemon) tick(now time.Time) {
-	for _, p := range d.ports {
-		if p.st != nil {
-			d.apply(now, p, p.st.Tick(now))
+	for at, p := d.deadlines.next(); p != nil && !now.Before(at); at, p = d.deadlines.next() {
+		d.apply(now, p, p.tick(now))
+		if again, next := d.deadlines.next(); next == p && !now.Before(again) {
+			d.deadlines.set(p, now.Add(1)) // it has had its turn
 		}
 	}
 }
@@ -171,13 +183,8 @@ func (d *Daemon) tick(now time.Time) {
 // wait returns how long there is nothing to do.
 func (d *Daemon) wait(now time.Time) time.Duration {
 	w := time.Minute
-	for _, p := range d.ports {
-		if p.st == nil {
-			continue
-		}
-		if t := p.st.Next(); !t.IsZero() {
-			w = min(w, t.Sub(now))
-		}
+	if at, p := d.deadlines.next(); p != nil {
+		w = min(w, at.Sub(now))
 	}
 	if t := d.nextLook(); !t.IsZero() {
 		w = min(w, t.Sub(now))
@@ -185,7 +192,8 @@ func (d *Daemon) wait(now time.Time) time.Duration {
 	return max(w, 0)
 }
 
-// apply sends frames and records events.
+// apply sends frames, records events and takes note of when the port is due
+// next. It follows whatever was done with the port.
 func (d *Daemon) apply(now time.Time, p *port, out vdp.Output) {
 	for _, f := range out.Frames {
 		if p.send == nil {
@@ -197,10 +205,13 @@ func (d *Daemon) apply(now time.Time, p *port, out vdp.Output) {
 		}
 		count(&p.sent, f)
 	}
+	noEVB := sync.OnceValue(func() error { return p.explain(now, vdp.ErrNoEVB) }) // all VSIs may end of it
 	for i := range out.Events {
 		e := &out.Events[i]
-		dirty, indicate := p.event(now, e)
-		d.dirty = d.dirty || dirty
+		if errors.Is(e.Err, vdp.ErrNoEVB) {
+			e.Err = noEVB()
+		}
+		indicate := p.event(now, e)
 		d.evidence.event(now, p, e)
 		d.publish(p, e)
 		if indicate != nil {
@@ -208,6 +219,7 @@ func (d *Daemon) apply(now time.Time, p *port, out vdp.Output) {
 			_ = d.nl.send(vdpnl.Deassociated(*indicate, d.nl.pid, int32(p.ifindex), p.cfg.Name, &e.VSI), indicate.Pid)
 		}
 	}
+	d.deadlines.set(p, p.next())
 }
 
 // request answers a datagram from libvirt.
@@ -233,44 +245,46 @@ func (d *Daemon) request(now time.Time, b []byte) (replies [][]byte) {
 			if errno == 0 && r.Set.Mode != vdp.DeAssociate {
 				d.evidence.asked(now, p, r.Set.VSI.ID, control.OwnerLibvirt)
 			}
-			d.dirty = true
 			d.apply(now, p, out)
 			replies = append(replies, vdpnl.Ack(r.Header, d.nl.pid, errno))
 		default:
-			replies = append(replies, vdpnl.Status(r.Header, d.nl.pid, int32(p.ifindex), p.ports(now)))
+			p.results.expire(now)
+			replies = append(replies, vdpnl.Status(r.Header, d.nl.pid, int32(p.ifindex), p.results.ports())...)
 		}
 	}
 	return replies
 }
 
+// frames handles what has passed a port.
+func (d *Daemon) frames(now time.Time, p *port, f uplink.Frames) {
+	for _, sent := range f.Sent {
+		p.st.Sent(now, sent)
+	}
+	if f.Missed {
+		p.st.Missed(now)
+	}
+	for _, arrived := range f.Arrived {
+		d.frame(now, p, arrived)
+	}
+}
+
 func (d *Daemon) frame(now time.Time, p *port, f []byte) {
 	count(&p.received, f)
+	if p.vfs.sent(now, f) {
+		p.log.Debug("frame ignored", "err", errOwnVF)
+		return
+	}
 	out, err := p.st.Handle(now, f)
+	if errors.Is(err, vdp.ErrEcho) {
+		p.echoes++
+	}
 	if err != nil {
 		p.log.Debug("frame ignored", "err", err)
 	}
+	if foreign := errors.Is(err, vdp.ErrForeign); err == nil || foreign {
+		p.heard.take(now, f, foreign)
+	}
 	d.apply(now, p, out)
-}
-
-// state returns what is to be saved.
-func (d *Daemon) state() state {
-	s := state{Version: stateVersion, Uplinks: make(map[string]uplinkState)}
-	for _, p := range d.ports {
-		s.Uplinks[p.cfg.Name] = uplinkState{Edition: p.edition, VSIs: p.sorted()}
-	}
-	return s
-}
-
-// keepState writes what it receives to the state file. It has a goroutine of
-// its own because a disk may take longer than the switch waits for an
-// acknowledgement.
-func (d *Daemon) keepState(states <-chan state, wrote chan<- struct{}) {
-	for s := range states {
-		if err := s.write(d.cfg.StateFile); err != nil {
-			d.log.Error("state not saved: a restart will not know the current VSIs", "err", err)
-		}
-		wrote <- struct{}{}
-	}
 }
 
 // deassociateAll takes all VSIs back and waits for the switch to confirm.
@@ -294,14 +308,20 @@ func (d *Daemon) deassociateAll() {
 		}
 		return n
 	}
-	deadline := time.NewTimer(stopTimeout)
+	deadline, timer := time.NewTimer(stopTimeout), time.NewTimer(0)
 	defer deadline.Stop()
-	for left() > 0 {
+	defer timer.Stop()
+	// Not after each frame: it takes a look at every VSI.
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
+	for more := left() > 0; more; timer.Reset(d.wait(time.Now())) {
 		select {
 		case f := <-d.work:
 			f(time.Now())
-		case <-time.After(d.wait(time.Now())):
+		case <-timer.C:
 			d.tick(time.Now())
+		case <-look.C:
+			more = left() > 0
 		case <-deadline.C:
 			d.log.Warn("stopping before the switch confirmed all", "vsis", left())
 			return

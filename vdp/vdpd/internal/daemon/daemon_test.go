@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"libvirt-direct/vdp"
+	"libvirt-direct/vdp/vdpd/internal/uplink"
 	"libvirt-direct/vdp/vdpnl"
 	"libvirt-direct/vdp/vdptest"
 )
@@ -108,31 +109,6 @@ func testVSI(n byte) vdp.VSI {
 	}
 }
 
-func TestState(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "state.json")
-	s, err := readState(path)
-	require.NoError(t, err)
-	require.Empty(t, s.Uplinks)
-	s.Uplinks["eth0"] = uplinkState{
-		Edition: vdp.EditionDraft,
-		VSIs:    []kept{{VSI: testVSI(1), Mode: vdp.Associate, Header: vdpnl.Header{Seq: 1, Pid: 42}}},
-	}
-	require.NoError(t, s.write(path))
-	again, err := readState(path)
-	require.NoError(t, err)
-	require.Equal(t, s, again)
-	files, err := os.ReadDir(filepath.Dir(path))
-	require.NoError(t, err)
-	require.Len(t, files, 1, "no temporary file is left")
-
-	for _, bad := range []string{"", "{", `{"version":2}`, `{"version":1,"uplinks":{"e":{"vsis":[{"mode":3}]}}}`, `{"version":1,"uplinks":{"e":{"edition":9}}}`} {
-		require.NoError(t, os.WriteFile(path, []byte(bad), 0o600))
-		_, err := readState(path)
-		require.ErrorIs(t, err, ErrState, bad)
-	}
-	require.Error(t, s.write(filepath.Join(t.TempDir(), "missing", "state.json")))
-}
-
 func TestRival(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lldpad.pid")
 	if c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: lldpadSocket, Net: "unixgram"}); err == nil {
@@ -183,7 +159,7 @@ func newBench(t *testing.T, ed vdp.Edition) *bench {
 func (b *bench) attach() {
 	out, err := b.p.attach(b.now, 3, vdp.MAC{2, 0xaa}, 1500, func(f []byte) error {
 		for _, g := range b.br.Handle(b.now, f) {
-			b.d.frame(b.now, b.p, g)
+			b.d.frames(b.now, b.p, uplink.Frames{Arrived: [][]byte{g}})
 		}
 		return nil
 	})
@@ -195,7 +171,7 @@ func (b *bench) run(d time.Duration) {
 	for end := b.now.Add(d); b.now.Before(end); b.now = b.now.Add(50 * time.Millisecond) {
 		b.d.tick(b.now)
 		for _, g := range b.br.Tick(b.now) {
-			b.d.frame(b.now, b.p, g)
+			b.d.frames(b.now, b.p, uplink.Frames{Arrived: [][]byte{g}})
 		}
 	}
 }
@@ -214,7 +190,8 @@ func (b *bench) ask(m vdp.Mode, v vdp.VSI) unix.Errno {
 
 // poll returns what RTM_GETLINK says of a VSI.
 func (b *bench) poll(v vdp.VSI) (response uint16, done, found bool) {
-	for _, p := range b.p.ports(b.now) {
+	b.p.results.expire(b.now)
+	for p := range b.p.results.ports() {
 		if p.ID == v.ID {
 			return p.Response, p.Done, true
 		}
@@ -300,16 +277,17 @@ func TestReplacedVSI(t *testing.T) {
 func TestRestart(t *testing.T) {
 	b := newBench(t, vdp.EditionDraft)
 	b.d.cfg.StateFile = filepath.Join(t.TempDir(), "state.json")
+	b.p.saver = newSaver(b.d.cfg.StateFile, make(state), b.d.log)
+	go b.p.saver.run()
 	b.d.apply(b.now, b.p, b.p.link(b.now, true))
 	for i := range byte(10) {
 		require.Zero(t, b.ask(vdp.Associate, testVSI(i)))
 	}
-	b.run(2 * time.Second)
-	saved := b.d.state()
-	require.NoError(t, saved.write(b.d.cfg.StateFile))
+	b.run(3 * time.Second)
+	b.p.saver.close()
 	s, err := readState(b.d.cfg.StateFile)
 	require.NoError(t, err)
-	b.p = newPort(Uplink{Name: "eth0"}, s.Uplinks["eth0"], b.d.log)
+	b.p = newPort(Uplink{Name: "eth0"}, *s["eth0"], b.d.log)
 	b.d.ports = []*port{b.p}
 	b.br.Restart()
 	b.br.Log = nil
@@ -322,7 +300,7 @@ func TestRestart(t *testing.T) {
 		b.expect(testVSI(i), 0)
 	}
 	require.Equal(t, 10, b.br.Len())
-	require.LessOrEqual(t, len(b.br.Log), 20, "at once, and when the switch has shown itself")
+	require.LessOrEqual(t, len(b.br.Log), 30, "at once, when answers are heard, and when the switch has shown itself")
 }
 
 func TestMalformedRequests(t *testing.T) {

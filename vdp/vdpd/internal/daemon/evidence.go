@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -41,7 +42,7 @@ type evidence struct {
 // sources are the evidence that the kernel tells only when it is asked.
 type sources struct {
 	// vfs returns the MAC addresses of the VFs of a port.
-	vfs func(ctx context.Context, ifindex int) (map[vdp.MAC]struct{}, error)
+	vfs func(ctx context.Context, ifindex int) ([]vdp.MAC, error)
 	// vfOf reports whether an interface is a VF of a port.
 	vfOf func(name, port string) (bool, error)
 	// guest reports whether a guest runs that has a VSI on a port by the hook's journal. The
@@ -106,6 +107,10 @@ func (e *evidence) asked(now time.Time, p *port, id vdp.ID, owner control.Owner)
 func (e *evidence) event(now time.Time, p *port, ev *vdp.Event) {
 	id := ev.VSI.ID
 	switch ev.Type {
+	case vdp.EventNeighbor:
+		if len(e.missing) > 0 { // that waited for it, maybe
+			e.wake(now)
+		}
 	case vdp.EventEstablished:
 		e.watch(now, p, &ev.VSI, guestGrace)
 	case vdp.EventFailed:
@@ -279,8 +284,7 @@ func (e *evidence) setMoved(key vsiKey, w *watched, moved bool) {
 	w.moved = moved
 	if k, ok := key.p.kept[key.id]; ok {
 		k.Moved = moved
-		key.p.kept[key.id] = k
-		e.d.dirty = true
+		key.p.keep(k)
 	}
 }
 
@@ -409,8 +413,7 @@ func (s *sources) look(ctx context.Context, pl *portLook) {
 		for i := range pl.vsis {
 			l := &pl.vsis[i]
 			for _, m := range l.macs {
-				_, vf := vfs[m]
-				l.note(vf, err)
+				l.note(slices.Contains(vfs, m), err)
 			}
 			for _, name := range l.on {
 				l.note(s.vfOf(name, nic.name))
@@ -451,8 +454,8 @@ func (e *evidence) judged(now time.Time, all []portLook) {
 				}
 			case !w.absent:
 				w.absent, w.since = true, now
-			case l.due && e.d.links.whole:
-				e.takeBack(now, l.key, w)
+			case l.due && e.d.links.whole && !errors.Is(l.key.p.ready(now), vdp.ErrNoEVB):
+				e.takeBack(now, l.key, w) // without a switch that could be told, later
 			}
 		}
 	}
@@ -472,7 +475,6 @@ func (e *evidence) takeBack(now time.Time, key vsiKey, w *watched) {
 	if err != nil {
 		p.log.Debug("VSI not taken back", "vsi", key.id, "err", err)
 	}
-	e.d.dirty = true
 	e.unwatch(key)
 	e.d.apply(now, p, out)
 }

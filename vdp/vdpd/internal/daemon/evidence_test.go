@@ -18,6 +18,7 @@ import (
 	"libvirt-direct/internal/journal"
 	"libvirt-direct/vdp"
 	"libvirt-direct/vdp/control"
+	"libvirt-direct/vdp/vdpd/internal/uplink"
 )
 
 // A guestBench is a bench whose evidence the test makes.
@@ -34,9 +35,9 @@ func newGuestBench(t *testing.T) *guestBench {
 	g.d.work = make(chan func(time.Time), 64)
 	g.d.wire = func(*linkInfo) (wire, error) { return benchWire{g: g}, nil }
 	g.d.evidence.sources = sources{
-		vfs: func(context.Context, int) (map[vdp.MAC]struct{}, error) {
+		vfs: func(context.Context, int) ([]vdp.MAC, error) {
 			g.looks++
-			return maps.Clone(g.vfs), g.err
+			return slices.Collect(maps.Keys(g.vfs)), g.err
 		},
 		vfOf:  func(name, port string) (bool, error) { return name == "vf0" && port == "eth0", nil },
 		guest: func(_ []string, id vdp.ID) (bool, error) { return g.guests[id], g.err },
@@ -54,7 +55,7 @@ type benchWire struct {
 
 func (w benchWire) Send(f []byte) error {
 	for _, r := range w.g.br.Handle(w.g.now, f) {
-		w.g.d.frame(w.g.now, w.g.p, r)
+		w.g.d.frames(w.g.now, w.g.p, uplink.Frames{Arrived: [][]byte{r}})
 	}
 	return nil
 }
@@ -201,9 +202,9 @@ func TestOtherEvidence(t *testing.T) {
 		port := g.uplink()
 		port.kind, port.bond.mode = "bond", bondActiveBackup
 		g.change(port, linkInfo{name: "eth1", index: 31, master: 3}, linkInfo{name: "eth2", index: 32, master: 3})
-		g.d.evidence.sources.vfs = func(_ context.Context, ifindex int) (map[vdp.MAC]struct{}, error) {
+		g.d.evidence.sources.vfs = func(_ context.Context, ifindex int) ([]vdp.MAC, error) {
 			if ifindex == 32 {
-				return g.vfs, nil
+				return slices.Collect(maps.Keys(g.vfs)), nil
 			}
 			return nil, nil
 		}
@@ -268,6 +269,19 @@ func TestOtherEvidence(t *testing.T) {
 		g.pass(guestGrace + lookInterval)
 		require.False(t, g.has(1), "it was not in the list")
 	})
+	t.Run("no switch that could be told", func(t *testing.T) {
+		g := newGuestBench(t)
+		g.associate(v, control.OwnerLibvirt)
+		g.pass(time.Second)
+		g.change(func() linkInfo { l := g.uplink(); l.up = false; return l }(), g.uplink())
+		g.br.NoEVB = true
+		g.pass(5 * time.Minute)
+		require.Len(t, g.p.kept, 1)
+		g.br.NoEVB = false
+		g.pass(35 * time.Second)
+		require.Empty(t, g.p.kept)
+		require.False(t, g.has(1))
+	})
 	t.Run("a container's device", func(t *testing.T) {
 		g := newGuestBench(t)
 		g.change(macvtap(1, 3))
@@ -331,14 +345,14 @@ func TestGuestsEndMeanwhile(t *testing.T) {
 	}
 	g.vfs[testVSI(5).Filters[0].MAC] = struct{}{}
 	g.pass(2 * time.Second)
-	s := g.d.state()
-	g.p = newPort(Uplink{Name: "eth0"}, s.Uplinks["eth0"], g.d.log)
-	g.d.ports, g.d.links = []*port{g.p}, newLinkTable()
+	g.p = newPort(Uplink{Name: "eth0"}, uplinkState{vsis: g.p.kept}, g.d.log)
+	g.d.ports, g.d.deadlines, g.d.links = []*port{g.p}, deadlines{}, newLinkTable()
 	sources := g.d.evidence.sources
 	g.d.evidence = newEvidence(g.d)
 	g.d.evidence.sources = sources
 	g.d.evidence.restored(g.now)
 	g.attach()
+	g.change(g.uplink())
 	g.pass(time.Minute)
 	require.Len(t, g.p.kept, 6, "nothing is known yet")
 	g.list(g.uplink(), macvtap(4, 3))

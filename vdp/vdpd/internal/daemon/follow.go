@@ -16,7 +16,7 @@ const retryPause = time.Second
 // A wire is what a port needs of package uplink.
 type wire interface {
 	Send(frame []byte) error
-	ReadLoop(ctx context.Context, f func(frame []byte)) error
+	ReadLoop(ctx context.Context, f func(uplink.Frames)) error
 	Close() error
 }
 
@@ -90,7 +90,7 @@ func (d *Daemon) follow(ctx context.Context, now time.Time, p *port) {
 		if now.Before(p.device.retry) {
 			return
 		}
-		if !d.open(ctx, now, p, want) {
+		if !d.openPort(ctx, now, p, want) {
 			p.device.retry = now.Add(retryPause)
 			return
 		}
@@ -116,8 +116,8 @@ func (d *Daemon) follow(ctx context.Context, now time.Time, p *port) {
 	d.askAgain(now, p)
 }
 
-// open attaches a port to an interface, and reads its frames in a goroutine.
-func (d *Daemon) open(ctx context.Context, now time.Time, p *port, l *linkInfo) bool {
+// openPort attaches a port to an interface, and reads its frames in a goroutine.
+func (d *Daemon) openPort(ctx context.Context, now time.Time, p *port, l *linkInfo) bool {
 	before := p.st
 	w, err := d.wire(l)
 	if err != nil {
@@ -136,6 +136,7 @@ func (d *Daemon) open(ctx context.Context, now time.Time, p *port, l *linkInfo) 
 	}
 	p.device.name, p.device.active, p.device.unfit = l.name, l.bond.active, nil
 	p.device.opened++
+	p.vfs = ownVFs{read: func() ([]vdp.MAC, error) { return vfAddresses(p.device.name) }}
 	opened := p.device.opened
 	ctx, cancel := context.WithCancel(ctx)
 	p.close = func() { cancel(); w.Close() }
@@ -147,7 +148,7 @@ func (d *Daemon) open(ctx context.Context, now time.Time, p *port, l *linkInfo) 
 		})
 	}
 	go func() {
-		err := w.ReadLoop(ctx, func(f []byte) { do(func(now time.Time) { d.frame(now, p, f) }) })
+		err := w.ReadLoop(ctx, func(f uplink.Frames) { do(func(now time.Time) { d.frames(now, p, f) }) })
 		do(func(now time.Time) {
 			p.log.Warn("uplink lost", "err", err)
 			d.apply(now, p, p.detach(now))

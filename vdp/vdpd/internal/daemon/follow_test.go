@@ -17,6 +17,7 @@ import (
 
 	"libvirt-direct/vdp"
 	"libvirt-direct/vdp/control"
+	"libvirt-direct/vdp/vdpd/internal/uplink"
 )
 
 // A fakeWire hears nothing and sends nowhere.
@@ -24,7 +25,7 @@ type fakeWire struct{}
 
 func (fakeWire) Send([]byte) error { return nil }
 func (fakeWire) Close() error      { return nil }
-func (fakeWire) ReadLoop(ctx context.Context, _ func([]byte)) error {
+func (fakeWire) ReadLoop(ctx context.Context, _ func(uplink.Frames)) error {
 	<-ctx.Done()
 	return ctx.Err()
 }
@@ -77,13 +78,13 @@ func TestReplacedInterface(t *testing.T) {
 			gone.removed = true
 			d.tell(t, gone)
 			d.at(t, 0)
-			require.ErrorIs(t, p.ready(), control.ErrNoInterface)
+			require.ErrorIs(t, p.ready(time.Unix(1e9, 0)), control.ErrNoInterface)
 		}
 		again := aLink(17, "eth0")
 		again.mac = p.mac
 		d.tell(t, again)
 		d.at(t, 17)
-		require.ErrorIs(t, p.ready(), vdp.ErrNoEVB)
+		require.ErrorIs(t, p.ready(time.Unix(1e9, 0)), vdp.ErrNoEVB)
 		d.tell(t, aLink(17, "eth0"))
 		require.Equal(t, vdp.MAC{2, 0xaa, 5: 17}, p.mac)
 		v, ok := p.st.VSI(testVSI(1).ID)
@@ -156,13 +157,13 @@ func TestBonds(t *testing.T) {
 	for mode := range uint8(7) {
 		d.tell(t, bond(mode, 0))
 		if mode == bondActiveBackup {
-			require.ErrorIs(t, p.ready(), vdp.ErrNoEVB)
+			require.ErrorIs(t, p.ready(time.Unix(1e9, 0)), vdp.ErrNoEVB)
 			continue
 		}
-		require.ErrorIs(t, p.ready(), control.ErrBond, "mode %d", mode)
+		require.ErrorIs(t, p.ready(time.Unix(1e9, 0)), control.ErrBond, "mode %d", mode)
 		_, _, err := p.ask(time.Unix(1e9, 0), vdp.Associate, testVSI(1))
 		require.ErrorIs(t, err, control.ErrBond)
-		require.ErrorIs(t, p.status().Error, control.ErrBond)
+		require.ErrorIs(t, p.status(time.Unix(1e9, 0)).Error, control.ErrBond)
 	}
 	d.tell(t, bond(bondActiveBackup, 7))
 	up := p.upSince
@@ -204,7 +205,7 @@ func TestReopened(t *testing.T) {
 
 type failingWire struct{ fakeWire }
 
-func (failingWire) ReadLoop(context.Context, func([]byte)) error { return net.ErrClosed }
+func (failingWire) ReadLoop(context.Context, func(uplink.Frames)) error { return net.ErrClosed }
 
 // A kernel changes interfaces and tells of it through a queue that loses messages.
 type kernel struct {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -25,26 +24,13 @@ func hostSources() sources {
 }
 
 // vfMACs reads the MAC addresses of an interface's VFs.
-func vfMACs(ctx context.Context, ifindex int) (map[vdp.MAC]struct{}, error) {
+func vfMACs(ctx context.Context, ifindex int) ([]vdp.MAC, error) {
 	c, err := link.Open()
 	if err != nil {
 		return nil, err
 	}
 	defer c.Close()
-	_, vfs, err := c.VFs(ctx, link.Link{Index: ifindex, Name: "interface " + strconv.Itoa(ifindex)})
-	if err != nil {
-		return nil, err
-	}
-	macs := make(map[vdp.MAC]struct{})
-	for _, vf := range vfs {
-		if vf.MAC == nil {
-			continue
-		}
-		if m, err := net.ParseMAC(*vf.MAC); err == nil && len(m) == len(vdp.MAC{}) {
-			macs[vdp.MAC(m)] = struct{}{}
-		}
-	}
-	return macs, nil
+	return addressesOf(ctx, c, link.Link{Index: ifindex, Name: "interface " + strconv.Itoa(ifindex)})
 }
 
 // vfOf reports whether an interface is a VF of another. Drivers of switches in a NIC do not say

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"slices"
@@ -11,12 +12,12 @@ import (
 	"libvirt-direct/vdp/control"
 )
 
-// allowed checks who is at the other end. The socket's mode lets no other in;
+// allowed checks who is at the other end, and returns its process id. The socket's mode lets no other in;
 // this holds where the mode was changed, or the socket is not yet chmodded.
-func (s *controlSocket) allowed(c *net.UnixConn) error {
+func (s *controlSocket) allowed(c *net.UnixConn) (pid int32, err error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	var (
 		cred   *unix.Ucred
@@ -27,16 +28,13 @@ func (s *controlSocket) allowed(c *net.UnixConn) error {
 			groups, err = peerGroups(int(fd))
 		}
 	})
-	if cerr != nil {
-		return cerr
-	}
-	if err != nil {
-		return err
+	if err := cmp.Or(cerr, err); err != nil {
+		return 0, err
 	}
 	if cred.Uid == 0 || s.gid >= 0 && slices.Contains(append(groups, cred.Gid), uint32(s.gid)) {
-		return nil
+		return cred.Pid, nil
 	}
-	return fmt.Errorf("process %d of user %d: %w", cred.Pid, cred.Uid, control.ErrPermission)
+	return cred.Pid, fmt.Errorf("process %d of user %d: %w", cred.Pid, cred.Uid, control.ErrPermission)
 }
 
 // peerGroups returns the supplementary groups that the peer of a unix socket

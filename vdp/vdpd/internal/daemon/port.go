@@ -2,9 +2,9 @@ package daemon
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
@@ -19,10 +19,6 @@ import (
 )
 
 const (
-	// resultTTL is how long the end of a VSI can be read back: libvirt polls
-	// for 10 s at most.
-	resultTTL = 30 * time.Second
-
 	// evbGrace is how long after the link came up a request is taken though
 	// the switch's EVB TLV is missing. LLDP may need a second or two.
 	evbGrace = 5 * time.Second
@@ -46,36 +42,67 @@ type port struct {
 	st      *vdp.Station // nil until the interface was first seen
 	upSince time.Time    // zero while down
 
-	edition vdp.Edition       // last in use, as in the state file
-	kept    map[vdp.ID]kept   // as in the state file
-	results map[vdp.ID]result // what GETLINK tells
-	changes uint64            // counts them, for the order of results
+	edition vdp.Edition     // last in use, as in the state file
+	last    *vdp.Neighbor   // likewise the switch
+	kept    map[vdp.ID]kept // as in the state file; see keep and forget
+	saver   *saver
+	results results
 	owners  map[vdp.ID]control.Owner
 	again   []vdp.VSIStatus // what a new station is to be asked for
 
-	sent, received control.Frames
-}
+	place int // among Daemon.deadlines, from 1; 0 if it has none
 
-// A result is how far libvirt's last request for a VSI has come.
-type result struct {
-	header   vdpnl.Header
-	done     bool
-	response uint16
-	changed  uint64
-	expires  time.Time // zero while the station has the VSI
+	sent, received control.Frames
+	echoes         uint64 // of what this host has sent
+	heard          heard  // while the link is up
+	vfs            ownVFs
 }
 
 func newPort(u Uplink, s uplinkState, log *slog.Logger) *port {
 	p := &port{
-		cfg: u, log: log.With("uplink", u.Name), edition: s.Edition,
-		kept: make(map[vdp.ID]kept), results: make(map[vdp.ID]result), owners: make(map[vdp.ID]control.Owner),
+		cfg: u, log: log.With("uplink", u.Name), edition: s.Edition, last: s.Neighbor,
+		kept: make(map[vdp.ID]kept, len(s.vsis)), results: newResults(),
+		owners: make(map[vdp.ID]control.Owner, len(s.vsis)),
 	}
-	for _, k := range s.VSIs {
-		p.kept[k.VSI.ID] = k
-		p.results[k.VSI.ID] = result{header: k.Header}
-		p.owners[k.VSI.ID] = k.owner()
+	for id, k := range s.vsis {
+		p.kept[id] = k
+		p.results.put(id, result{header: k.Header})
+		p.owners[id] = k.owner()
 	}
 	return p
+}
+
+// keep has the state file know a VSI, forget no longer.
+func (p *port) keep(k kept) {
+	_, known := p.kept[k.VSI.ID]
+	p.kept[k.VSI.ID] = k
+	p.saver.set(p.cfg.Name, k, known)
+}
+
+func (p *port) forget(id vdp.ID) {
+	if _, ok := p.kept[id]; ok {
+		delete(p.kept, id)
+		p.saver.gone(p.cfg.Name, id)
+	}
+}
+
+// next returns when tick has something to do; the zero time means never.
+func (p *port) next() time.Time {
+	t := p.results.next()
+	if p.st != nil {
+		if u := p.st.Next(); t.IsZero() || !u.IsZero() && u.Before(t) {
+			t = u
+		}
+	}
+	return t
+}
+
+func (p *port) tick(now time.Time) vdp.Output {
+	p.results.expire(now)
+	if p.st == nil {
+		return vdp.Output{}
+	}
+	return p.st.Tick(now)
 }
 
 // attach gives the port its interface. The station, if there is one and the
@@ -83,24 +110,27 @@ func newPort(u Uplink, s uplinkState, log *slog.Logger) *port {
 func (p *port) attach(now time.Time, ifindex int, mac vdp.MAC, mtu int, send func([]byte) error) (vdp.Output, error) {
 	p.ifindex, p.send = ifindex, send
 	if p.st != nil && p.mac == mac {
+		p.st.Opened(now)
 		return vdp.Output{}, nil
 	}
 	c, err := p.cfg.station(mac)
 	if err != nil {
 		return vdp.Output{}, err
 	}
-	c.MTU, c.Sequence, c.LastEdition = mtu, uint16(rand.Uint32()), p.edition
+	c.MTU, c.Sequence, c.LastEdition, c.LastNeighbor = mtu, uint16(rand.Uint32()), p.edition, p.last
 	st, err := vdp.NewStation(c)
 	if err != nil {
 		return vdp.Output{}, err
 	}
+	st.Opened(now)
 	p.st, p.mac = st, mac
 	var out vdp.Output
 	for _, k := range p.sorted() {
 		o, err := st.Restore(now, k.VSI, k.Mode)
 		if err != nil {
 			p.log.Warn("VSI not restored", "vsi", k.VSI.ID, "err", err)
-			delete(p.kept, k.VSI.ID)
+			p.forget(k.VSI.ID)
+			p.results.drop(k.VSI.ID)
 			continue
 		}
 		out.Frames = append(out.Frames, o.Frames...)
@@ -125,7 +155,7 @@ func (p *port) link(now time.Time, up bool) vdp.Output {
 		}
 		return p.st.LinkUp(now)
 	}
-	p.upSince = time.Time{}
+	p.upSince, p.last, p.heard = time.Time{}, nil, heard{} // another switch may be there next
 	return p.st.LinkDown(now)
 }
 
@@ -134,16 +164,16 @@ func (p *port) set(now time.Time, h vdpnl.Header, s *vdpnl.Set) (vdp.Output, uni
 	id := s.VSI.ID
 	if s.Mode == vdp.DeAssociate && !p.has(id) {
 		// Gone already, or never there: what libvirt wants is the case.
-		p.result(id, result{header: h, done: true, expires: now.Add(resultTTL)})
+		p.results.put(id, result{header: h, done: true, expires: now.Add(resultTTL)})
 		return vdp.Output{}, 0
 	}
 	out, done, err := p.ask(now, s.Mode, s.VSI)
 	switch {
 	case err == nil && done:
-		p.result(id, result{header: h, done: true, expires: now.Add(resultTTL)})
+		p.results.put(id, result{header: h, done: true, expires: now.Add(resultTTL)})
 		return out, 0
 	case err == nil:
-		p.result(id, result{header: h})
+		p.results.put(id, result{header: h})
 		return out, 0
 	case errors.Is(err, control.ErrNoInterface):
 		return out, unix.ENODEV
@@ -174,11 +204,11 @@ func (p *port) has(id vdp.ID) bool {
 }
 
 // ready says why the switch takes no request, nil if it does.
-func (p *port) ready() error {
+func (p *port) ready(now time.Time) error {
 	if err := p.fit(); err != nil {
 		return err
 	}
-	return p.st.Ready()
+	return p.explain(now, p.st.Ready())
 }
 
 // ask passes a request to the station. Done means that there is nothing to
@@ -195,11 +225,11 @@ func (p *port) ask(now time.Time, m vdp.Mode, v vdp.VSI) (out vdp.Output, done b
 		if !p.has(id) {
 			return out, false, vdp.ErrUnknownVSI
 		}
-		delete(p.kept, id)
-		p.result(id, result{done: true, expires: now.Add(resultTTL)})
+		p.forget(id)
+		p.results.put(id, result{done: true, expires: now.Add(resultTTL)})
 		return out, true, nil
 	}
-	if err := p.ready(); err != nil && (!errors.Is(err, vdp.ErrNoEVB) || now.Sub(p.upSince) > evbGrace) {
+	if err := p.ready(now); err != nil && (!errors.Is(err, vdp.ErrNoEVB) || now.Sub(p.upSince) > evbGrace) {
 		return out, false, err
 	}
 	request := p.st.Associate
@@ -217,61 +247,43 @@ func (p *port) ask(now time.Time, m vdp.Mode, v vdp.VSI) (out vdp.Output, done b
 
 // pending marks a VSI as being worked on. Its owner stays who it was.
 func (p *port) pending(id vdp.ID) {
-	p.result(id, result{header: p.results[id].header})
+	p.results.put(id, result{header: p.results.get(id).header})
 }
 
-func (p *port) result(id vdp.ID, r result) {
-	p.changes++
-	r.changed = p.changes
-	p.results[id] = r
-}
-
-// ports returns the answer to RTM_GETLINK, the latest change first.
-func (p *port) ports(now time.Time) []vdpnl.Port {
-	type entry struct {
-		vdpnl.Port
-		changed uint64
-	}
-	l := make([]entry, 0, len(p.results))
-	for id, r := range p.results {
-		if !r.expires.IsZero() && !now.Before(r.expires) {
-			delete(p.results, id)
-			continue
-		}
-		l = append(l, entry{vdpnl.Port{ID: id, Done: r.done, Response: r.response}, r.changed})
-	}
-	slices.SortFunc(l, func(a, b entry) int { return cmp.Compare(b.changed, a.changed) })
-	out := make([]vdpnl.Port, len(l))
-	for i := range l {
-		out[i] = l[i].Port
-	}
-	return out
-}
-
-// event keeps results and state up to date. It reports whether the state file
-// has to change, and what libvirt is to be told.
-func (p *port) event(now time.Time, e *vdp.Event) (dirty bool, indicate *vdpnl.Header) {
+// event keeps results and state up to date. It returns what libvirt is to be
+// told.
+func (p *port) event(now time.Time, e *vdp.Event) (indicate *vdpnl.Header) {
 	id := e.VSI.ID
-	r := p.results[id]
+	r := p.results.get(id)
 	log := p.log.With("vsi", id, "mode", e.Mode)
 	switch e.Type {
 	case vdp.EventNeighbor:
 		p.edition = p.st.Edition()
-		p.log.Info("EVB TLV from the switch", "edition", p.edition)
-		return true, nil
+		if n, ok := p.st.Neighbor(); ok {
+			p.last = &n
+			p.log.Info("EVB TLV from the switch", "edition", p.edition, "chassis", n.ChassisID(), "port", n.PortID(), "source", n.Source)
+		}
+		p.saver.info(p.cfg.Name, uplinkInfo{Edition: p.edition, Neighbor: p.last})
+		return nil
 	case vdp.EventNeighborLost:
 		p.log.Warn("EVB TLV of the switch lost")
-		return false, nil
+		return nil
+	case vdp.EventConflict:
+		p.log.Warn("a second neighbor offers EVB and is not listened to: libvirt-direct vsi uplinks shows both", "source", e.Source)
+		return nil
+	case vdp.EventForeign:
+		p.log.Warn(fmt.Sprintf("ECP is not from the switch's address: if it is the switch's, set neighbor = [%q] for the uplink in vdpd.toml", e.Source), "source", e.Source)
+		return nil
 	case vdp.EventEstablished:
 		log.Info("established", "vid", e.VSI.Filters[0].VID)
 		r.done, r.response, r.expires = true, 0, time.Time{}
-		p.kept[id] = kept{VSI: e.VSI, Mode: e.Mode, Header: r.header, Owner: p.owners[id], Moved: p.kept[id].Moved}
+		p.keep(kept{VSI: e.VSI, Mode: e.Mode, Header: r.header, Owner: p.owners[id], Moved: p.kept[id].Moved})
 	case vdp.EventFailed:
 		log.Warn("failed", "err", e.Err)
-		r.done, r.response = true, response(e.Err)
-		r.expires = now.Add(resultTTL)
+		r.done, r.response, r.expires = true, response(e.Err), time.Time{}
 		if st, _ := p.st.VSI(id); st.Have == 0 {
-			delete(p.kept, id)
+			r.expires = now.Add(resultTTL)
+			p.forget(id)
 		}
 	case vdp.EventLost:
 		log.Warn("lost, requesting it again", "err", e.Err)
@@ -282,13 +294,13 @@ func (p *port) event(now time.Time, e *vdp.Event) (dirty bool, indicate *vdpnl.H
 		}
 	case vdp.EventRemoved:
 		log.Info("de-associated", "err", e.Err)
-		delete(p.kept, id)
+		p.forget(id)
 		if _, again := p.st.VSI(id); !again {
 			r.done, r.response, r.expires = true, 0, now.Add(resultTTL)
 		}
 	}
-	p.result(id, r)
-	return true, indicate
+	p.results.put(id, r)
+	return indicate
 }
 
 // count adds a frame to the statistics.

@@ -1,36 +1,88 @@
 package daemon
 
 import (
-	"fmt"
-	"net"
+	"context"
 	"time"
 
 	"libvirt-direct/vdp"
 	"libvirt-direct/vdp/control"
 )
 
-// list describes VSIs, of one uplink and with one id unless these are empty.
-func (d *Daemon) list(uplink, id string) []control.VSIStatus {
-	var out []control.VSIStatus
+// listLine is how many VSIs one line of a list has at most.
+const listLine = 1024
+
+// list sends the VSIs of an uplink, or of all if it is empty, line by line. It
+// looks at some ports at a time, so that other work gets its turn.
+func (d *Daemon) list(ctx context.Context, uplink string, send func(vsis []control.VSIStatus, more bool) error) error {
+	line := make([]control.VSIStatus, 0, listLine)
+	for next, more := 0, true; more; {
+		var found []portVSIs
+		d.do(ctx, func(time.Time) { found, next, more = d.someVSIs(uplink, next) })
+		if ctx.Err() != nil { // the closure may run yet
+			return ctx.Err()
+		}
+		for _, f := range found {
+			for i := range f.vsis {
+				if len(line) == listLine {
+					if err := send(line, true); err != nil {
+						return err
+					}
+					line = line[:0]
+				}
+				line = append(line, controlStatus(f.uplink, &f.vsis[i], f.owners[i]))
+			}
+		}
+	}
+	return send(line, false)
+}
+
+type portVSIs struct {
+	uplink string
+	vsis   []vdp.VSIStatus
+	owners []control.Owner // of these
+}
+
+// someVSIs returns the VSIs of the ports from one on, until they are enough for
+// a line, and whether there are further ports and from which one on.
+func (d *Daemon) someVSIs(uplink string, from int) (found []portVSIs, next int, more bool) {
+	named := d.named(uplink)
+	for n := 0; from < len(d.ports) && n < listLine; from++ {
+		if p := d.ports[from]; uplink == "" || p == named {
+			f := portVSIs{uplink: p.cfg.Name, vsis: p.vsis()}
+			f.owners = make([]control.Owner, len(f.vsis))
+			for i := range f.vsis {
+				f.owners[i] = p.owners[f.vsis[i].VSI.ID]
+			}
+			found = append(found, f)
+			n += len(f.vsis)
+		}
+	}
+	return found, from, from < len(d.ports)
+}
+
+// show describes a VSI, of one uplink unless that is empty.
+func (d *Daemon) show(uplink string, id vdp.ID) (out []control.VSIStatus) {
 	named := d.named(uplink)
 	for _, p := range d.ports {
 		if uplink != "" && p != named {
 			continue
 		}
-		for _, v := range p.vsis() {
-			s := control.VSIStatus{
-				Uplink: p.cfg.Name, VSI: control.FromVDP(&v.VSI), Mode: v.Mode.String(),
-				State: v.State.String(), Error: control.NewError(v.Err), Owner: p.owners[v.VSI.ID],
-			}
-			if v.Have != 0 {
-				s.Have = v.Have.String()
-			}
-			if wanted, err := vdp.ParseUUID(id); id == "" || err == nil && wanted == v.VSI.ID {
-				out = append(out, s)
-			}
+		if v, ok := p.vsi(id); ok {
+			out = append(out, controlStatus(p.cfg.Name, &v, p.owners[id]))
 		}
 	}
 	return out
+}
+
+func controlStatus(uplink string, v *vdp.VSIStatus, owner control.Owner) control.VSIStatus {
+	s := control.VSIStatus{
+		Uplink: uplink, VSI: control.FromVDP(&v.VSI), Mode: v.Mode.String(),
+		State: v.State.String(), Owner: owner, Error: control.NewError(v.Err),
+	}
+	if v.Have != 0 {
+		s.Have = v.Have.String()
+	}
+	return s
 }
 
 // vsis returns what the station has. Without an interface there is no station
@@ -41,31 +93,52 @@ func (p *port) vsis() []vdp.VSIStatus {
 	}
 	var out []vdp.VSIStatus
 	for _, k := range p.sorted() {
-		out = append(out, vdp.VSIStatus{VSI: k.VSI, Mode: k.Mode, State: vdp.StateLost, Err: control.ErrNoInterface})
+		out = append(out, k.status())
 	}
 	return out
 }
 
-func (d *Daemon) status() []control.Uplink {
-	out := make([]control.Uplink, 0, len(d.ports))
-	for _, p := range d.ports {
-		out = append(out, p.status())
+// vsi is vsis for one VSI.
+func (p *port) vsi(id vdp.ID) (vdp.VSIStatus, bool) {
+	if p.st != nil {
+		return p.st.VSI(id)
 	}
-	return out
+	k, ok := p.kept[id]
+	return k.status(), ok
 }
 
-func (p *port) status() control.Uplink {
+func (k *kept) status() vdp.VSIStatus {
+	return vdp.VSIStatus{VSI: k.VSI, Mode: k.Mode, State: vdp.StateLost, Err: control.ErrNoInterface}
+}
+
+// status describes the uplinks, one after the other.
+func (d *Daemon) status(ctx context.Context) ([]control.Uplink, error) {
+	var out []control.Uplink
+	for i, more := 0, true; more; i++ {
+		var u control.Uplink
+		d.do(ctx, func(now time.Time) {
+			if more = i < len(d.ports); more {
+				u = d.ports[i].status(now)
+			}
+		})
+		if ctx.Err() != nil { // the closure may run yet
+			return nil, ctx.Err()
+		}
+		if more {
+			out = append(out, u)
+		}
+	}
+	return out, nil
+}
+
+func (p *port) status(now time.Time) control.Uplink {
 	u := control.Uplink{
 		Name: p.cfg.Name, Ifindex: p.ifindex, Edition: p.edition.String(),
 		Device: p.device.name, Sent: p.sent, Received: p.received, LinkSince: p.upSince, Link: !p.upSince.IsZero(),
+		Pins: p.cfg.Neighbor, Echoes: p.echoes,
 	}
-	for _, v := range p.vsis() {
-		u.VSIs++
-		if v.State == vdp.StateEstablished {
-			u.Established++
-		}
-	}
-	u.Error = control.NewError(p.ready())
+	u.VSIs, u.Established = p.count()
+	u.Error = control.NewError(p.ready(now))
 	if p.st == nil {
 		return u
 	}
@@ -73,8 +146,12 @@ func (p *port) status() control.Uplink {
 	ms := func(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 	u.MAC, u.Edition = p.mac.String(), p.st.Edition().String()
 	u.Timers = &control.Timers{ECPAck: ms(t.ECPAck), ECPRetries: t.ECPRetries, Answer: ms(t.Answer), Keepalive: ms(t.Keepalive)}
-	if n, ok := p.st.Neighbor(); ok {
-		u.Switch = &control.Switch{Source: n.Source.String(), Chassis: lldpID(n.Chassis, 4, 5), Port: lldpID(n.Port, 3, 4)}
+	if peer, used := p.st.Exponents(); peer != nil {
+		u.Timers.Peer, u.Timers.Used = exponents(peer), exponents(&used)
+	}
+	n, ok := p.st.Neighbor()
+	if ok {
+		u.Switch = &control.Switch{Source: n.Source.String(), Chassis: n.ChassisID(), Port: n.PortID()}
 		switch {
 		case n.EVB != nil:
 			u.Switch.ReflectiveRelay = n.EVB.RRControl
@@ -82,36 +159,40 @@ func (p *port) status() control.Uplink {
 			u.Switch.ReflectiveRelay = n.Draft.Forwarding&vdp.ForwardReflective != 0
 		}
 	}
+	for _, o := range p.st.Conflicts() {
+		// The switch's port can have an agent for each group address.
+		if same := o.ChassisID() == n.ChassisID() && o.PortID() == n.PortID(); !same && now.Before(o.Until) {
+			u.Others = append(u.Others, control.Agent{
+				Source: o.Source.String(), Group: o.Group.String(), Chassis: o.ChassisID(), Port: o.PortID(), Since: o.Since,
+			})
+		}
+	}
 	return u
 }
 
-// lldpID writes an id of LLDP for people. The first octet is its subtype;
-// which of them is a MAC address or a network address differs between
-// chassis and port (802.1AB 8.5.2.2, 8.5.3.2).
-func lldpID(id []byte, mac, network byte) string {
-	if len(id) < 2 {
-		return ""
-	}
-	typ, v := id[0], id[1:]
-	switch {
-	case typ == mac && len(v) == 6:
-		return net.HardwareAddr(v).String()
-	case typ == network && v[0] == 1 && len(v) == 5, typ == network && v[0] == 2 && len(v) == 17:
-		return net.IP(v[1:]).String()
-	}
-	for _, c := range v {
-		if c < ' ' || c > '~' {
-			return fmt.Sprintf("%x", v)
-		}
-	}
-	return string(v)
+func exponents(e *vdp.EVBConfig) *control.Exponents {
+	return &control.Exponents{Retries: e.Retries, RTE: e.RTE, RWD: e.RWD, RKA: e.RKA}
 }
 
 func controlEvent(p *port, e *vdp.Event) control.Event {
 	out := control.Event{Time: time.Now(), Uplink: p.cfg.Name, Type: e.Type.String(), Error: control.NewError(e.Err)}
-	if e.Type != vdp.EventNeighbor && e.Type != vdp.EventNeighborLost {
+	if e.Source != (vdp.MAC{}) {
+		out.Source = e.Source.String()
+	}
+	if e.AboutVSI() {
 		v := control.FromVDP(&e.VSI)
 		out.VSI, out.Mode = &v, e.Mode.String()
 	}
 	return out
+}
+
+// count returns how many VSIs there are, and how many of them are established.
+func (p *port) count() (vsis, established int) {
+	for _, v := range p.vsis() {
+		vsis++
+		if v.State == vdp.StateEstablished {
+			established++
+		}
+	}
+	return vsis, established
 }

@@ -1,32 +1,37 @@
 package daemon
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"libvirt-direct/vdp"
 	"libvirt-direct/vdp/control"
 	"libvirt-direct/vdp/vdpnl"
 )
 
-// state is what outlives a restart or crash: the VSIs that are established, or
-// were and are being restored. It belongs under /run: after a reboot there is
-// no guest that they could be for.
-type state struct {
-	Version int                    `json:"version"`
-	Uplinks map[string]uplinkState `json:"uplinks"` // by name
-}
+// A state is what outlives a restart or crash, by the uplink's name: the VSIs
+// that are established, or were and are being restored. It belongs under /run:
+// after a reboot there is no guest that they could be for.
+//
+// Its file has one JSON object on a line. The first is a stateHeader, the
+// others are records in the order in which things happened. What is after the
+// last line break is a record that a crash has cut off.
+type state map[string]*uplinkState
 
 type uplinkState struct {
-	Edition vdp.Edition `json:"edition"` // in use
-	VSIs    []kept      `json:"vsis"`
+	uplinkInfo
+	vsis map[vdp.ID]kept
 }
 
-const stateVersion = 1
+// uplinkInfo is what is saved of an uplink beside its VSIs.
+type uplinkInfo struct {
+	Edition  vdp.Edition   `json:"edition"`            // in use
+	Neighbor *vdp.Neighbor `json:"neighbor,omitempty"` // the switch
+}
 
 // kept is one VSI and who asked for it.
 type kept struct {
@@ -50,60 +55,170 @@ func (k *kept) owner() control.Owner {
 	return control.OwnerHand
 }
 
-// ErrState: a state file that cannot be understood. Removing it makes vdpd
-// start without the VSIs of the last run.
-var ErrState = errors.New("bad state file")
+type stateHeader struct {
+	Version int `json:"version"`
+}
 
+const stateVersion = 2
+
+// A record is a change of an uplink. One of the pointers is set.
+type record struct {
+	Uplink string      `json:"uplink"`
+	Info   *uplinkInfo `json:"info,omitempty"`
+	Set    *kept       `json:"set,omitempty"`  // a VSI, new or changed
+	Gone   *vdp.ID     `json:"gone,omitempty"` // a VSI that is kept no longer
+}
+
+// stateV1 is the whole of a file of version 1.
+type stateV1 struct {
+	Uplinks map[string]struct {
+		uplinkInfo
+		VSIs []kept `json:"vsis"`
+	} `json:"uplinks"`
+}
+
+var (
+	// ErrState: a state file that cannot be understood. Removing it makes vdpd
+	// start without the VSIs of the last run.
+	ErrState = errors.New("bad state file")
+	// ErrStateVersion: a state file that only a newer vdpd can read.
+	ErrStateVersion = errors.New("state file of a newer vdpd")
+)
+
+// readState reads a state file and changes nothing. One that does not exist is
+// empty.
 func readState(path string) (state, error) {
-	s := state{Version: stateVersion, Uplinks: make(map[string]uplinkState)}
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return s, nil
+		return make(state), nil
 	}
 	if err != nil {
-		return s, err
+		return nil, err
 	}
-	if err := json.Unmarshal(b, &s); err != nil {
-		return s, fmt.Errorf("%w: %s: %w", ErrState, path, err)
+	s, err := parseState(b)
+	switch {
+	case errors.Is(err, ErrStateVersion):
+		return nil, fmt.Errorf("%w: %s", err, path)
+	case err != nil:
+		return nil, fmt.Errorf("%w: %s: %w", ErrState, path, err)
 	}
-	if s.Version != stateVersion {
-		return s, fmt.Errorf("%w: %s: version %d", ErrState, path, s.Version)
+	return s, nil
+}
+
+// parseState reads the contents of a state file, of any version up to ours.
+func parseState(b []byte) (state, error) {
+	var h stateHeader
+	// The first value only: version 1 has all in it, later ones have lines.
+	if err := json.NewDecoder(bytes.NewReader(b)).Decode(&h); err != nil {
+		return nil, err
 	}
-	for uplink, u := range s.Uplinks {
-		if u.Edition > vdp.Edition2012 {
-			return s, fmt.Errorf("%w: %s: edition of %s", ErrState, path, uplink)
+	switch {
+	case h.Version == 1:
+		return parseV1(b)
+	case h.Version > stateVersion:
+		return nil, fmt.Errorf("%w: version %d, this vdpd knows %d", ErrStateVersion, h.Version, stateVersion)
+	case h.Version != stateVersion:
+		return nil, fmt.Errorf("version %d", h.Version)
+	}
+	s := make(state)
+	for n := 1; ; n++ {
+		line, rest, whole := bytes.Cut(b, []byte("\n"))
+		if !whole {
+			return s, nil
 		}
-		for _, k := range u.VSIs {
-			if err := k.VSI.Validate(vdp.EditionAuto); err != nil || k.Mode < vdp.PreAssociate || k.Mode > vdp.Associate {
-				return s, fmt.Errorf("%w: %s: VSI %v of %s", ErrState, path, k.VSI.ID, uplink)
+		b = rest
+		if n == 1 {
+			if err := json.Unmarshal(line, &h); err != nil {
+				return nil, fmt.Errorf("line 1: %w", err)
 			}
+			continue
+		}
+		var r record
+		err := json.Unmarshal(line, &r)
+		if err == nil {
+			err = r.check()
+		}
+		if err != nil {
+			return nil, fmt.Errorf("line %d: %w", n, err)
+		}
+		s.apply(&r)
+	}
+}
+
+func parseV1(b []byte) (state, error) {
+	var old stateV1
+	if err := json.Unmarshal(b, &old); err != nil {
+		return nil, err
+	}
+	s := make(state)
+	for name, u := range old.Uplinks {
+		records := []record{{Uplink: name, Info: &u.uplinkInfo}}
+		for i := range u.VSIs {
+			records = append(records, record{Uplink: name, Set: &u.VSIs[i]})
+		}
+		for i := range records {
+			if err := records[i].check(); err != nil {
+				return nil, err
+			}
+			s.apply(&records[i])
 		}
 	}
 	return s, nil
 }
 
-// write replaces the file in one step: a crash leaves the old or the new one.
-func (s *state) write(path string) error {
-	b, err := json.Marshal(s)
-	if err != nil {
-		return err
+// check says why a record cannot be one of ours.
+func (r *record) check() error {
+	set := 0
+	if i := r.Info; i != nil {
+		set++
+		if i.Edition > vdp.Edition2012 {
+			return fmt.Errorf("edition of %q", r.Uplink)
+		}
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
-	if err != nil {
-		return err
+	if k := r.Set; k != nil {
+		set++
+		if err := k.VSI.Validate(vdp.EditionAuto); err != nil || k.Mode < vdp.PreAssociate || k.Mode > vdp.Associate {
+			return fmt.Errorf("VSI %v of %q", k.VSI.ID, r.Uplink)
+		}
 	}
-	_, err = f.Write(b)
-	if serr := f.Sync(); err == nil {
-		err = serr
+	if r.Gone != nil {
+		set++
 	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
+	if set != 1 {
+		return fmt.Errorf("%d changes of %q, want one", set, r.Uplink)
 	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
+	return nil
+}
+
+// key names what the record is about.
+func (r *record) key() savedKey {
+	switch {
+	case r.Set != nil:
+		return savedKey{r.Uplink, r.Set.VSI.ID}
+	case r.Gone != nil:
+		return savedKey{r.Uplink, *r.Gone}
 	}
-	if err != nil {
-		os.Remove(f.Name())
+	return savedKey{uplink: r.Uplink}
+}
+
+// apply makes the change.
+func (s state) apply(r *record) {
+	u := s[r.Uplink]
+	if u == nil {
+		u = &uplinkState{vsis: make(map[vdp.ID]kept)}
+		s[r.Uplink] = u
 	}
-	return err
+	switch {
+	case r.Info != nil:
+		u.uplinkInfo = *r.Info
+	case r.Set != nil:
+		u.vsis[r.Set.VSI.ID] = *r.Set
+	default:
+		delete(u.vsis, *r.Gone)
+	}
+}
+
+func appendLine(b []byte, v any) ([]byte, error) {
+	line, err := json.Marshal(v)
+	return append(append(b, line...), '\n'), err
 }

@@ -1,13 +1,14 @@
-// Package uplink is the packet socket through which 802.1Qbg is spoken on one
+// Package uplink has the packet sockets through which 802.1Qbg is spoken on one
 // network interface.
 package uplink
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
-	"syscall"
+	"sync"
 
 	"github.com/mdlayher/packet"
 	"golang.org/x/net/bpf"
@@ -18,57 +19,91 @@ import (
 
 // A Conn sends and receives whole Ethernet frames of LLDP and ECP.
 type Conn struct {
-	c *packet.Conn
+	in *packet.Conn // what arrives; and it sends
+
+	mu  sync.Mutex   // from when frames are taken from out to when they are handed on
+	out *packet.Conn // what leaves through the interface, whoever sends it
 }
 
-// Listen opens the socket. It listens to all EtherTypes behind a filter: a
-// Linux bridge without STP keeps the frames to 01:80:c2:00:00:00 from a socket
-// that is bound to their EtherType.
+// Frames are what has passed an uplink.
+type Frames struct {
+	// Sent left the uplink before Arrived came, by whomever on this host but the
+	// Conn. A bridge may reflect it.
+	Sent [][]byte
+	// Missed: Sent may not be all.
+	Missed bool
+	// Arrived is what came from the wire, in order.
+	Arrived [][]byte
+}
+
+// Listen opens the sockets.
 func Listen(ifi *net.Interface) (*Conn, error) {
+	in, err := listen(ifi, arriving)
+	if err != nil {
+		return nil, fmt.Errorf("uplink %s: %w", ifi.Name, err)
+	}
+	c := &Conn{in: in}
+	if c.out, err = listen(ifi, leaving); err != nil {
+		in.Close()
+		return nil, fmt.Errorf("uplink %s: %w", ifi.Name, err)
+	}
+	if err := c.prepare(); err != nil {
+		c.Close()
+		return nil, fmt.Errorf("uplink %s: %w", ifi.Name, err)
+	}
+	return c, nil
+}
+
+// listen opens a socket. It listens to all EtherTypes behind a filter: a Linux
+// bridge without STP keeps the frames to 01:80:c2:00:00:00 from a socket that is
+// bound to their EtherType, and no such socket is shown what leaves.
+func listen(ifi *net.Interface, program []bpf.Instruction) (*packet.Conn, error) {
 	filter, err := bpf.Assemble(program)
 	if err != nil {
-		return nil, fmt.Errorf("uplink %s: %w", ifi.Name, err)
+		return nil, err
 	}
-	c, err := packet.Listen(ifi, packet.Raw, unix.ETH_P_ALL, &packet.Config{Filter: filter})
-	if err != nil {
-		return nil, fmt.Errorf("uplink %s: %w", ifi.Name, err)
-	}
-	for _, g := range []vdp.MAC{vdp.NearestCustomerBridge, vdp.NearestNonTPMRBridge, vdp.NearestBridge} {
-		if err := c.JoinGroup(g[:]); err != nil {
-			c.Close()
-			return nil, fmt.Errorf("uplink %s: join %v: %w", ifi.Name, g, err)
-		}
-	}
-	if err := prioritise(c); err != nil {
-		c.Close()
-		return nil, fmt.Errorf("uplink %s: set priority: %w", ifi.Name, err)
-	}
-	return &Conn{c}, nil
+	return packet.Listen(ifi, packet.Raw, unix.ETH_P_ALL, &packet.Config{Filter: filter})
 }
 
-// prioritise marks what is sent as network control.
-func prioritise(c *packet.Conn) error {
+func (c *Conn) prepare() error {
+	for _, g := range []vdp.MAC{vdp.NearestCustomerBridge, vdp.NearestNonTPMRBridge, vdp.NearestBridge} {
+		if err := c.in.JoinGroup(g[:]); err != nil {
+			return fmt.Errorf("join %v: %w", g, err)
+		}
+	}
+	for _, o := range []struct {
+		conn              *packet.Conn
+		level, opt, value int
+		what              string
+	}{
+		{c.in, unix.SOL_SOCKET, unix.SO_PRIORITY, prioControl, "set priority"},
+		// What this socket would not show anyway need not be copied for it.
+		{c.in, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1, "ignore what leaves"},
+		// A guest that makes it overflow makes vdpd deaf.
+		{c.out, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, outBuffer, "set buffer size"},
+	} {
+		if err := setsockoptInt(o.conn, o.level, o.opt, o.value); err != nil {
+			return fmt.Errorf("%s: %w", o.what, err)
+		}
+	}
+	return nil
+}
+
+func setsockoptInt(c *packet.Conn, level, opt, value int) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return err
 	}
-	return setsockoptInt(raw, unix.SOL_SOCKET, unix.SO_PRIORITY, prioControl)
-}
-
-func setsockoptInt(raw syscall.RawConn, level, opt, value int) error {
-	var err error
 	if cerr := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), level, opt, value) }); cerr != nil {
 		return cerr
 	}
 	return err
 }
 
-// program passes untagged LLDP and ECP that arrived for this host or a group.
-// What guests on a macvtap send leaves through the same interface and must not
-// be taken for the switch's.
-var program = []bpf.Instruction{
+// arriving passes untagged LLDP and ECP that came to a group. What comes to the
+// host's own address is nobody's who may speak as the switch.
+var arriving = []bpf.Instruction{
 	bpf.LoadExtension{Num: bpf.ExtType},
-	bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.PACKET_HOST, SkipTrue: 1},
 	bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.PACKET_MULTICAST, SkipTrue: 7},
 	bpf.LoadExtension{Num: bpf.ExtVLANTagPresent},
 	bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 0, SkipTrue: 5},
@@ -80,43 +115,173 @@ var program = []bpf.Instruction{
 	bpf.RetConstant{Val: 0},
 }
 
+// leaving passes what leaves for one of the groups that count, tagged or not.
+var leaving = []bpf.Instruction{
+	bpf.LoadExtension{Num: bpf.ExtType},
+	bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.PACKET_OUTGOING, SkipTrue: 7},
+	bpf.LoadAbsolute{Off: 0, Size: 4},
+	bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 0x0180c200, SkipTrue: 5},
+	bpf.LoadAbsolute{Off: 4, Size: 2},
+	bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0x0000, SkipTrue: 2},
+	bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0x0003, SkipTrue: 1},
+	bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 0x000e, SkipTrue: 1},
+	bpf.RetConstant{Val: maxFrame},
+	bpf.RetConstant{Val: 0},
+}
+
 const (
 	maxFrame    = 2048
-	prioControl = 7 // TC_PRIO_CONTROL
+	prioControl = 7       // TC_PRIO_CONTROL
+	outBuffer   = 4 << 20 // some 5,000 small frames
+	// maxSent bounds what is handed on at once, maxRounds how often before what has
+	// arrived gets its turn.
+	maxSent   = 1024
+	maxRounds = 16
+	// maxArrived likewise: few enough that others get their turn soon, many enough
+	// that the hand-over does not count in a flood.
+	maxArrived = 32
 )
 
-// ReadLoop calls f with each frame until the context is done or the socket
-// fails, as it does when the interface goes away. f owns the frame.
-// A link that is down is waited for.
-func (c *Conn) ReadLoop(ctx context.Context, f func(frame []byte)) error {
-	stop := context.AfterFunc(ctx, func() { c.c.Close() })
-	defer stop()
+// ReadLoop calls f with what passes the uplink, in order: what has left before a
+// frame arrived comes before it, or with it. While f works, further frames wait in
+// the sockets' buffers, and those beyond are lost as on any wire. It ends with the context, or when a
+// socket fails, as it does when the interface goes away. f owns the frames, and is
+// not called twice at the same time. A link that is down is waited for.
+func (c *Conn) ReadLoop(ctx context.Context, f func(Frames)) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		cancel(c.readSent(f))
+	}()
+	cancel(c.readArrived(f))
+	c.Close()
+	<-done
+	return context.Cause(ctx)
+}
+
+// readArrived reads what comes. The kernel has queued in out what left before, since
+// only then it was on the wire.
+func (c *Conn) readArrived(f func(Frames)) error {
+	raw, err := c.in.SyscallConn()
+	if err != nil {
+		return err
+	}
+	b := make([]byte, maxFrame)
 	for {
-		b := make([]byte, maxFrame)
-		n, _, err := c.c.ReadFrom(b)
-		switch {
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case isNetDown(err):
-			continue // reported once, then the socket waits for the link
-		case err != nil:
+		var (
+			arrived [][]byte
+			failure error
+		)
+		err := raw.Read(func(fd uintptr) bool {
+			arrived, failure = receive(int(fd), b, maxArrived)
+			return len(arrived) > 0 || !errors.Is(failure, unix.EAGAIN)
+		})
+		if len(arrived) > 0 {
+			if err := c.pass(f, arrived); err != nil {
+				return err
+			}
+		}
+		if failure != nil && !errors.Is(failure, unix.EAGAIN) && !isNetDown(failure) {
+			return failure
+		}
+		if err != nil {
 			return err
 		}
-		f(b[:n:n])
+	}
+}
+
+// receive returns up to max frames of a socket, and why there are not more. A link
+// that is down is reported once, then the socket waits for it.
+func receive(fd int, buf []byte, max int) (frames [][]byte, err error) {
+	for len(frames) < max {
+		n, _, err := unix.Recvfrom(fd, buf, unix.MSG_DONTWAIT)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return frames, err
+		}
+		frames = append(frames, bytes.Clone(buf[:n]))
+	}
+	return frames, nil
+}
+
+// readSent reads what leaves while nothing comes.
+func (c *Conn) readSent(f func(Frames)) error {
+	raw, err := c.out.SyscallConn()
+	if err != nil {
+		return err
+	}
+	for {
+		var peek error
+		err := raw.Read(func(fd uintptr) bool {
+			_, _, peek = unix.Recvfrom(int(fd), nil, unix.MSG_PEEK|unix.MSG_DONTWAIT|unix.MSG_TRUNC)
+			return !errors.Is(peek, unix.EAGAIN)
+		})
+		if err == nil && !isNetDown(peek) {
+			err = peek
+		}
+		if err == nil {
+			err = c.pass(f, nil)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// pass hands on frames that have arrived, if any, after what has left before.
+func (c *Conn) pass(f func(Frames), arrived [][]byte) error {
+	raw, err := c.out.SyscallConn()
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	b := make([]byte, maxFrame)
+	for round := 1; ; round++ {
+		var frames Frames
+		cerr := raw.Control(func(fd uintptr) { frames.Sent, err = receive(int(fd), b, maxSent) })
+		more := err == nil
+		switch {
+		case cerr != nil:
+			return cerr
+		case err != nil && !errors.Is(err, unix.EAGAIN) && !isNetDown(err):
+			return err
+		}
+		stats, err := c.out.Stats()
+		if err != nil {
+			return err
+		}
+		frames.Missed = stats.Drops > 0
+		if more && round == maxRounds { // who sends that much is not waited for
+			more, frames.Missed = false, true
+		}
+		if !more {
+			frames.Arrived = arrived
+		}
+		if len(frames.Sent) > 0 || frames.Missed || frames.Arrived != nil {
+			f(frames)
+		}
+		if !more {
+			return nil
+		}
 	}
 }
 
 // Send sends a frame. A link that is down is not an error: what was sent is
 // lost as on any wire.
 func (c *Conn) Send(frame []byte) error {
-	_, err := c.c.WriteTo(frame, &packet.Addr{HardwareAddr: net.HardwareAddr(frame[:6])})
+	_, err := c.in.WriteTo(frame, &packet.Addr{HardwareAddr: net.HardwareAddr(frame[:6])})
 	if isNetDown(err) {
 		return nil
 	}
 	return err
 }
 
-// Close closes the socket.
-func (c *Conn) Close() error { return c.c.Close() }
+// Close closes the sockets.
+func (c *Conn) Close() error { return errors.Join(c.in.Close(), c.out.Close()) }
 
 func isNetDown(err error) bool { return errors.Is(err, unix.ENETDOWN) || errors.Is(err, unix.ENOBUFS) }

@@ -1,0 +1,66 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"libvirt-direct/internal/noevb"
+	"libvirt-direct/vdp"
+)
+
+// heard is the last LLDPDU of somebody who could be the switch, whether it has made its sender
+// the switch or not.
+type heard struct {
+	at       time.Time // zero for none
+	src, dst vdp.MAC
+	lldpdu   vdp.LLDPDU
+	foreign  bool // the configuration does not admit the sender
+}
+
+// take takes note of a frame that came from the wire.
+func (h *heard) take(now time.Time, frame []byte, foreign bool) {
+	var (
+		f vdp.Frame
+		p vdp.LLDPDU
+	)
+	if f.UnmarshalBinary(frame) != nil || f.EtherType != vdp.EtherTypeLLDP || p.UnmarshalBinary(f.Payload) != nil {
+		return
+	}
+	*h = heard{at: now, src: f.Src, dst: f.Dst, lldpdu: p, foreign: foreign}
+}
+
+// flaw says why the EVB TLV has not made its sender the switch; "" where there is none. With
+// a fixed edition none is needed.
+func (h *heard) flaw() string {
+	switch evb := h.lldpdu.EVB; {
+	case evb == nil && h.lldpdu.Draft == nil:
+		return ""
+	case h.foreign:
+		return "neighbor in vdpd.toml does not admit"
+	case evb != nil && evb.Role != vdp.RoleBridge:
+		return "is not a bridge's"
+	case h.lldpdu.Draft != nil && !offers(h.lldpdu.Draft, vdp.CapECP|vdp.CapVDP):
+		return "does not offer both ECP and VDP"
+	}
+	return "vdpd has not answered yet"
+}
+
+func offers(d *vdp.EVBDraft, capabilities uint8) bool {
+	return d.SupportedCapabilities&capabilities == capabilities
+}
+
+// explain adds to vdp.ErrNoEVB where to look. Other errors it returns as they are.
+func (p *port) explain(now time.Time, err error) error {
+	if !errors.Is(err, vdp.ErrNoEVB) {
+		return err
+	}
+	at := noevb.Port{Name: p.cfg.Name}
+	if !p.upSince.IsZero() {
+		at.Up = now.Sub(p.upSince)
+	}
+	if h := &p.heard; !h.at.IsZero() {
+		at.Heard = &noevb.LLDPDU{Ago: now.Sub(h.at), From: h.src.String(), To: h.dst.String(), Flaw: h.flaw()}
+	}
+	return fmt.Errorf("%w: %s", err, at.Causes())
+}
