@@ -24,7 +24,7 @@ var (
 	ErrNoInterface = errors.New("no such interface")
 	// ErrBond: several slaves of a bond are in use at a time, and the switch ports
 	// behind them are several.
-	ErrBond = errors.New("a bond that uses several slaves at once: make the slaves the uplinks in vdpd.toml, or the bond's mode active-backup")
+	ErrBond = errors.New("a bond that uses several slaves at once: set mode active-backup, or use the slaves without the bond as uplinks")
 	// ErrTimeout: the switch's answer did not come in time; the request
 	// goes on.
 	ErrTimeout = errors.New("no result in time; vdpd goes on trying")
