@@ -27,8 +27,10 @@ var (
 	// ErrNotForUs: the frame is our own, or not to the group address of its
 	// protocol.
 	ErrNotForUs = errors.New("frame is not for this station")
-	// ErrEcho: this host has sent the frame, or may have.
+	// ErrEcho: this host has sent the frame.
 	ErrEcho = errors.New("frame was sent by this host")
+	// ErrDeaf: this host may have sent the frame. See Station.Opened and Missed.
+	ErrDeaf = errors.New("frame may have been sent by this host: not all that left the uplink was seen")
 	// ErrForeign: an LLDPDU or ECPDU of somebody who is not the switch.
 	ErrForeign = errors.New("frame is not the switch's: if it is, name its address under neighbor in vdpd.toml")
 	// ErrConflict: an LLDPDU with an EVB TLV of another agent than the switch.

@@ -240,8 +240,8 @@ func (s *Station) LinkDown(now time.Time) Output {
 
 // Handle takes a frame that arrived on the uplink, Ethernet header included,
 // FCS excluded. Output counts even with an error, which says why all or part
-// of the frame was ignored: a *FormatError, ErrNotForUs, ErrEcho, ErrForeign,
-// ErrConflict, ErrStray, ErrNoLink or ErrNoEVB. Nothing that a frame contains is
+// of the frame was ignored: a *FormatError, ErrNotForUs, ErrEcho, ErrDeaf,
+// ErrForeign, ErrConflict, ErrStray, ErrNoLink or ErrNoEVB. Nothing that a frame contains is
 // fatal to the station.
 func (s *Station) Handle(now time.Time, frame []byte) (Output, error) {
 	err := s.handle(now, frame)
@@ -258,6 +258,8 @@ func (s *Station) handle(now time.Time, frame []byte) error {
 		return ErrNotForUs
 	case !s.link:
 		return ErrNoLink
+	case now.Before(s.echoes.deafUntil):
+		return ErrDeaf
 	case s.echoes.has(now, frame):
 		return ErrEcho
 	case f.EtherType == EtherTypeLLDP:

@@ -66,11 +66,8 @@ func (e *echoes) deaf(until time.Time) {
 	}
 }
 
-// has reports whether a frame that arrived may have been sent by this host.
+// has reports whether a frame that arrived was sent by this host.
 func (e *echoes) has(now time.Time, frame []byte) bool {
-	if now.Before(e.deafUntil) {
-		return true
-	}
 	e.turn(now)
 	if len(e.last) == 0 && len(e.old) == 0 {
 		return false

@@ -174,16 +174,16 @@ func TestEchoFlood(t *testing.T) {
 			p.Port = binary.BigEndian.AppendUint32([]byte{7}, uint32(i))
 		})))
 	}
-	s.requireIgnored(vdp.ErrEcho, forged)
+	s.requireIgnored(vdp.ErrDeaf, forged)
 	other := lldpFrame(t, vdp.NearestCustomerBridge, stranger, agentLLDP(stranger, func(p *vdp.LLDPDU) { p.TTL = 9 }))
-	s.requireIgnored(vdp.ErrEcho, other)
+	s.requireIgnored(vdp.ErrDeaf, other)
 	s.run(4900 * time.Millisecond)
-	s.requireIgnored(vdp.ErrEcho, other)
+	s.requireIgnored(vdp.ErrDeaf, other)
 	s.run(200 * time.Millisecond)
 	require.ErrorIs(t, s.hand(other), vdp.ErrConflict, "heard again")
 
 	s.st.Missed(s.now)
-	s.requireIgnored(vdp.ErrEcho, forged)
+	s.requireIgnored(vdp.ErrDeaf, forged)
 }
 
 func TestOneNeighbor(t *testing.T) {

@@ -122,10 +122,11 @@ func faults(h *fixture, br *bridge) {
 	h.MustRun("ip", "link", "set", nic+".100", "up")
 
 	br.set(vdp.Edition2012)
-	br.do(func(b *vdptest.Bridge) [][]byte { b.NoEVB, b.NoAnswer = false, true; return nil })
+	br.do(func(b *vdptest.Bridge) [][]byte { b.NoEVB, b.NoAck = false, true; return nil })
 	h.ready(vdp.Edition2012)
+	// A switch that has acknowledged the request may take longer than libvirt waits.
 	start("error 261 during port-profile setlink", "error 261 during port-profile setlink")
-	br.do(func(b *vdptest.Bridge) [][]byte { b.NoAnswer = false; return nil })
+	br.do(func(b *vdptest.Bridge) [][]byte { b.NoAck = false; return nil })
 }
 
 func (h *fixture) established() {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"net"
 	"os/exec"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -44,7 +45,8 @@ func TestVFSpeaksAsTheSwitch(t *testing.T) {
 
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	vdpd := exec.Command(program("vdpd"), "-uplink", "eth0", "-debug")
+	// It knows of no switch from before.
+	vdpd := exec.Command(program("vdpd"), "-uplink", "eth0", "-debug", "-state", filepath.Join(t.TempDir(), "state.json"))
 	vdpd.Stdout, vdpd.Stderr = t.Output(), t.Output()
 	require.NoError(t, vdpd.Start())
 	t.Cleanup(func() { vdpd.Process.Signal(unix.SIGTERM); vdpd.Wait() })

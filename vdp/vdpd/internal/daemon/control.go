@@ -181,13 +181,8 @@ func (c *client) list(ctx context.Context, uplink string) error {
 	if err := c.s.d.knows(ctx, uplink); err != nil {
 		return c.write(control.Reply{Error: control.NewError(err)})
 	}
-	var line []byte
-	return c.s.d.list(ctx, uplink, func(vsis []control.VSIStatus, more bool) (err error) {
-		if line, err = control.AppendList(line[:0], vsis, more); err == nil {
-			line = append(line, '\n')
-			err = c.send(line)
-		}
-		return err
+	return c.s.d.list(ctx, uplink, func(vsis []control.VSIStatus, more bool) error {
+		return c.write(control.Reply{VSIs: vsis, More: more})
 	})
 }
 

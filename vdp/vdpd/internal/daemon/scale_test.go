@@ -141,6 +141,11 @@ func BenchmarkScale(b *testing.B) {
 					s.save(b)
 				}
 			})
+			b.Run("status", func(b *testing.B) {
+				for b.Loop() {
+					s.p.status(s.now)
+				}
+			})
 			b.Run("getlink", func(b *testing.B) {
 				for b.Loop() {
 					vdpnl.Status(vdpnl.Header{}, 1, 2, s.p.results.ports())
