@@ -17,7 +17,7 @@ func OpenStation(ctx context.Context) (step.Station, func(), error) {
 	c := control.NewClient("")
 	_, err := c.Status(ctx)
 	if err == nil {
-		return vdpdStation{c}, func() {}, nil
+		return vdpdStation{c.For(control.OwnerHook)}, func() {}, nil
 	}
 	if !errors.Is(err, control.ErrNoDaemon) {
 		return nil, nil, err

@@ -105,7 +105,11 @@ func (u *uplink) print(w io.Writer) {
 	case u.Link:
 		link = "up since " + u.LinkSince.Local().Format("2006-01-02 15:04:05")
 	}
-	fmt.Fprintf(w, "%s: link %s, edition %s\n", u.Name, link, u.Edition)
+	name := u.Name
+	if u.Device != "" && u.Device != u.Name {
+		name += " (now " + u.Device + ")"
+	}
+	fmt.Fprintf(w, "%s: link %s, edition %s\n", name, link, u.Edition)
 	if u.Error != nil {
 		fmt.Fprintf(w, "  NOT READY  %s\n", u.Error)
 	}
@@ -219,6 +223,9 @@ func (o *vsiOptions) show() *cobra.Command {
 					v := &found[i]
 					fmt.Fprintf(w, "VSI %s on %s\n  state    %s\n  mode     asked for %s, reached %s\n  manager  %s\n  type     %d, version %d\n  filters  %s\n",
 						v.VSI.ID, v.Uplink, v.StateText(), v.Mode, cmp.Or(v.Have, "nothing"), v.VSI.Manager, v.VSI.TypeID, v.VSI.TypeVersion, v.VSI.FilterText())
+					if v.Owner != "" {
+						fmt.Fprintf(w, "  owner    %s\n", v.Owner)
+					}
 				}
 			})
 		},

@@ -46,14 +46,14 @@ func fakeVDPD(t *testing.T, answers map[string]string) (socket string, got chan 
 
 func TestVSICommands(t *testing.T) {
 	t.Setenv("TZ", "UTC")
-	list := `{"vsis":[{"uplink":"eth0","vsi":` + aDone[len(`{"vsi":`):len(aDone)-1] + `,"mode":"associate","state":"lost","error":{"code":"no-answer","message":"the switch does not answer VDP requests"}}]}`
+	list := `{"vsis":[{"uplink":"eth0","vsi":` + aDone[len(`{"vsi":`):len(aDone)-1] + `,"mode":"associate","state":"lost","owner":"libvirt","error":{"code":"no-answer","message":"the switch does not answer VDP requests"}}]}`
 	socket, got := fakeVDPD(t, map[string]string{
 		"associate":    aDone,
 		"deassociate":  `{}`,
 		"preassociate": `{"error":{"code":"refused","message":"refused by the switch: insufficient resources","edition":"2012","status":66}}`,
 		"list":         list,
 		"show":         list,
-		"status":       `{"uplinks":[{"name":"eth0","ifindex":3,"mac":"02:aa:00:00:00:01","link":false,"edition":"2012","error":{"code":"no-link","message":"uplink is down"},"timers":{"ecp_ack_ms":2.56,"ecp_retries":3,"answer_ms":15755.52,"keepalive_ms":10485.76},"vsis":1,"established":0,"sent":{"lldp":3,"ecp":4},"received":{"lldp":5,"ecp":6}}]}`,
+		"status":       `{"uplinks":[{"name":"eth0","ifindex":3,"device":"wan0","mac":"02:aa:00:00:00:01","link":false,"edition":"2012","error":{"code":"no-link","message":"uplink is down"},"timers":{"ecp_ack_ms":2.56,"ecp_retries":3,"answer_ms":15755.52,"keepalive_ms":10485.76},"vsis":1,"established":0,"sent":{"lldp":3,"ecp":4},"received":{"lldp":5,"ecp":6}}]}`,
 		"subscribe":    `{}` + "\n" + `{"event":{"time":"2026-01-02T03:04:05.6Z","uplink":"eth0","type":"lost","mode":"associate",` + aDone[1:len(aDone)-1] + `,"error":{"code":"deassociated","message":"de-associated by the switch"}}}`,
 	})
 	associate := []string{"associate", "--uplink", "eth0", "--manager", "11", "--type", "1193047", "--type-version", "2", "--mac", "52:54:00:01:02:03", "--vlan", "100", aVSI}
@@ -79,11 +79,11 @@ func TestVSICommands(t *testing.T) {
 		{
 			args: []string{"show", aVSI}, request: `{"op":"show","id":"` + aVSI + `"}`,
 			out: "VSI " + aVSI + " on eth0\n  state    lost (the switch does not answer VDP requests)\n  mode     asked for associate, reached nothing\n" +
-				"  manager  11\n  type     1193047, version 2\n  filters  52:54:00:01:02:03 VLAN 100\n",
+				"  manager  11\n  type     1193047, version 2\n  filters  52:54:00:01:02:03 VLAN 100\n  owner    libvirt\n",
 		},
 		{
 			args: []string{"uplinks"}, request: `{"op":"status"}`,
-			out: "eth0: link down, edition 2012\n  NOT READY  uplink is down\n  switch     has sent no EVB TLV\n  frames     LLDP 3 sent, 5 received; ECP 4 sent, 6 received\n" +
+			out: "eth0 (now wan0): link down, edition 2012\n  NOT READY  uplink is down\n  switch     has sent no EVB TLV\n  frames     LLDP 3 sent, 5 received; ECP 4 sent, 6 received\n" +
 				"  timers     ECP acknowledgement 2.56ms, 3 retries; VDP answer 15755.52ms; keepalive 10485.76ms\n  VSIs       1, 0 of them established\n",
 		},
 	} {

@@ -54,7 +54,7 @@ func TestDomain(t *testing.T) {
 
 			// A guest outlives the station, and so does its VSI.
 			stop()
-			h.startVDPD()
+			stop = h.startVDPD()
 			h.established()
 
 			h.MustVirsh("destroy", "g")
@@ -63,6 +63,8 @@ func TestDomain(t *testing.T) {
 			_, err = h.vdpd().Show(ctx, vsi.ID)
 			require.ErrorIs(t, err, vdp.ErrUnknownVSI)
 
+			stop()
+			endsMeanwhile(h, br)
 			refused(h, br)
 			if ed == vdp.Edition2012 {
 				ownedNIC(h, br, "prepare 1", "prepare 2", "stopped 1", "stopped 2")
@@ -172,6 +174,27 @@ func (h *fixture) established() {
 		l, err := h.vdpd().Show(h.Ctx, vsi.ID)
 		return err == nil && l[0].State == "established"
 	})
+}
+
+// endsMeanwhile ends a guest while no station runs that libvirt could tell. The next one sees the
+// macvtap of a guest that lives, and misses that of one that does not.
+func endsMeanwhile(h *fixture, br *bridge) {
+	stop := h.startVDPD()
+	hosttest.Eventually(h.T, 35*time.Second, "EVB", func() bool { return h.vdpd().Ready(h.Ctx, nic) == nil })
+	h.MustVirsh("start", "g")
+	stop()
+	stop = h.startVDPD()
+	time.Sleep(8 * time.Second) // the passing of time is what is tested: 5 s for a guest that does not show
+	h.established()
+	list, err := h.vdpd().Show(h.Ctx, vsi.ID)
+	require.NoError(h.T, err)
+	require.Equal(h.T, control.OwnerLibvirt, list[0].Owner)
+	stop()
+	h.MustVirsh("destroy", "g")
+	require.Equal(h.T, vdp.Associate, br.mode(), "nobody has told the switch")
+	h.startVDPD()
+	hosttest.Eventually(h.T, 20*time.Second, "the end of the VSI", func() bool { return br.mode() == 0 })
+	br.log()
 }
 
 // deassociated has the switch drop the VSI: it comes back without anybody's doing.

@@ -22,6 +22,18 @@ import (
 	"libvirt-direct/vdp/vdptest"
 )
 
+// startVDPD runs vdpd on the card until the test ends, or it is killed.
+func startVDPD(ctx context.Context, t *testing.T) (kill func()) {
+	t.Helper()
+	vdpd := exec.Command(program("vdpd"), "-uplink", "eth0")
+	vdpd.Stdout, vdpd.Stderr = t.Output(), t.Output()
+	require.NoError(t, vdpd.Start())
+	stop := func(s unix.Signal) { _ = vdpd.Process.Signal(s); _ = vdpd.Wait() }
+	t.Cleanup(func() { stop(unix.SIGTERM) })
+	require.Eventually(t, func() bool { return control.NewClient("").Ready(ctx, "eth0") == nil }, time.Minute, 50*time.Millisecond)
+	return func() { stop(unix.SIGKILL) }
+}
+
 // libvirt refuses 802.1Qbg on a hostdev NIC. Rewritten, the VF is associated by the hook,
 // through vdpd on the PF, with the switch at the other end of the PF's wire.
 func TestHostdevVSI(t *testing.T) {
@@ -31,11 +43,7 @@ func TestHostdevVSI(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	bridge := serveBridge(t, "eth1")
-	vdpd := exec.Command(program("vdpd"), "-uplink", "eth0")
-	vdpd.Stdout, vdpd.Stderr = t.Output(), t.Output()
-	require.NoError(t, vdpd.Start())
-	t.Cleanup(func() { vdpd.Process.Signal(unix.SIGTERM); vdpd.Wait() })
-	require.Eventually(t, func() bool { return control.NewClient("").Ready(ctx, "eth0") == nil }, time.Minute, 50*time.Millisecond)
+	kill := startVDPD(ctx, t)
 
 	address, _ := device(t, "eth0", 0)
 	before := links(t)
@@ -64,6 +72,22 @@ func TestHostdevVSI(t *testing.T) {
 		FilterFormat: vdp.FilterMACVID, Filters: []vdp.Filter{{MAC: vdp.MAC{0x52, 0x54, 0, 1, 2, 3}, VID: 42}},
 	}, asked[0].Message.VSI)
 	t.Log(sh(t, "%s vsi list", program("libvirt-direct")))
+
+	// The VF shows the guest to the next vdpd, and its absence that it has ended meanwhile.
+	kill()
+	kill = startVDPD(ctx, t)
+	time.Sleep(8 * time.Second) // the passing of time is what is tested: 5 s for a guest that does not show
+	shown, err := control.NewClient("").Show(ctx, id)
+	require.NoError(t, err)
+	require.Equal(t, control.OwnerHook, shown[0].Owner)
+	require.Equal(t, "established", shown[0].State)
+	kill()
+	d.destroy(t, dom)
+	startVDPD(ctx, t)
+	require.Eventually(t, func() bool { look(); return mode == 0 }, 20*time.Second, 50*time.Millisecond)
+	require.Equal(t, before, links(t))
+
+	d.start(t, dom)
 	d.destroy(t, dom)
 	look()
 	require.Zero(t, mode)

@@ -28,15 +28,21 @@ const maxReply = 16 << 20
 
 // A Client asks the vdpd that listens at a socket. It has no connection of its
 // own and is safe for concurrent use. Its errors are *OpError.
-type Client struct{ path string }
+type Client struct {
+	path  string
+	owner Owner
+}
 
 // NewClient returns a client; an empty path is DefaultPath.
 func NewClient(path string) *Client {
 	if path == "" {
 		path = DefaultPath
 	}
-	return &Client{path}
+	return &Client{path: path}
 }
+
+// For returns a client whose VSIs are an owner's: OwnerHand or OwnerHook.
+func (c *Client) For(o Owner) *Client { return &Client{path: c.path, owner: o} }
 
 // Status returns the uplinks, in the order of vdpd's configuration.
 func (c *Client) Status(ctx context.Context) ([]Uplink, error) {
@@ -54,7 +60,7 @@ func (c *Client) Ready(ctx context.Context, uplink string) error {
 	}
 	err = ErrUnknownUplink
 	for _, u := range uplinks {
-		if u.Name == uplink {
+		if u.Name == uplink || u.Device == uplink {
 			if u.Error == nil {
 				return nil
 			}
@@ -96,7 +102,11 @@ func (c *Client) PreAssociateRR(ctx context.Context, uplink string, v vdp.VSI) (
 
 func (c *Client) request(ctx context.Context, uplink string, m vdp.Mode, v vdp.VSI) (vdp.VSI, error) {
 	w := FromVDP(&v)
-	r, err := c.do(ctx, Request{Op: m.String(), Uplink: uplink, VSI: &w})
+	r, err := c.do(ctx, Request{Op: m.String(), Uplink: uplink, VSI: &w, Owner: c.owner})
+	if c.owner != "" && errors.Is(err, ErrBadRequest) {
+		// A vdpd that has not been restarted since its upgrade knows no owners.
+		r, err = c.do(ctx, Request{Op: m.String(), Uplink: uplink, VSI: &w})
+	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = c.overdue(ctx, &OpError{Op: m.String(), Uplink: uplink, VSI: v.ID, Err: err})
 	}

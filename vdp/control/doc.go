@@ -8,6 +8,7 @@
 //	{"op":"show","id":UUID}
 //	{"op":"associate","uplink":"eth0","vsi":{"id":UUID,"manager":11,
 //	  "type":1193047,"version":2,"filters":[{"mac":"52:54:00:01:02:03","vid":100}]}}
+//	                                         with "owner", "hand" or "hook"
 //	{"op":"preassociate",…}  {"op":"preassociate-rr",…}
 //	{"op":"deassociate","id":UUID}
 //	{"op":"subscribe"}

@@ -22,6 +22,9 @@ var (
 	// ErrNoInterface: the uplink's interface does not exist, or did not when
 	// it was last needed.
 	ErrNoInterface = errors.New("no such interface")
+	// ErrBond: several slaves of a bond are in use at a time, and the switch ports
+	// behind them are several.
+	ErrBond = errors.New("a bond that uses several slaves at once: set mode active-backup, or use the slaves without the bond as uplinks")
 	// ErrTimeout: the switch's answer did not come in time; the request
 	// goes on.
 	ErrTimeout = errors.New("no result in time; vdpd goes on trying")
@@ -38,7 +41,7 @@ var codes = []struct {
 	err  error
 }{
 	{"permission", ErrPermission}, {"bad-request", ErrBadRequest}, {"unknown-uplink", ErrUnknownUplink},
-	{"no-interface", ErrNoInterface}, {"timeout", ErrTimeout}, {"overflow", ErrOverflow},
+	{"no-interface", ErrNoInterface}, {"bond", ErrBond}, {"timeout", ErrTimeout}, {"overflow", ErrOverflow},
 	{"unknown-vsi", vdp.ErrUnknownVSI}, {"too-many", vdp.ErrTooMany}, {"downgrade", vdp.ErrDowngrade},
 	{"no-link", vdp.ErrNoLink}, {"no-evb", vdp.ErrNoEVB}, {"no-answer", vdp.ErrNoAnswer},
 	{"deassociated", vdp.ErrBridgeDeassociated}, {"edition-changed", vdp.ErrEditionChanged},

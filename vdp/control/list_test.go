@@ -20,7 +20,7 @@ func listOf(n int) (l []VSIStatus) {
 			ID: vdp.UUID([16]byte{0xfa, 14: byte(i >> 8), 15: byte(i)}), Manager: vdp.ManagerID{12}, TypeID: 0x123456, TypeVersion: 1,
 			FilterFormat: vdp.FilterMACVID, Filters: []vdp.Filter{{MAC: vdp.MAC{0x52, 0x54, 0, 0, byte(i >> 8), byte(i)}, VID: 100}},
 		}
-		l = append(l, VSIStatus{Uplink: fmt.Sprint("eth", i/1000), VSI: FromVDP(&v), Mode: "associate", Have: "associate", State: "established"})
+		l = append(l, VSIStatus{Uplink: fmt.Sprint("eth", i/1000), VSI: FromVDP(&v), Mode: "associate", Have: "associate", State: "established", Owner: OwnerLibvirt})
 	}
 	return l
 }

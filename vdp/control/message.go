@@ -34,7 +34,20 @@ type Request struct {
 	Uplink string `json:"uplink,omitempty"`
 	ID     string `json:"id,omitempty"`
 	VSI    *VSI   `json:"vsi,omitempty"`
+	// Owner is whose a VSI is that is asked for; empty is OwnerHand.
+	Owner Owner `json:"owner,omitempty"`
 }
+
+// An Owner is who has asked for a VSI, and is to take it back.
+type Owner string
+
+// Owners. A VSI that was made by hand stays until it is taken back; another one ends with its
+// guest as well.
+const (
+	OwnerHand    Owner = "hand"
+	OwnerLibvirt Owner = "libvirt"
+	OwnerHook    Owner = "hook"
+)
 
 // A Reply is one line from vdpd: an error, or what the operation gives.
 type Reply struct {
@@ -73,6 +86,7 @@ type VSIStatus struct {
 	Mode   string `json:"mode"`           // asked for
 	Have   string `json:"have,omitempty"` // reached
 	State  string `json:"state"`          // a vdp.State
+	Owner  Owner  `json:"owner,omitempty"`
 	Error  *Error `json:"error,omitempty"`
 }
 
@@ -80,6 +94,7 @@ type VSIStatus struct {
 type Uplink struct {
 	Name        string    `json:"name"`
 	Ifindex     int       `json:"ifindex,omitempty"` // 0: there is no such interface
+	Device      string    `json:"device,omitempty"`  // the interface's present name
 	MAC         string    `json:"mac,omitempty"`
 	Link        bool      `json:"link"`
 	Edition     string    `json:"edition"`         // in use; auto while none is known
@@ -218,6 +233,8 @@ func (r *Request) check() error {
 		return fmt.Errorf("%w: unknown op %q", ErrBadRequest, r.Op)
 	}
 	switch {
+	case r.Owner != "" && (!vsi || r.Owner != OwnerHand && r.Owner != OwnerHook):
+		return refuse("owner %q", r.Owner)
 	case !uplink && r.Uplink != "":
 		return refuse("takes no uplink")
 	case id != (r.ID != ""):

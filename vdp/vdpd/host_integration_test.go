@@ -442,6 +442,21 @@ func testVSI(n int) vdp.VSI {
 	}
 }
 
+// devices makes the macvlans of guests' VSIs: vdpd takes back a VSI whose guest has none.
+func (h *host) devices(guests ...vdp.VSI) (names []string) {
+	h.Helper()
+	var batch strings.Builder
+	for i, v := range guests {
+		names = append(names, fmt.Sprint("mv", i))
+		fmt.Fprintf(&batch, "link add link %s name mv%d address %v type macvlan mode vepa\n", stationIf, i, v.Filters[0].MAC)
+	}
+	cmd := exec.Command("ip", "-n", h.a, "-batch", "-")
+	cmd.Stdin = strings.NewReader(batch.String())
+	out, err := cmd.CombinedOutput()
+	require.NoError(h, err, "%s", out)
+	return names
+}
+
 func sendRaw(name string, frame []byte) error {
 	ifi, err := net.InterfaceByName(name)
 	if err != nil {

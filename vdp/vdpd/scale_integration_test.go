@@ -34,6 +34,11 @@ func TestThousand(t *testing.T) {
 			p := h.vdpd()
 			switchReady(h, p)
 			l := h.libvirt(p.cmd.Process.Pid)
+			var guests []vdp.VSI
+			for i := range n {
+				guests = append(guests, testVSI(i))
+			}
+			h.devices(guests...)
 			before := h.uplink()
 			start := time.Now()
 			for i := range n {

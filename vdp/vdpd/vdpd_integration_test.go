@@ -32,6 +32,7 @@ func TestAgainstLldpadBridge(t *testing.T) {
 	switchReady(h, p)
 	l := h.libvirt(p.cmd.Process.Pid)
 	v := testVSI(1)
+	h.devices(v)
 	for _, m := range []vdp.Mode{vdp.PreAssociate, vdp.PreAssociateRR, vdp.Associate} {
 		start := time.Now()
 		require.Zero(t, l.set(m, v))
@@ -74,6 +75,7 @@ func TestAgainstResponder(t *testing.T) {
 			switchReady(h, p)
 			l := h.libvirt(p.cmd.Process.Pid)
 			v := testVSI(1)
+			h.devices(v)
 			mode := func() (m vdp.Mode) {
 				require.NoError(t, br.Do(func(b *vdptest.Bridge) [][]byte { m = b.Mode(v.ID); return nil }))
 				return m

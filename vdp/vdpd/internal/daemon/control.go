@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -177,7 +178,7 @@ func (c *client) answer(ctx context.Context, r *control.Request) error {
 }
 
 func (c *client) list(ctx context.Context, uplink string) error {
-	if err := c.s.d.knows(uplink); err != nil {
+	if err := c.s.d.knows(ctx, uplink); err != nil {
 		return c.write(control.Reply{Error: control.NewError(err)})
 	}
 	return c.s.d.list(ctx, uplink, func(vsis []control.VSIStatus, more bool) error {
@@ -284,15 +285,23 @@ func (d *Daemon) publish(p *port, e *vdp.Event) {
 }
 
 // knows refuses the name of an uplink that is not ours; an empty one is all.
-func (d *Daemon) knows(uplink string) error {
+func (d *Daemon) knows(ctx context.Context, uplink string) error {
 	if uplink == "" || slices.ContainsFunc(d.cfg.Uplinks, func(u Uplink) bool { return u.Name == uplink }) {
 		return nil
 	}
-	return control.ErrUnknownUplink
+	known := false // by another name than the configured one
+	d.do(ctx, func(time.Time) { known = d.named(uplink) != nil })
+	switch {
+	case ctx.Err() != nil: // the closure may run yet
+		return ctx.Err()
+	case !known:
+		return control.ErrUnknownUplink
+	}
+	return nil
 }
 
 func (d *Daemon) controlRequest(ctx context.Context, r *control.Request) (reply control.Reply, err error) {
-	if err := d.knows(r.Uplink); err != nil {
+	if err := d.knows(ctx, r.Uplink); err != nil {
 		return reply, err
 	}
 	switch r.Op {
@@ -336,7 +345,7 @@ func (d *Daemon) change(ctx context.Context, r *control.Request, m vdp.Mode) (vd
 	if err != nil {
 		return v, err
 	}
-	a, err := d.ask(ctx, r.Uplink, m, v)
+	a, err := d.ask(ctx, r.Uplink, m, v, cmp.Or(r.Owner, control.OwnerHand))
 	if err != nil {
 		return v, err
 	}
@@ -358,7 +367,7 @@ type asked struct {
 
 // ask passes a request to the station of the port that it is for. An error is the station's,
 // which has not taken it then, or ctx's.
-func (d *Daemon) ask(ctx context.Context, uplink string, m vdp.Mode, v vdp.VSI) (asked, error) {
+func (d *Daemon) ask(ctx context.Context, uplink string, m vdp.Mode, v vdp.VSI, owner control.Owner) (asked, error) {
 	a := asked{outcome: make(chan outcome, 1), key: new(watcher)}
 	var refused error
 	d.do(ctx, func(now time.Time) {
@@ -371,6 +380,9 @@ func (d *Daemon) ask(ctx context.Context, uplink string, m vdp.Mode, v vdp.VSI) 
 		out, done, err := on.ask(now, m, v)
 		if refused = err; err != nil || done {
 			delete(d.watchers, a.key)
+		}
+		if err == nil && m != vdp.DeAssociate {
+			d.evidence.asked(now, on, v.ID, owner)
 		}
 		if done {
 			a.outcome <- outcome{}
@@ -438,8 +450,9 @@ func (d *Daemon) await(ctx context.Context, a asked) (vdp.VSI, error) {
 
 // holder finds the port of a request: by name, or the one that has the VSI.
 func (d *Daemon) holder(uplink string, id vdp.ID, m vdp.Mode) *port {
+	named := d.named(uplink)
 	for _, p := range d.ports {
-		if uplink != "" && p.cfg.Name != uplink {
+		if uplink != "" && p != named {
 			continue
 		}
 		if m != vdp.DeAssociate || p.has(id) {

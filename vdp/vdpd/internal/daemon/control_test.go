@@ -97,6 +97,7 @@ func TestControl(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, []control.VSIStatus{{
 				Uplink: "eth0", VSI: control.FromVDP(&v), Mode: "associate", Have: "associate", State: "established",
+				Owner: control.OwnerHand,
 			}}, list)
 			one, err := c.Show(ctx, v.ID)
 			require.NoError(t, err)

@@ -8,13 +8,13 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"libvirt-direct/vdp"
+	"libvirt-direct/vdp/control"
 	"libvirt-direct/vdp/vdpd/internal/uplink"
 	"libvirt-direct/vdp/vdpnl"
 )
@@ -30,6 +30,10 @@ type Daemon struct {
 	ports []*port
 	work  chan func(now time.Time)
 	saver *saver
+
+	links    *linkTable
+	evidence *evidence
+	wire     func(*linkInfo) (wire, error) // opens an uplink's sockets
 
 	deadlines deadlines
 
@@ -52,7 +56,11 @@ func New(c Config, log *slog.Logger) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Daemon{cfg: c, log: log, nl: nl, work: make(chan func(time.Time), 64), watchers: make(map[*watcher]watcher)}
+	d := &Daemon{
+		cfg: c, log: log, nl: nl, work: make(chan func(time.Time), 64), watchers: make(map[*watcher]watcher),
+		links: newLinkTable(), wire: openWire,
+	}
+	d.evidence = newEvidence(d)
 	if err := d.open(); err != nil {
 		nl.close()
 		return nil, err
@@ -94,6 +102,7 @@ func (d *Daemon) takeOver(last state) error {
 		p.saver = d.saver
 		d.ports = append(d.ports, p)
 	}
+	d.evidence.restored(time.Now())
 	for name, u := range last {
 		d.log.Warn("VSIs of an uplink that is no longer configured are forgotten", "uplink", name, "vsis", len(u.vsis))
 	}
@@ -116,8 +125,8 @@ func (d *Daemon) Run(stop context.Context) error {
 		})
 	}()
 	go func() {
-		failed <- watchLinks(ctx, func(l linkInfo) {
-			d.do(ctx, func(now time.Time) { d.linkChanged(ctx, now, &l) })
+		failed <- watchLinks(ctx, d.log, func(steps []linkStep) {
+			d.do(ctx, func(now time.Time) { d.linkSteps(ctx, now, steps) })
 		})
 	}()
 	go d.saver.run()
@@ -139,7 +148,10 @@ func (d *Daemon) Run(stop context.Context) error {
 		case f := <-d.work:
 			f(time.Now())
 		case <-timer.C:
-			d.tick(time.Now())
+			now := time.Now()
+			d.tick(now)
+			d.reopen(ctx, now)
+			d.evidence.judge(ctx, now)
 		}
 		timer.Reset(d.wait(time.Now()))
 	}
@@ -175,6 +187,9 @@ func (d *Daemon) wait(now time.Time) time.Duration {
 	if at, p := d.deadlines.next(); p != nil {
 		w = min(w, at.Sub(now))
 	}
+	if t := d.nextLook(); !t.IsZero() {
+		w = min(w, t.Sub(now))
+	}
 	return max(w, 0)
 }
 
@@ -198,6 +213,7 @@ func (d *Daemon) apply(now time.Time, p *port, out vdp.Output) {
 			e.Err = noEVB()
 		}
 		indicate := p.event(now, e)
+		d.evidence.event(now, p, e)
 		d.publish(p, e)
 		if indicate != nil {
 			// Whoever asked for the VSI may be gone; we restore it anyway.
@@ -227,6 +243,9 @@ func (d *Daemon) request(now time.Time, b []byte) (replies [][]byte) {
 		case r.Set != nil:
 			out, errno := p.set(now, r.Header, r.Set)
 			p.log.Info("request", "vsi", r.Set.VSI.ID, "mode", r.Set.Mode, "errno", int(errno))
+			if errno == 0 && r.Set.Mode != vdp.DeAssociate {
+				d.evidence.asked(now, p, r.Set.VSI.ID, control.OwnerLibvirt)
+			}
 			d.apply(now, p, out)
 			replies = append(replies, vdpnl.Ack(r.Header, d.nl.pid, errno))
 		default:
@@ -235,48 +254,6 @@ func (d *Daemon) request(now time.Time, b []byte) (replies [][]byte) {
 		}
 	}
 	return replies
-}
-
-// port finds an uplink by name, or by index where there is none.
-func (d *Daemon) port(name string, index int) *port {
-	i := slices.IndexFunc(d.ports, func(p *port) bool {
-		if name != "" {
-			return p.cfg.Name == name
-		}
-		return index != 0 && p.ifindex == index
-	})
-	if i < 0 {
-		return nil
-	}
-	return d.ports[i]
-}
-
-// linkChanged follows an uplink's interface as it comes, changes and goes.
-func (d *Daemon) linkChanged(ctx context.Context, now time.Time, l *linkInfo) {
-	for _, p := range d.ports {
-		if p.ifindex == l.index && (l.removed || p.cfg.Name != l.name || p.mac != l.mac) {
-			d.apply(now, p, p.detach(now))
-		}
-		if p.cfg.Name != l.name || l.removed {
-			continue
-		}
-		if p.ifindex == 0 {
-			out, err := p.open(ctx, now, l,
-				func(f uplink.Frames) { d.do(ctx, func(now time.Time) { d.frames(now, p, f) }) },
-				func(err error) {
-					d.do(ctx, func(now time.Time) {
-						p.log.Warn("uplink lost", "err", err)
-						d.apply(now, p, p.detach(now))
-					})
-				})
-			if err != nil {
-				p.log.Error("uplink not usable", "err", err)
-				continue
-			}
-			d.apply(now, p, out)
-		}
-		d.apply(now, p, p.link(now, l.up))
-	}
 }
 
 // frames handles what has passed a port.

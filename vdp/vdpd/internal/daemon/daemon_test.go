@@ -149,7 +149,8 @@ func newBench(t *testing.T, ed vdp.Edition) *bench {
 	b.br = vdptest.NewBridge(vdptest.Config{MAC: vdp.MAC{2, 0xbb}, Edition: ed})
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	b.p = newPort(Uplink{Name: "eth0"}, uplinkState{}, log)
-	b.d = &Daemon{log: log, nl: &endpoint{pid: 99}, ports: []*port{b.p}, watchers: make(map[*watcher]watcher)}
+	b.d = &Daemon{log: log, nl: &endpoint{pid: 99}, ports: []*port{b.p}, watchers: make(map[*watcher]watcher), links: newLinkTable()}
+	b.d.evidence = newEvidence(b.d)
 	b.d.cfg.Uplinks = []Uplink{b.p.cfg}
 	b.attach()
 	return b

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
@@ -55,7 +56,7 @@ func (p *port) explain(now time.Time, err error) error {
 	if !errors.Is(err, vdp.ErrNoEVB) {
 		return err
 	}
-	at := noevb.Port{Name: p.cfg.Name}
+	at := noevb.Port{Name: cmp.Or(p.device.name, p.cfg.Name)}
 	if !p.upSince.IsZero() {
 		at.Up = now.Sub(p.upSince)
 	}

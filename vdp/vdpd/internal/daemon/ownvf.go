@@ -63,18 +63,25 @@ func vfAddresses(device string) (macs []vdp.MAC, err error) {
 		if err != nil {
 			return nil, err
 		}
-		_, vfs, err := c.VFs(ctx, l)
+		of, err := addressesOf(ctx, c, l)
 		if err != nil {
 			return nil, err
 		}
-		for _, vf := range vfs {
-			if vf.MAC == nil {
-				continue // the driver does not say
-			}
-			if m, err := net.ParseMAC(*vf.MAC); err == nil && len(m) == len(vdp.MAC{}) && vdp.MAC(m) != (vdp.MAC{}) {
-				macs = append(macs, vdp.MAC(m))
-			}
-		}
+		macs = append(macs, of...)
 	}
 	return macs, nil
+}
+
+// addressesOf reads the addresses of one device's VFs.
+func addressesOf(ctx context.Context, c *link.Conn, l link.Link) (macs []vdp.MAC, err error) {
+	_, vfs, err := c.VFs(ctx, l)
+	for _, vf := range vfs {
+		if vf.MAC == nil {
+			continue // the driver does not say
+		}
+		if m, err := net.ParseMAC(*vf.MAC); err == nil && len(m) == len(vdp.MAC{}) && vdp.MAC(m) != (vdp.MAC{}) {
+			macs = append(macs, vdp.MAC(m))
+		}
+	}
+	return macs, err
 }

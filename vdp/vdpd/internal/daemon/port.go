@@ -15,7 +15,6 @@ import (
 
 	"libvirt-direct/vdp"
 	"libvirt-direct/vdp/control"
-	"libvirt-direct/vdp/vdpd/internal/uplink"
 	"libvirt-direct/vdp/vdpnl"
 )
 
@@ -36,7 +35,8 @@ type port struct {
 	log  *slog.Logger
 	send func(frame []byte) error // nil without an interface
 
-	ifindex int
+	ifindex int // 0 without an interface
+	device  device
 	mac     vdp.MAC
 	close   context.CancelFunc
 	st      *vdp.Station // nil until the interface was first seen
@@ -47,6 +47,8 @@ type port struct {
 	kept    map[vdp.ID]kept // as in the state file; see keep and forget
 	saver   *saver
 	results results
+	owners  map[vdp.ID]control.Owner
+	again   []vdp.VSIStatus // what a new station is to be asked for
 
 	place int // among Daemon.deadlines, from 1; 0 if it has none
 
@@ -60,10 +62,12 @@ func newPort(u Uplink, s uplinkState, log *slog.Logger) *port {
 	p := &port{
 		cfg: u, log: log.With("uplink", u.Name), edition: s.Edition, last: s.Neighbor,
 		kept: make(map[vdp.ID]kept, len(s.vsis)), results: newResults(),
+		owners: make(map[vdp.ID]control.Owner, len(s.vsis)),
 	}
 	for id, k := range s.vsis {
 		p.kept[id] = k
 		p.results.put(id, result{header: k.Header})
+		p.owners[id] = k.owner()
 	}
 	return p
 }
@@ -173,6 +177,8 @@ func (p *port) set(now time.Time, h vdpnl.Header, s *vdpnl.Set) (vdp.Output, uni
 		return out, 0
 	case errors.Is(err, control.ErrNoInterface):
 		return out, unix.ENODEV
+	case errors.Is(err, control.ErrBond):
+		return out, unix.EOPNOTSUPP
 	case errors.Is(err, vdp.ErrNoLink):
 		return out, unix.ENETDOWN
 	case errors.Is(err, vdp.ErrNoEVB):
@@ -199,8 +205,8 @@ func (p *port) has(id vdp.ID) bool {
 
 // ready says why the switch takes no request, nil if it does.
 func (p *port) ready(now time.Time) error {
-	if p.st == nil || p.ifindex == 0 {
-		return control.ErrNoInterface
+	if err := p.fit(); err != nil {
+		return err
 	}
 	return p.explain(now, p.st.Ready())
 }
@@ -271,7 +277,7 @@ func (p *port) event(now time.Time, e *vdp.Event) (indicate *vdpnl.Header) {
 	case vdp.EventEstablished:
 		log.Info("established", "vid", e.VSI.Filters[0].VID)
 		r.done, r.response, r.expires = true, 0, time.Time{}
-		p.keep(kept{VSI: e.VSI, Mode: e.Mode, Header: r.header})
+		p.keep(kept{VSI: e.VSI, Mode: e.Mode, Header: r.header, Owner: p.owners[id], Moved: p.kept[id].Moved})
 	case vdp.EventFailed:
 		log.Warn("failed", "err", e.Err)
 		r.done, r.response, r.expires = true, response(e.Err), time.Time{}
@@ -320,30 +326,6 @@ func response(err error) uint16 {
 		return responseBadState
 	}
 	return responseError
-}
-
-// open attaches the port to an interface and reads its frames in a goroutine,
-// which passes them to handle.
-func (p *port) open(ctx context.Context, now time.Time, ifi *linkInfo, handle func(uplink.Frames), gone func(error)) (vdp.Output, error) {
-	conn, err := uplink.Listen(ifi.netInterface())
-	if err != nil {
-		return vdp.Output{}, err
-	}
-	out, err := p.attach(now, ifi.index, ifi.mac, ifi.mtu, conn.Send)
-	if err != nil {
-		conn.Close()
-		return out, err
-	}
-	name := ifi.name
-	p.vfs = ownVFs{read: func() ([]vdp.MAC, error) { return vfAddresses(name) }}
-	ctx, cancel := context.WithCancel(ctx)
-	p.close = func() { cancel(); conn.Close() }
-	go func() {
-		if err := conn.ReadLoop(ctx, handle); ctx.Err() == nil {
-			gone(err)
-		}
-	}()
-	return out, nil
 }
 
 // detach lets the interface go.

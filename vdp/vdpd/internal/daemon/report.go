@@ -29,7 +29,7 @@ func (d *Daemon) list(ctx context.Context, uplink string, send func(vsis []contr
 					}
 					line = line[:0]
 				}
-				line = append(line, controlStatus(f.uplink, &f.vsis[i]))
+				line = append(line, controlStatus(f.uplink, &f.vsis[i], f.owners[i]))
 			}
 		}
 	}
@@ -39,14 +39,20 @@ func (d *Daemon) list(ctx context.Context, uplink string, send func(vsis []contr
 type portVSIs struct {
 	uplink string
 	vsis   []vdp.VSIStatus
+	owners []control.Owner // of these
 }
 
 // someVSIs returns the VSIs of the ports from one on, until they are enough for
 // a line, and whether there are further ports and from which one on.
 func (d *Daemon) someVSIs(uplink string, from int) (found []portVSIs, next int, more bool) {
+	named := d.named(uplink)
 	for n := 0; from < len(d.ports) && n < listLine; from++ {
-		if p := d.ports[from]; uplink == "" || p.cfg.Name == uplink {
-			f := portVSIs{p.cfg.Name, p.vsis()}
+		if p := d.ports[from]; uplink == "" || p == named {
+			f := portVSIs{uplink: p.cfg.Name, vsis: p.vsis()}
+			f.owners = make([]control.Owner, len(f.vsis))
+			for i := range f.vsis {
+				f.owners[i] = p.owners[f.vsis[i].VSI.ID]
+			}
 			found = append(found, f)
 			n += len(f.vsis)
 		}
@@ -56,21 +62,22 @@ func (d *Daemon) someVSIs(uplink string, from int) (found []portVSIs, next int, 
 
 // show describes a VSI, of one uplink unless that is empty.
 func (d *Daemon) show(uplink string, id vdp.ID) (out []control.VSIStatus) {
+	named := d.named(uplink)
 	for _, p := range d.ports {
-		if uplink != "" && p.cfg.Name != uplink {
+		if uplink != "" && p != named {
 			continue
 		}
 		if v, ok := p.vsi(id); ok {
-			out = append(out, controlStatus(p.cfg.Name, &v))
+			out = append(out, controlStatus(p.cfg.Name, &v, p.owners[id]))
 		}
 	}
 	return out
 }
 
-func controlStatus(uplink string, v *vdp.VSIStatus) control.VSIStatus {
+func controlStatus(uplink string, v *vdp.VSIStatus, owner control.Owner) control.VSIStatus {
 	s := control.VSIStatus{
 		Uplink: uplink, VSI: control.FromVDP(&v.VSI), Mode: v.Mode.String(),
-		State: v.State.String(), Error: control.NewError(v.Err),
+		State: v.State.String(), Owner: owner, Error: control.NewError(v.Err),
 	}
 	if v.Have != 0 {
 		s.Have = v.Have.String()
@@ -127,7 +134,7 @@ func (d *Daemon) status(ctx context.Context) ([]control.Uplink, error) {
 func (p *port) status(now time.Time) control.Uplink {
 	u := control.Uplink{
 		Name: p.cfg.Name, Ifindex: p.ifindex, Edition: p.edition.String(),
-		Sent: p.sent, Received: p.received, LinkSince: p.upSince, Link: !p.upSince.IsZero(),
+		Device: p.device.name, Sent: p.sent, Received: p.received, LinkSince: p.upSince, Link: !p.upSince.IsZero(),
 		Pins: p.cfg.Neighbor, Echoes: p.echoes,
 	}
 	u.VSIs, u.Established = p.count()

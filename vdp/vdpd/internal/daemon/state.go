@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"libvirt-direct/vdp"
+	"libvirt-direct/vdp/control"
 	"libvirt-direct/vdp/vdpnl"
 )
 
@@ -37,6 +38,21 @@ type kept struct {
 	VSI    vdp.VSI      `json:"vsi"`
 	Mode   vdp.Mode     `json:"mode"`
 	Header vdpnl.Header `json:"requester"`
+	// Owner is who asked; older releases did not write it.
+	Owner control.Owner `json:"owner,omitempty"`
+	// Moved: its device is in another network namespace.
+	Moved bool `json:"moved,omitempty"`
+}
+
+// owner is whose a VSI is. One that nobody is known for is treated as made by hand, and stays.
+func (k *kept) owner() control.Owner {
+	switch {
+	case k.Owner != "":
+		return k.Owner
+	case k.Header.Pid != 0:
+		return control.OwnerLibvirt
+	}
+	return control.OwnerHand
 }
 
 type stateHeader struct {
