@@ -79,6 +79,18 @@ func (p *play) checkExponents(frame []byte) {
 	}
 }
 
+// checkDown: nothing is known of a switch that there is no wire to.
+func (p *play) checkDown() {
+	if n, ok := p.st.Neighbor(); ok || len(p.st.Conflicts()) > 0 {
+		p.violated("a lost carrier ends all", "neighbour %v, %d conflicts", n.Source, len(p.st.Conflicts()))
+	}
+	for _, v := range p.st.VSIs() {
+		if v.State == vdp.StateEstablished || v.State == vdp.StateWithdrawing {
+			p.violated("a lost carrier ends all", "%d is %v", v.VSI.ID.Octets[15], v.State)
+		}
+	}
+}
+
 // checkSizes: nothing grows.
 func (p *play) checkSizes() {
 	if p.st == nil {

@@ -48,6 +48,19 @@ func (p *play) epilogue() {
 	}
 	p.established(held, "what is wanted is associated at once")
 
+	// It is busy for as long as ECP tries.
+	if refusal != nil && refusal.want == 0 && p.ecpTime() < 2*time.Second {
+		p.tell("epilogue: the switch is busy")
+		refusal.reply, p.br.NoAck = Reply{}, true
+		if refusal.ask(p, 2) {
+			held = append(held, refusal)
+		}
+		p.later(p.ecpTime() + time.Millisecond)
+		p.br.NoAck = false
+		p.later(p.soon() + 100*time.Millisecond)
+		p.established(held, "a busy switch is asked again soon")
+	}
+
 	// The switch restarts, and its LLDPDU shows it: with a gap, or because it does not
 	// know the station's any more.
 	p.tell("epilogue: the switch restarts")

@@ -114,26 +114,48 @@ func (p *play) stranger(r *rand.Rand) {
 }
 
 // agent lets another agent on the wire speak: one of the switch's own to another group
-// address, or a second switch.
+// address or at another port, or a second switch. Now and then there are many.
 func (p *play) agent(r *rand.Rand) {
-	src, dst := secondMAC, groups[r.IntN(3)]
-	if r.IntN(3) == 0 { // the switch's own
-		src, dst = switchMAC, groups[1+r.IntN(2)]
-	}
 	if !p.link {
 		return
 	}
-	var f vdp.Frame
-	if src != switchMAC && r.IntN(2) == 0 {
+	n := 1
+	if r.IntN(12) == 0 {
+		n = 12
+	}
+	for i := range n {
+		f := p.agentFrame(r, i)
+		p.wire.Put(Carried{At: p.now.Add(p.wire.Delay), Frame: must(f.MarshalBinary()), To: ToStation, From: FromAgent})
+	}
+}
+
+func (p *play) agentFrame(r *rand.Rand, i int) vdp.Frame {
+	second := secondMAC
+	second[4] = byte(i)
+	f := vdp.Frame{Src: second, Dst: groups[r.IntN(3)], EtherType: vdp.EtherTypeLLDP}
+	switch r.IntN(8) {
+	case 0, 1: // the switch's own agents
+		f.Src, f.Dst = switchMAC, groups[1+r.IntN(2)]
+		f.Payload = p.forgeLLDP(r, switchMAC, switchMAC)
+	case 2: // a port of the same chassis
+		f.Payload = p.forgeLLDP(r, switchMAC, second)
+	case 3: // the switch's ECP for something else
 		f = p.forgeECP(r)
-	} else {
-		f = vdp.Frame{EtherType: vdp.EtherTypeLLDP, Payload: p.forgeLLDP(r, src)}
+		group := f.Dst
+		for f.Dst == group {
+			f.Dst = groups[r.IntN(3)]
+		}
+		if f.EtherType == vdp.EtherTypeECP && f.Dst == vdp.NearestCustomerBridge || f.EtherType == vdp.EtherTypeECPDraft && f.Dst == vdp.NearestBridge {
+			f.Dst = vdp.NearestNonTPMRBridge
+		}
+		f.Src = switchMAC
+	case 4, 5:
+		f = p.forgeECP(r)
+		f.Src = second
+	default:
+		f.Payload = p.forgeLLDP(r, second, second)
 	}
-	if f.EtherType == vdp.EtherTypeLLDP || r.IntN(2) == 0 {
-		f.Dst = dst
-	}
-	f.Src = src
-	p.wire.Put(Carried{At: p.now.Add(p.wire.Delay), Frame: must(f.MarshalBinary()), To: ToStation, From: FromAgent})
+	return f
 }
 
 // forge makes up a frame: as the switch or the station would send it, or nearly, from
@@ -143,7 +165,12 @@ func (p *play) forge(r *rand.Rand) []byte {
 	switch r.IntN(8) {
 	case 0, 1, 2:
 		f.EtherType, f.Dst = vdp.EtherTypeLLDP, groups[r.IntN(3)]
-		f.Payload = p.forgeLLDP(r, anybody(r))
+		chassis := anybody(r)
+		port := chassis
+		if r.IntN(8) == 0 {
+			port = anybody(r)
+		}
+		f.Payload = p.forgeLLDP(r, chassis, port)
 	case 3, 4, 5:
 		f = p.forgeECP(r)
 	default:
@@ -164,9 +191,9 @@ func anybody(r *rand.Rand) vdp.MAC {
 	return [...]vdp.MAC{switchMAC, switchMAC, stationMAC, guestMAC, secondMAC}[r.IntN(5)]
 }
 
-func (p *play) forgeLLDP(r *rand.Rand, as vdp.MAC) []byte {
+func (p *play) forgeLLDP(r *rand.Rand, chassis, port vdp.MAC) []byte {
 	l := vdp.LLDPDU{
-		Chassis: append([]byte{4}, as[:]...), Port: append([]byte{3}, as[:]...),
+		Chassis: append([]byte{4}, chassis[:]...), Port: append([]byte{3}, port[:]...),
 		TTL: [...]uint16{0, 1, 3, 120, 300, 65535}[r.IntN(6)],
 	}
 	if r.IntN(6) > 0 && r.IntN(2) == 0 == (p.br.Edition == vdp.Edition2012) || r.IntN(4) == 0 {

@@ -29,6 +29,7 @@ func (p *play) flap(up bool) {
 		p.do(p.st.LinkUp(p.now))
 	default:
 		p.do(p.st.LinkDown(p.now))
+		p.checkDown()
 	}
 }
 
