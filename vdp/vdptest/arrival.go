@@ -38,7 +38,11 @@ func (p *play) fromWire(c Carried) {
 	counts := f.UnmarshalBinary(c.Frame) == nil && f.EtherType == vdp.EtherTypeLLDP && l.UnmarshalBinary(f.Payload) == nil &&
 		!p.evil.sent(p.now, c.Frame) && !p.now.Before(p.deaf)
 	n, ok := p.st.Neighbor()
-	p.do(p.handle(c))
+	out := p.handle(c)
+	if p.now.Before(p.alive) && !p.now.Before(p.deaf) && !p.evil.sent(p.now, c.Frame) {
+		p.checkAcknowledged(&f, out)
+	}
+	p.do(out)
 	switch {
 	case !counts, ok && !p.isSwitch(&n):
 	case l.TTL == 0, l.EVB == nil && l.Draft == nil:
@@ -50,6 +54,23 @@ func (p *play) fromWire(c Carried) {
 			p.violated("the first agent with EVB is the neighbour", "neighbour %v", n)
 		}
 	}
+}
+
+// checkAcknowledged: each ECPDU of the switch is, repetitions included.
+func (p *play) checkAcknowledged(f *vdp.Frame, out vdp.Output) {
+	e, err := ecpdu(f)
+	if err != nil || e.Ack || e.Edition != p.st.Edition() {
+		return
+	}
+	for _, frame := range out.Frames {
+		var a vdp.Frame
+		if a.UnmarshalBinary(frame) == nil {
+			if b, err := ecpdu(&a); err == nil && b.Ack && b.Sequence == e.Sequence {
+				return
+			}
+		}
+	}
+	p.violated("each ECPDU is acknowledged", "%d is not", e.Sequence)
 }
 
 // anticipated takes note of a frame that a guest sent before its sender on the wire did.

@@ -7,108 +7,157 @@ import (
 	"libvirt-direct/vdp"
 )
 
-// soon is the time for one request and its answer while all is well.
-func (p *play) soon() time.Duration { return time.Second + 2*p.br.Manager + 20*p.wire.Delay }
+// An epilogue is what must succeed soon after a time without trouble, whatever was
+// before.
+type epilogue struct {
+	*play
+	held    []*slot // what is wanted, and granted
+	refused *slot   // what was not wanted before, and was refused
+}
 
-// epilogue is what must succeed soon after a time without trouble, whatever was before:
-// to ask, to be refused, to be asked again by a switch that has forgotten, to follow its
-// timers, and to end.
 func (p *play) epilogue() {
 	p.tell("epilogue")
-	var held []*slot
-	var refusal *slot
-	for i := range p.own.slots {
-		s := &p.own.slots[i]
-		switch {
-		case s.want != 0:
-			if s.takes() {
-				held = append(held, s)
-			}
-		case refusal == nil:
-			s.reply = Reply{Status: vdp.ReasonNoResources}
-			if p.tape.Head[12]&1 != 0 && p.br.Edition == vdp.Edition2012 {
-				s.reply = Reply{DeAssociate: true}
-			}
-			if s.ask(p, 1) {
-				refusal = s
-			}
-		default:
-			s.reply = Reply{}
-			if s.ask(p, 0) {
-				held = append(held, s)
-			}
-		}
-	}
-	if p.later(p.soon()); p.found != nil {
-		return
-	}
-	var refused *vdp.RefusedError
-	if refusal != nil && !errors.As(refusal.failed, &refused) && !errors.Is(refusal.failed, vdp.ErrBridgeDeassociated) {
-		p.violated("a refusal is told at once", "%d: %v", refusal.id.Octets[15], refusal.failed)
-	}
-	p.established(held, "what is wanted is associated at once")
-
-	// It is busy for as long as ECP tries.
-	if refusal != nil && refusal.want == 0 && p.ecpTime() < 2*time.Second {
-		p.tell("epilogue: the switch is busy")
-		refusal.reply, p.br.NoAck = Reply{}, true
-		if refusal.ask(p, 2) {
-			held = append(held, refusal)
-		}
-		p.later(p.ecpTime() + time.Millisecond)
-		p.br.NoAck = false
-		p.later(p.soon() + 100*time.Millisecond)
-		p.established(held, "a busy switch is asked again soon")
-	}
-
-	// The switch restarts, and its LLDPDU shows it: with a gap, or because it does not
-	// know the station's any more.
-	p.tell("epilogue: the switch restarts")
-	shown := p.br.Edition == vdp.Edition2012 && p.cfg.EVB.ReflectiveRelay
-	if p.tape.Head[12]&2 != 0 || !shown {
-		p.alive = time.Time{}
-		p.fromSwitch([][]byte{p.br.Goodbye()})
-		p.br.NoEVB = true
-		p.later(time.Second)
-		p.br.NoEVB = false
-	}
-	p.br.Restart()
-	p.disturb(p.now)
-	p.last = true
-	if p.later(2*time.Second + p.soon()); p.found != nil {
-		return
-	}
-	p.established(held, "a switch that has restarted is asked at once")
-
-	// It wants to hear from the VSIs more often.
-	p.tell("epilogue: the switch wants the usual timers")
-	p.change(func() { p.br.EVB.Retries, p.br.EVB.RTE, p.br.EVB.RWD, p.br.EVB.RKA = 3, 8, 20, 20 })
-	if p.later(40 * time.Second); p.found != nil {
-		return
-	}
-	p.established(held, "keepalives follow the switch")
-
-	for i := range p.own.slots {
-		p.own.slots[i].end(p)
-	}
-	p.later(p.soon())
-	if n := len(p.st.VSIs()); n > 0 && p.found == nil {
-		p.violated("what nobody wants is gone at once", "the station holds %d VSIs", n)
-	}
-	for i := range p.own.slots {
-		if s := &p.own.slots[i]; p.br.Mode(s.id) != 0 {
-			p.violated("what nobody wants is gone at once", "the switch holds %d", s.id.Octets[15])
+	e := &epilogue{play: p}
+	for _, chapter := range []func(){
+		e.ask, e.busy, e.takenBack, e.daemonRestarts, e.switchRestarts, e.usualTimers, e.end,
+	} {
+		if chapter(); p.found != nil {
+			return
 		}
 	}
 }
 
-func (p *play) later(d time.Duration) { p.run(p.now.Add(d)) }
+// soon is the time for one request and its answer.
+func (p *play) soon() time.Duration { return time.Second + 2*p.br.Manager + 20*p.wire.Delay }
 
-func (p *play) established(slots []*slot, invariant string) {
-	for _, s := range slots {
-		if !s.established(p) {
-			st, _ := p.st.VSI(s.id)
-			p.violated(invariant, "%d: station %v %v %v, switch %v", s.id.Octets[15], st.State, st.Have, st.Err, p.br.Mode(s.id))
+func (e *epilogue) established(invariant string) {
+	for _, s := range e.held {
+		if e.found == nil && !s.established(e.play) {
+			st, _ := e.st.VSI(s.id)
+			e.violated(invariant, "%d: station %v %v %v, switch %v", s.id.Octets[15], st.State, st.Have, st.Err, e.br.Mode(s.id))
+		}
+	}
+}
+
+// ask has the owner ask for all that it does not have. One is refused.
+func (e *epilogue) ask() {
+	for i := range e.own.slots {
+		s := &e.own.slots[i]
+		switch {
+		case s.want != 0:
+			if s.takes() {
+				e.held = append(e.held, s)
+			}
+		case e.refused == nil:
+			s.reply = Reply{Status: vdp.ReasonNoResources}
+			if e.tape.Head[12]&1 != 0 && e.br.Edition == vdp.Edition2012 {
+				s.reply = Reply{DeAssociate: true}
+			}
+			if s.ask(e.play, 1) {
+				e.refused = s
+			}
+		default:
+			s.reply = Reply{}
+			if s.ask(e.play, 0) {
+				e.held = append(e.held, s)
+			}
+		}
+	}
+	e.later(e.soon())
+	e.established("what is wanted is associated at once")
+	var refused *vdp.RefusedError
+	if s := e.refused; s != nil && !errors.As(s.failed, &refused) && !errors.Is(s.failed, vdp.ErrBridgeDeassociated) {
+		e.violated("a refusal is told at once", "%d: %v", s.id.Octets[15], s.failed)
+	}
+}
+
+// busy has the switch be busy for as long as ECP tries to give it a request.
+func (e *epilogue) busy() {
+	s := e.refused
+	if s == nil || e.ecpTime() >= 2*time.Second {
+		return
+	}
+	e.tell("epilogue: the switch is busy")
+	s.reply, e.br.NoAck = Reply{}, true
+	if s.ask(e.play, 2) {
+		e.held = append(e.held, s)
+	}
+	e.later(e.ecpTime() + time.Millisecond)
+	e.br.NoAck = false
+	e.later(e.soon() + 100*time.Millisecond)
+	e.established("a busy switch is asked again soon")
+}
+
+// takenBack has a guest de-associate a VSI in the host's name, which the switch believes.
+func (e *epilogue) takenBack() {
+	if len(e.held) == 0 || e.held[0].want != vdp.Associate {
+		return
+	}
+	e.tell("epilogue: a guest de-associates %d", e.held[0].id.Octets[15])
+	e.disturb(e.now)
+	e.fromSwitch(e.br.Handle(e.now, e.deassociation(e.held[0].vsi)))
+	e.later(e.soon())
+	e.established("what is taken back in the host's name is asked for at once")
+}
+
+func (e *epilogue) deassociation(v vdp.VSI) []byte {
+	p := vdp.ECPDU{Edition: e.br.Edition, Sequence: e.evil.seq[ToSwitch] + 1000}
+	f := vdp.Frame{Src: stationMAC, Dst: vdp.NearestBridge, EtherType: vdp.EtherTypeECPDraft}
+	if p.Edition == vdp.Edition2012 {
+		p.Subtype, f.Dst, f.EtherType = vdp.ECPSubtypeVDP, vdp.NearestCustomerBridge, vdp.EtherTypeECP
+	}
+	p.Payload = must(vdp.MarshalMessages(p.Edition, []vdp.Message{{Mode: vdp.DeAssociate, VSI: v}}))
+	f.Payload = must(p.MarshalBinary())
+	return must(f.MarshalBinary())
+}
+
+// daemonRestarts restarts the daemon, which does not need the switch's LLDPDU.
+func (e *epilogue) daemonRestarts() {
+	const down = 10 * time.Millisecond
+	e.stop(down)
+	e.later(down + openTime + 3*time.Second + e.soon()) // a request while it is deaf has no answer
+	e.established("a restarted daemon goes on at once")
+}
+
+// switchRestarts restarts the switch. Its LLDPDU shows that, because there was a gap, or
+// because it does not know the station's any more.
+func (e *epilogue) switchRestarts() {
+	e.tell("epilogue: the switch restarts")
+	shown := e.br.Edition == vdp.Edition2012 && e.cfg.EVB.ReflectiveRelay
+	if e.tape.Head[12]&2 != 0 || !shown {
+		e.alive = time.Time{}
+		e.fromSwitch([][]byte{e.br.Goodbye()})
+		e.br.NoEVB = true
+		e.later(time.Second)
+		e.br.NoEVB = false
+	}
+	e.br.Restart()
+	e.disturb(e.now)
+	e.last = true
+	e.later(2*time.Second + e.soon())
+	e.established("a switch that has restarted is asked at once")
+}
+
+// usualTimers has the switch announce the usual timers, and wait by them.
+func (e *epilogue) usualTimers() {
+	e.tell("epilogue: the switch wants the usual timers")
+	e.change(func() { e.br.EVB.Retries, e.br.EVB.RTE, e.br.EVB.RWD, e.br.EVB.RKA = 3, 8, 20, 20 })
+	e.later(40 * time.Second)
+	e.established("keepalives follow the switch")
+}
+
+// end has the owner want nothing any more.
+func (e *epilogue) end() {
+	for i := range e.own.slots {
+		e.own.slots[i].end(e.play)
+	}
+	e.later(e.soon())
+	if n := len(e.st.VSIs()); n > 0 {
+		e.violated("what nobody wants is gone at once", "the station holds %d VSIs", n)
+	}
+	for i := range e.own.slots {
+		if s := &e.own.slots[i]; e.br.Mode(s.id) != 0 {
+			e.violated("what nobody wants is gone at once", "the switch holds %d", s.id.Octets[15])
 		}
 	}
 }

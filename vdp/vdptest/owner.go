@@ -113,6 +113,7 @@ func (s *slot) ask(p *play, variant int) (asked bool) {
 	p.tell("owner asks for %v of %d.%d: %v", vdp.Associate, s.id.Octets[15], v.TypeVersion, err)
 	if err == nil {
 		s.set(p, vdp.Associate, v)
+		s.ending = false
 	}
 	p.do(out)
 	return err == nil

@@ -286,3 +286,5 @@ func (p *play) happen() (any bool) {
 	}
 	return any
 }
+
+func (p *play) later(d time.Duration) { p.run(p.now.Add(d)) }
