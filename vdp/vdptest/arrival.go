@@ -89,7 +89,11 @@ func (p *play) anticipated(frame []byte) {
 // wire. It has its say only while the switch is not the neighbour.
 func (p *play) fromAgent(c Carried) {
 	p.anticipated(c.Frame)
-	p.others = p.now.Add(maxTTL + time.Second)
+	var f vdp.Frame
+	var l vdp.LLDPDU
+	if f.UnmarshalBinary(c.Frame) == nil && f.EtherType == vdp.EtherTypeLLDP && l.UnmarshalBinary(f.Payload) == nil {
+		p.others = latest(p.others, p.now.Add(min(time.Duration(l.TTL)*time.Second, maxTTL)+time.Second))
+	}
 	if !p.now.Before(p.alive) {
 		p.do(p.handle(c))
 		return

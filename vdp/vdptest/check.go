@@ -2,6 +2,7 @@ package vdptest
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"libvirt-direct/vdp"
@@ -36,6 +37,11 @@ func (p *play) check() {
 	}
 	if ok && !p.isSwitch(&n) || p.st.Edition() != p.br.Edition {
 		p.terms = latest(p.terms, p.now.Add(longest))
+	}
+	if ok && slices.ContainsFunc(p.cfg.Pins, func(pin vdp.Pin) bool {
+		return pin.Kind == vdp.PinMAC && n.Source != pin.MAC || pin.Kind == vdp.PinChassis && n.ChassisID() != pin.Chassis
+	}) {
+		p.violated("nobody but who is pinned is the neighbour", "%s", neighbor(&n))
 	}
 	if !ok && p.link && len(p.st.Conflicts()) > 0 {
 		p.violated("a waiting agent is adopted at once", "no neighbour, but %s", neighbor(&p.st.Conflicts()[0]))

@@ -49,6 +49,9 @@ func (p *play) restart() {
 	p.tell("the daemon starts")
 	p.start()
 	p.disturb(p.deaf)
+	if n := p.kept.neighbor; n != nil && !p.isSwitch(n) {
+		p.others = latest(p.others, p.now.Add(lastNeighborTime+time.Second))
+	}
 	out := p.own.restore(p)
 	if p.link {
 		p.do(p.st.LinkUp(p.now))

@@ -45,7 +45,7 @@ func (e *epilogue) ask() {
 		s := &e.own.slots[i]
 		switch {
 		case s.want != 0:
-			if s.takes() {
+			if s.takes(e.play) {
 				e.held = append(e.held, s)
 			}
 		case e.refused == nil:

@@ -194,7 +194,7 @@ func anybody(r *rand.Rand) vdp.MAC {
 func (p *play) forgeLLDP(r *rand.Rand, chassis, port vdp.MAC) []byte {
 	l := vdp.LLDPDU{
 		Chassis: append([]byte{4}, chassis[:]...), Port: append([]byte{3}, port[:]...),
-		TTL: [...]uint16{0, 1, 3, 120, 300, 65535}[r.IntN(6)],
+		TTL: [...]uint16{0, 1, 3, 10, 20, 60, 120, 65535}[r.IntN(8)],
 	}
 	if r.IntN(6) > 0 && r.IntN(2) == 0 == (p.br.Edition == vdp.Edition2012) || r.IntN(4) == 0 {
 		l.EVB = &vdp.EVB{Role: vdp.RoleBridge, RRCapable: true, RRControl: r.IntN(2) == 0, RRRequest: r.IntN(2) == 0, BridgeGroupID: r.IntN(2) == 0,

@@ -43,7 +43,10 @@ func (o *owner) slot(id vdp.ID) *slot {
 }
 
 // takes reports whether the switch grants it.
-func (s *slot) takes() bool { return s.reply == (Reply{}) }
+func (s *slot) takes(p *play) bool {
+	groups := p.br.Edition == vdp.Edition2012 && p.br.EVB.BridgeGroupID && p.cfg.EVB.GroupIDs
+	return s.reply == (Reply{}) && (groups || s.vsi.FilterFormat != vdp.FilterGroupMACVID)
+}
 
 // answer is the switch's decision.
 func (o *owner) answer(m vdp.Message) Reply {
@@ -159,7 +162,7 @@ func (o *owner) event(p *play, e *vdp.Event) {
 		case ok && st.Have != 0 && st.State == vdp.StateEstablished:
 			s.set(p, st.Have, s.vsi)
 		default:
-			if s.takes() && s.since.Sub(latest(p.disturbed, p.terms)) > p.bound() {
+			if s.takes(p) && s.since.Sub(latest(p.disturbed, p.terms)) > p.bound() {
 				p.violated("what the switch takes does not fail", "%d: %v", s.id.Octets[15], e.Err)
 			}
 			s.set(p, 0, vdp.VSI{})
@@ -169,7 +172,7 @@ func (o *owner) event(p *play, e *vdp.Event) {
 		if s.want == 0 {
 			p.violated("events are about what the owner asked for", "lost %v of %v, which is not wanted", e.Mode, e.VSI)
 		}
-		if s.takes() && (p.last || p.now.Sub(latest(s.since, p.disturbed, p.terms)) > p.bound()) {
+		if s.takes(p) && (p.last || p.now.Sub(latest(s.since, p.disturbed, p.terms)) > p.bound()) {
 			p.violated("what is established stays so", "lost %d: %v", s.id.Octets[15], e.Err)
 		}
 	case vdp.EventRemoved:
@@ -247,7 +250,7 @@ func (o *owner) check(p *play) {
 			p.violated("what nobody wants is gone", "the station holds %d %v, not wanted since %v", s.id.Octets[15], st.State, s.since.Sub(epoch))
 		case s.want == 0 && p.br.Mode(s.id) != 0 && min(unwanted, calm) > release:
 			p.violated("what nobody wants is gone", "the switch holds %d, not wanted since %v", s.id.Octets[15], s.since.Sub(epoch))
-		case s.want != 0 && s.takes() && calm > bound:
+		case s.want != 0 && s.takes(p) && calm > bound:
 			if st.State != vdp.StateEstablished || st.Have != s.want || p.br.Mode(s.id) != s.want {
 				p.violated("what is wanted is associated in time", "%d wanted %v since %v, last trouble %v, bound %v: station %v %v %v, switch %v", s.id.Octets[15], s.want,
 					s.since.Sub(epoch), p.disturbed.Sub(epoch), bound, st.State, st.Have, st.Err, p.br.Mode(s.id))

@@ -74,6 +74,8 @@ const (
 	capRWD     uint8 = 22
 	capRKA     uint8 = 23
 	maxTTL           = 300 * time.Second
+	// The neighbour of before a restart is believed for so long.
+	lastNeighborTime = 120 * time.Second
 	openTime         = time.Second      // after Opened nothing counts
 	deafTime         = 5 * time.Second  // nor after Missed
 	echoMemory       = 10 * time.Second // an echo is known for 5 s at least, and this at most
