@@ -43,6 +43,11 @@ func (s *Station) lldpChanged(now time.Time) {
 	if !s.link || bytes.Equal(s.lldp.sent, s.lldpdu()) {
 		return
 	}
+	s.hurryLLDP(now)
+}
+
+// hurryLLDP brings the next LLDPDU forward as far as it may be.
+func (s *Station) hurryLLDP(now time.Time) {
 	t := s.lldp.last.Add(lldpMinInterval)
 	for _, u := range []time.Time{now, s.echoes.deafUntil} { // the switch's answer is to be heard
 		if t.Before(u) {

@@ -107,7 +107,7 @@ func (s *Station) adopt(now time.Time, n Neighbor) {
 	s.out.Events = append(s.out.Events, Event{Type: EventNeighbor})
 	s.useEdition(now, n.Edition)
 	s.requestAll()
-	s.lldp.next = s.lldp.last.Add(lldpMinInterval) // the switch should not have to wait for ours
+	s.hurryLLDP(now) // the switch should not have to wait for ours
 }
 
 func (s *Station) follow(n *Neighbor) {

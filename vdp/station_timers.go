@@ -106,7 +106,11 @@ func (s *Station) negotiate() {
 			s.extend(a)
 		}
 		if a.keepalive && !a.wake.IsZero() {
-			a.wake = a.grantedAt.Add(s.timers.Keepalive)
+			// Later than before only from the next keepalive on: the switch counts
+			// from the last one, by what was agreed on then.
+			if t := a.grantedAt.Add(s.timers.Keepalive); t.Before(a.wake) {
+				a.wake = t
+			}
 		}
 		s.due.plan(a)
 	}

@@ -251,6 +251,27 @@ func TestNearestCustomerBridgeIsPreferred(t *testing.T) {
 	require.ErrorIs(t, s.hand(lldpFrame(t, vdp.NearestCustomerBridge, stranger, agentLLDP(stranger))), vdp.ErrConflict)
 }
 
+// The agent that follows is told of the station at once, and no sooner.
+func TestLLDPIsNotDueInThePast(t *testing.T) {
+	s := newSim(t, vdp.Edition2012)
+	s.br.NoEVB = true
+	s.do(s.st.LinkUp(s.now))
+	s.run(time.Second)
+	agent := func(n byte, ttl uint16) []byte {
+		id := vdp.MAC{0x02, 0xcc, 0, 0, 0, n}
+		return lldpFrame(t, vdp.NearestCustomerBridge, id, agentLLDP(id, func(p *vdp.LLDPDU) { p.TTL = ttl }))
+	}
+	require.NoError(t, s.hand(agent(1, 100)))
+	require.ErrorIs(t, s.hand(agent(2, 300)), vdp.ErrConflict)
+	for source := byte(1); source == 1; {
+		s.now = s.st.Next()
+		s.do(s.st.Tick(s.now))
+		require.False(t, s.st.Next().Before(s.now), "due %v ago", s.now.Sub(s.st.Next()))
+		n, _ := s.st.Neighbor()
+		source = n.Source[5]
+	}
+}
+
 func TestConflictsAreBounded(t *testing.T) {
 	s := newSim(t, vdp.Edition2012).up()
 	for i := range 1000 {
@@ -360,6 +381,19 @@ func TestWaitsFollowTheTimers(t *testing.T) {
 		require.Equal(t, 10*time.Microsecond<<20, s.st.Timers().Keepalive)
 		s.run(10 * time.Microsecond << 20)
 		require.NotEmpty(t, s.br.Log)
+	})
+	// What the switch counts from the last keepalive is what was agreed on then.
+	t.Run("keepalive, less often", func(t *testing.T) {
+		s := newSim(t, vdp.Edition2012)
+		s.br.Supervision = 15750 * time.Millisecond
+		s.up()
+		s.associate(testVSI(1))
+		s.run(5 * time.Second)
+		s.events = nil
+		s.br.EVB.RKA, s.br.Supervision = 23, 2*time.Minute
+		s.run(time.Hour)
+		require.Equal(t, 10*time.Microsecond<<23, s.st.Timers().Keepalive)
+		require.Empty(t, s.events)
 	})
 	t.Run("ECP and answer", func(t *testing.T) {
 		s := newSim(t, vdp.Edition2012)

@@ -5,6 +5,7 @@ package vdptest
 
 import (
 	"bytes"
+	"maps"
 	"slices"
 	"time"
 
@@ -24,16 +25,26 @@ type Config struct {
 	NoAck    bool // take no notice of ECP requests at all
 	NoAnswer bool // acknowledge, but do not answer
 
+	// Manager is how long the VSI manager takes: so much later a request is
+	// decided on and answered. It is not asked about keepalives.
+	Manager time.Duration
+
 	// Supervision is how long a VSI is kept without a keepalive before it is
 	// de-associated; zero means for ever.
 	Supervision time.Duration
 }
+
+// maxRTE is the most that a bridge waits for an acknowledgement, whatever it announces.
+const maxRTE = 17
 
 // A Reply is a bridge's decision. The zero Reply grants the request.
 type Reply struct {
 	Status vdp.Status // reason and flags; the acknowledge bit is added
 	VID    uint16     // where the request has VID 0
 	Silent bool       // no answer
+
+	// DeAssociate answers with a De-assoc, as some switches refuse.
+	DeAssociate bool
 }
 
 // A Received is a request that the bridge took from the station.
@@ -62,6 +73,13 @@ type Bridge struct {
 	heardSeq uint16
 	heardPDU []byte
 	lldp     time.Time
+	asked    []asked
+}
+
+// asked is what the VSI manager works on.
+type asked struct {
+	messages []vdp.Message
+	until    time.Time
 }
 
 type held struct {
@@ -136,6 +154,9 @@ func (b *Bridge) Next() time.Time {
 			t = h.until
 		}
 	}
+	if len(b.asked) > 0 && b.asked[0].until.Before(t) {
+		t = b.asked[0].until
+	}
 	return t
 }
 
@@ -151,7 +172,11 @@ func (b *Bridge) Tick(now time.Time) [][]byte {
 	if !b.resend.IsZero() && !now.Before(b.resend) {
 		out = append(out, b.retransmit(now)...)
 	}
-	for _, h := range b.vsis {
+	for len(b.asked) > 0 && !now.Before(b.asked[0].until) {
+		b.answer(now, b.asked[0].messages)
+		b.asked = b.asked[1:]
+	}
+	for _, h := range b.held() {
 		if !h.until.IsZero() && !now.Before(h.until) {
 			b.drop(h)
 		}
@@ -159,13 +184,40 @@ func (b *Bridge) Tick(now time.Time) [][]byte {
 	return append(out, b.transmit(now)...)
 }
 
+// held returns the VSIs in the order of their ids, so that a test can be repeated.
+func (b *Bridge) held() []*held {
+	return slices.SortedFunc(maps.Values(b.vsis), func(x, y *held) int {
+		return bytes.Compare(x.message.VSI.ID.Octets[:], y.message.VSI.ID.Octets[:])
+	})
+}
+
+// Supervise changes Supervision, for the VSIs that are held as well where that is
+// sooner.
+func (b *Bridge) Supervise(now time.Time, d time.Duration) {
+	b.Supervision = d
+	for _, h := range b.vsis {
+		if until := now.Add(d); !h.until.IsZero() && until.Before(h.until) {
+			h.until = until
+		}
+	}
+}
+
 // Goodbye returns an LLDPDU with TTL 0.
 func (b *Bridge) Goodbye() []byte { return b.lldpFrame(0) }
 
+// Plain returns an LLDPDU without an EVB TLV, as of a port that EVB was taken from.
+func (b *Bridge) Plain() []byte {
+	p := vdp.LLDPDU{Chassis: b.chassis(), Port: b.port(), TTL: 120}
+	return b.frame(vdp.NearestCustomerBridge, vdp.EtherTypeLLDP, must(p.MarshalBinary()))
+}
+
+func (b *Bridge) chassis() []byte { return append([]byte{4}, b.MAC[:]...) }
+func (b *Bridge) port() []byte    { return append([]byte{3}, b.MAC[:]...) }
+
 func (b *Bridge) lldpFrame(ttl uint16) []byte {
 	p := vdp.LLDPDU{
-		Chassis: append([]byte{4}, b.MAC[:]...),
-		Port:    append([]byte{3}, b.MAC[:]...),
+		Chassis: b.chassis(),
+		Port:    b.port(),
 		TTL:     ttl,
 	}
 	if b.Edition == vdp.EditionDraft {
@@ -246,9 +298,24 @@ func (b *Bridge) Handle(now time.Time, frame []byte) [][]byte {
 	if err != nil {
 		return out
 	}
-	var answers []vdp.Message
+	var news []vdp.Message
 	for _, m := range msgs {
 		b.Log = append(b.Log, Received{now, m})
+		if b.Manager > 0 && b.Mode(m.VSI.ID) != m.Mode {
+			news = append(news, m)
+		}
+	}
+	if len(news) > 0 {
+		b.asked = append(b.asked, asked{news, now.Add(b.Manager)})
+		msgs = slices.DeleteFunc(msgs, func(m vdp.Message) bool { return b.Mode(m.VSI.ID) != m.Mode })
+	}
+	b.answer(now, msgs)
+	return append(out, b.transmit(now)...)
+}
+
+func (b *Bridge) answer(now time.Time, msgs []vdp.Message) {
+	var answers []vdp.Message
+	for _, m := range msgs {
 		if m, ok := b.decide(now, m); ok {
 			answers = append(answers, m)
 		}
@@ -256,7 +323,6 @@ func (b *Bridge) Handle(now time.Time, frame []byte) [][]byte {
 	if len(answers) > 0 {
 		b.enqueue(answers)
 	}
-	return append(out, b.transmit(now)...)
 }
 
 func (b *Bridge) repeated(p *vdp.ECPDU) bool {
@@ -287,6 +353,9 @@ func (b *Bridge) decide(now time.Time, m vdp.Message) (vdp.Message, bool) {
 	}
 	id := m.VSI.ID
 	switch {
+	case r.DeAssociate:
+		m.Mode = vdp.DeAssociate
+		delete(b.vsis, id)
 	case r.Status.Reason() == 0 && m.Mode != vdp.DeAssociate:
 		h := &held{message: m}
 		if b.Supervision > 0 {
@@ -328,7 +397,7 @@ func (b *Bridge) ackTime() time.Duration {
 	if b.Edition == vdp.EditionDraft {
 		return 500 * time.Millisecond
 	}
-	return 10 * time.Microsecond << b.EVB.RTE
+	return 10 * time.Microsecond << min(b.EVB.RTE, maxRTE)
 }
 
 func must(b []byte, err error) []byte {
