@@ -385,6 +385,17 @@ func (s *Station) VSIs() []VSIStatus {
 	return l
 }
 
+// Count returns how many VSIs the station has, and how many of them are
+// established.
+func (s *Station) Count() (vsis, established int) {
+	for _, a := range s.vsis {
+		if a.state() == StateEstablished {
+			established++
+		}
+	}
+	return len(s.vsis), established
+}
+
 // Neighbor returns the switch, if one has sent an EVB TLV that has not aged
 // out. Its slices must not be changed.
 func (s *Station) Neighbor() (Neighbor, bool) {

@@ -51,16 +51,19 @@ type command struct {
 }
 
 func (a *association) report() VSIStatus {
-	r := VSIStatus{VSI: a.vsi.clone(), Mode: a.want, Have: a.have, State: StateRequesting, Status: a.status, Err: a.err}
+	return VSIStatus{VSI: a.vsi.clone(), Mode: a.want, Have: a.have, State: a.state(), Status: a.status, Err: a.err}
+}
+
+func (a *association) state() State {
 	switch {
 	case a.want == DeAssociate:
-		r.State = StateWithdrawing
+		return StateWithdrawing
 	case a.have == a.want:
-		r.State = StateEstablished
+		return StateEstablished
 	case a.lost:
-		r.State = StateLost
+		return StateLost
 	}
-	return r
+	return StateRequesting
 }
 
 // same reports whether v is what the owner asked for, or what the bridge made

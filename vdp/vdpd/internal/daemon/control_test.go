@@ -153,7 +153,7 @@ func TestControl(t *testing.T) {
 // drop lets the bridge de-associate a VSI by itself.
 func (b *bench) drop(id vdp.ID) {
 	for _, f := range b.br.DeAssociate(b.now, id) {
-		b.d.frames(b.now, b.p, uplink.Frames{Arrived: [][]byte{f}})
+		b.d.frames(b.now, b.p, uplink.Frames{Arrived: [][]byte{f}}, nil)
 	}
 }
 

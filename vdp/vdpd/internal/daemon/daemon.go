@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -256,8 +257,8 @@ func (d *Daemon) request(now time.Time, b []byte) (replies [][]byte) {
 	return replies
 }
 
-// frames handles what has passed a port.
-func (d *Daemon) frames(now time.Time, p *port, f uplink.Frames) {
+// frames handles what has passed a port. Vfs are the addresses of its VFs.
+func (d *Daemon) frames(now time.Time, p *port, f uplink.Frames, vfs []vdp.MAC) {
 	for _, sent := range f.Sent {
 		p.st.Sent(now, sent)
 	}
@@ -265,16 +266,24 @@ func (d *Daemon) frames(now time.Time, p *port, f uplink.Frames) {
 		p.st.Missed(now)
 	}
 	for _, arrived := range f.Arrived {
+		count(&p.received, arrived)
+		if slices.Contains(vfs, source(arrived)) {
+			p.log.Debug("frame ignored", "err", errOwnVF)
+			continue
+		}
 		d.frame(now, p, arrived)
 	}
 }
 
-func (d *Daemon) frame(now time.Time, p *port, f []byte) {
-	count(&p.received, f)
-	if p.vfs.sent(now, f) {
-		p.log.Debug("frame ignored", "err", errOwnVF)
-		return
+// source is the source address of a frame, zero if it has none.
+func source(frame []byte) (m vdp.MAC) {
+	if len(frame) >= 2*len(m) {
+		m = vdp.MAC(frame[len(m):])
 	}
+	return m
+}
+
+func (d *Daemon) frame(now time.Time, p *port, f []byte) {
 	out, err := p.st.Handle(now, f)
 	if errors.Is(err, vdp.ErrEcho) {
 		p.echoes++
@@ -304,7 +313,8 @@ func (d *Daemon) deassociateAll() {
 	left := func() (n int) {
 		for _, p := range d.ports {
 			if p.st != nil {
-				n += len(p.st.VSIs())
+				vsis, _ := p.st.Count()
+				n += vsis
 			}
 		}
 		return n

@@ -159,7 +159,7 @@ func newBench(t *testing.T, ed vdp.Edition) *bench {
 func (b *bench) attach() {
 	out, err := b.p.attach(b.now, 3, vdp.MAC{2, 0xaa}, 1500, func(f []byte) error {
 		for _, g := range b.br.Handle(b.now, f) {
-			b.d.frames(b.now, b.p, uplink.Frames{Arrived: [][]byte{g}})
+			b.d.frames(b.now, b.p, uplink.Frames{Arrived: [][]byte{g}}, nil)
 		}
 		return nil
 	})
@@ -171,7 +171,7 @@ func (b *bench) run(d time.Duration) {
 	for end := b.now.Add(d); b.now.Before(end); b.now = b.now.Add(50 * time.Millisecond) {
 		b.d.tick(b.now)
 		for _, g := range b.br.Tick(b.now) {
-			b.d.frames(b.now, b.p, uplink.Frames{Arrived: [][]byte{g}})
+			b.d.frames(b.now, b.p, uplink.Frames{Arrived: [][]byte{g}}, nil)
 		}
 	}
 }

@@ -55,7 +55,7 @@ type benchWire struct {
 
 func (w benchWire) Send(f []byte) error {
 	for _, r := range w.g.br.Handle(w.g.now, f) {
-		w.g.d.frames(w.g.now, w.g.p, uplink.Frames{Arrived: [][]byte{r}})
+		w.g.d.frames(w.g.now, w.g.p, uplink.Frames{Arrived: [][]byte{r}}, nil)
 	}
 	return nil
 }

@@ -136,7 +136,8 @@ func (d *Daemon) openPort(ctx context.Context, now time.Time, p *port, l *linkIn
 	}
 	p.device.name, p.device.active, p.device.unfit = l.name, l.bond.active, nil
 	p.device.opened++
-	p.vfs = ownVFs{read: func() ([]vdp.MAC, error) { return vfAddresses(p.device.name) }}
+	index, vfs := l.index, ownVFs{}
+	vfs.read = func() ([]vdp.MAC, error) { return vfAddresses(index) }
 	opened := p.device.opened
 	ctx, cancel := context.WithCancel(ctx)
 	p.close = func() { cancel(); w.Close() }
@@ -148,7 +149,13 @@ func (d *Daemon) openPort(ctx context.Context, now time.Time, p *port, l *linkIn
 		})
 	}
 	go func() {
-		err := w.ReadLoop(ctx, func(f uplink.Frames) { do(func(now time.Time) { d.frames(now, p, f) }) })
+		err := w.ReadLoop(ctx, func(f uplink.Frames) {
+			var locals []vdp.MAC
+			if len(f.Arrived) > 0 {
+				locals = vfs.addresses(time.Now())
+			}
+			do(func(now time.Time) { d.frames(now, p, f, locals) })
+		})
 		do(func(now time.Time) {
 			p.log.Warn("uplink lost", "err", err)
 			d.apply(now, p, p.detach(now))

@@ -26,7 +26,7 @@ func (b *bench) frame(p vdp.LLDPDU, src vdp.MAC) []byte {
 // send passes an LLDPDU from the wire to the daemon.
 func (b *bench) send(p vdp.LLDPDU, src vdp.MAC) {
 	b.Helper()
-	b.d.frames(b.now, b.p, uplink.Frames{Arrived: [][]byte{b.frame(p, src)}})
+	b.d.frames(b.now, b.p, uplink.Frames{Arrived: [][]byte{b.frame(p, src)}}, nil)
 }
 
 // lldp passes an LLDPDU of somebody's who is not the bench's switch.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -18,9 +17,10 @@ import (
 var errOwnVF = errors.New("frame was sent by a virtual function of the uplink")
 
 // ownVFs knows the addresses of an uplink's virtual functions. A VF that is not held to its
-// address can use others: `check` tells of those.
+// address can use others: `check` tells of those. It belongs to the goroutine that reads the
+// uplink's frames, which may wait for the kernel.
 type ownVFs struct {
-	read func() ([]vdp.MAC, error) // nil without an interface
+	read func() ([]vdp.MAC, error)
 	at   time.Time
 	macs []vdp.MAC
 }
@@ -29,23 +29,23 @@ type ownVFs struct {
 // any time; reading them for each frame of a flood would take too long.
 const vfAge = time.Second
 
-// sent reports whether a VF has sent a frame that has arrived. Addresses that cannot be read
-// are as before.
-func (o *ownVFs) sent(now time.Time, frame []byte) bool {
-	if o.read == nil || len(frame) < 12 {
-		return false
-	}
+// addresses returns them. What cannot be read is as before.
+func (o *ownVFs) addresses(now time.Time) []vdp.MAC {
 	if o.at.IsZero() || now.Sub(o.at) >= vfAge {
 		o.at = now
 		if macs, err := o.read(); err == nil {
 			o.macs = macs
 		}
 	}
-	return slices.Contains(o.macs, vdp.MAC(frame[6:12]))
+	return o.macs
 }
 
-// vfAddresses reads the addresses of a device's VFs, and of those of a bond's ports.
-func vfAddresses(device string) (macs []vdp.MAC, err error) {
+// vfAddresses reads the addresses of an interface's VFs, and of those of a bond's ports.
+func vfAddresses(ifindex int) (macs []vdp.MAC, err error) {
+	port, err := net.InterfaceByIndex(ifindex) // it may have been renamed
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), vfAge)
 	defer cancel()
 	c, err := link.Open()
@@ -53,8 +53,8 @@ func vfAddresses(device string) (macs []vdp.MAC, err error) {
 		return nil, err
 	}
 	defer c.Close()
-	devices := []string{device}
-	lowers, _ := filepath.Glob(filepath.Join("/sys/class/net", device, "lower_*"))
+	devices := []string{port.Name}
+	lowers, _ := filepath.Glob(filepath.Join("/sys/class/net", port.Name, "lower_*"))
 	for _, l := range lowers {
 		devices = append(devices, strings.TrimPrefix(filepath.Base(l), "lower_"))
 	}

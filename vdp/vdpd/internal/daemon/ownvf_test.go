@@ -8,35 +8,42 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"libvirt-direct/vdp"
+	"libvirt-direct/vdp/vdpd/internal/uplink"
 )
 
-// What a VF sends from its own address is not the switch's. Its addresses are read again, and
-// not for each frame.
+// What a VF sends from its own address is not the switch's.
 func TestVFIsNotTheSwitch(t *testing.T) {
 	b := newBench(t, vdp.Edition2012)
 	b.p.send = func([]byte) error { return nil }
 	b.d.apply(b.now, b.p, b.p.link(b.now, true))
 	vf, other := vdp.MAC{2, 0xdd, 5: 1}, vdp.MAC{2, 0xdd, 5: 2}
-	reads, macs, fails := 0, []vdp.MAC{vf}, error(nil)
-	b.p.vfs.read = func() ([]vdp.MAC, error) { reads++; return macs, fails }
+	b.run(2 * time.Second) // not deaf any more
 	bridge := vdp.LLDPDU{EVB: &vdp.EVB{Role: vdp.RoleBridge}, Chassis: []byte{7, 'x'}, Port: []byte{7, 'y'}, TTL: 120}
 	adopted := func(src vdp.MAC) bool {
-		b.send(bridge, src)
-		_, ok := b.p.st.Neighbor()
-		return ok
+		b.d.frames(b.now, b.p, uplink.Frames{Arrived: [][]byte{b.frame(bridge, src)}}, []vdp.MAC{vf})
+		n, ok := b.p.st.Neighbor()
+		return ok && n.Source == src
 	}
+	b.d.apply(b.now, b.p, b.p.link(b.now, false))
+	b.d.apply(b.now, b.p, b.p.link(b.now, true))
+	require.False(t, adopted(vf))
+	require.True(t, adopted(other))
+}
+
+// The addresses are read again, and not for each frame.
+func TestVFAddressesAreReadNowAndThen(t *testing.T) {
+	vf, other := vdp.MAC{2, 0xdd, 5: 1}, vdp.MAC{2, 0xdd, 5: 2}
+	reads, macs, fails := 0, []vdp.MAC{vf}, error(nil)
+	o := ownVFs{read: func() ([]vdp.MAC, error) { reads++; return macs, fails }}
+	now := time.Now()
 	for range 100 {
-		require.False(t, adopted(vf))
+		require.Equal(t, []vdp.MAC{vf}, o.addresses(now))
 	}
 	require.Equal(t, 1, reads)
-	require.ErrorContains(t, b.p.ready(b.now.Add(time.Second)), "no LLDPDU since")
-
 	macs = []vdp.MAC{other}
-	b.now = b.now.Add(vfAge)
-	require.False(t, adopted(other), "its new address")
+	now = now.Add(vfAge)
+	require.Equal(t, []vdp.MAC{other}, o.addresses(now))
 	require.Equal(t, 2, reads)
 	fails, macs = errors.New("no"), nil
-	b.now = b.now.Add(time.Minute)
-	require.False(t, adopted(other), "as before")
-	require.True(t, adopted(vf), "a stranger's by now")
+	require.Equal(t, []vdp.MAC{other}, o.addresses(now.Add(time.Minute)), "as before")
 }

@@ -55,7 +55,6 @@ type port struct {
 	sent, received control.Frames
 	echoes         uint64 // of what this host has sent
 	heard          heard  // while the link is up
-	vfs            ownVFs
 }
 
 func newPort(u Uplink, s uplinkState, log *slog.Logger) *port {

@@ -188,11 +188,8 @@ func controlEvent(p *port, e *vdp.Event) control.Event {
 
 // count returns how many VSIs there are, and how many of them are established.
 func (p *port) count() (vsis, established int) {
-	for _, v := range p.vsis() {
-		vsis++
-		if v.State == vdp.StateEstablished {
-			established++
-		}
+	if p.st == nil {
+		return len(p.kept), 0
 	}
-	return vsis, established
+	return p.st.Count()
 }

@@ -34,8 +34,8 @@ func TestStatusOfTrust(t *testing.T) {
 	b.send(same, b.br.MAC)
 	// A guest's frame that comes back is nobody's.
 	ours := b.frame(same, vdp.MAC{2, 0xee})
-	b.d.frames(b.now, b.p, uplink.Frames{Sent: [][]byte{ours}})
-	b.d.frames(b.now, b.p, uplink.Frames{Arrived: [][]byte{ours}})
+	b.d.frames(b.now, b.p, uplink.Frames{Sent: [][]byte{ours}}, nil)
+	b.d.frames(b.now, b.p, uplink.Frames{Arrived: [][]byte{ours}}, nil)
 
 	u := b.p.status(b.now)
 	require.Equal(t, []string{"02:bb:00:00:00:09"}, u.Pins)
