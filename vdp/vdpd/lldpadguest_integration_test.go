@@ -50,10 +50,11 @@ func TestGuestBesideLldpad(t *testing.T) {
 		n := g.play(f, r, vsis[0])
 		all = played{all.sent + n.sent, all.back + n.back, all.lldp + n.lldp, all.echoes + n.echoes}
 		rounds++
+		// A socket has room for one round.
+		hosttest.Eventually(h, 10*time.Second, "echoes", func() bool { return h.uplink().Echoes >= was.Echoes+uint64(all.echoes) })
 		return time.Since(begin) > 12*time.Second && h.uplink().Received.LLDP > was.Received.LLDP+uint64(all.lldp) &&
 			strings.Count(br.output(), "vdp22br_reply") > replies
 	})
-	hosttest.Eventually(h, 10*time.Second, "echoes", func() bool { return h.uplink().Echoes >= was.Echoes+uint64(all.echoes) })
 	u := h.uplink()
 	require.Equal(t, was.Echoes+uint64(all.echoes), u.Echoes, "lldpad's frames are none")
 	require.Equal(t, before, unmoved(h, u))
