@@ -130,7 +130,7 @@ func (s *Station) ecpTimeout(now time.Time) {
 	l := &s.ecp
 	if l.again >= s.timers.ECPRetries {
 		for _, a := range l.riders {
-			if a.sent != 0 && a.wake.IsZero() && a.queued == nil && s.vsis[a.vsi.ID] == a {
+			if a.sent != 0 && (a.wake.IsZero() || a.wake.After(now.Add(redeliver))) && a.queued == nil && s.vsis[a.vsi.ID] == a {
 				a.wake = now.Add(redeliver)
 				s.due.plan(a)
 			}

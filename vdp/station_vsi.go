@@ -184,8 +184,12 @@ func (s *Station) offer(now time.Time, a *association) {
 	if a.firstAt.IsZero() {
 		a.firstAt = now
 	}
-	if a.want == DeAssociate {
+	switch {
+	case a.want == DeAssociate:
 		a.setupBy = time.Time{}
+	case a.have == a.want:
+		// Whether or not its answers arrive, the switch is to hear of the VSI.
+		a.wake = now.Add(s.timers.Keepalive)
 	}
 	s.due.plan(a)
 }
@@ -352,6 +356,7 @@ func (s *Station) silence() error {
 }
 
 func (s *Station) noAnswer(now time.Time, a *association) {
+	a.backoff = min(a.backoff, s.timers.Keepalive) // the answers may be what is lost
 	switch {
 	case a.want == DeAssociate:
 		s.remove(now, a, s.silence())

@@ -80,6 +80,7 @@ func (p *play) anticipated(frame []byte) {
 		return
 	}
 	p.disturb(p.now)
+	p.alive = time.Time{} // whether it counts depends on how long ago that was
 	if p.taken.IsZero() {
 		p.taken = p.now
 	}

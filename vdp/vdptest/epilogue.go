@@ -19,7 +19,7 @@ func (p *play) epilogue() {
 	p.tell("epilogue")
 	e := &epilogue{play: p}
 	for _, chapter := range []func(){
-		e.ask, e.busy, e.takenBack, e.daemonRestarts, e.switchRestarts, e.usualTimers, e.end,
+		e.ask, e.busy, e.takenBack, e.deafened, e.daemonRestarts, e.switchRestarts, e.usualTimers, e.end,
 	} {
 		if chapter(); p.found != nil {
 			return
@@ -109,6 +109,27 @@ func (e *epilogue) deassociation(v vdp.VSI) []byte {
 	p.Payload = must(vdp.MarshalMessages(p.Edition, []vdp.Message{{Mode: vdp.DeAssociate, VSI: v}}))
 	f.Payload = must(p.MarshalBinary())
 	return must(f.MarshalBinary())
+}
+
+// deafened has a guest send so much that the station hears nothing, but the switch does.
+func (e *epilogue) deafened() {
+	if e.tape.Head[14]&3 != 0 {
+		return // it takes long
+	}
+	e.tell("epilogue: the station is deaf")
+	for range 20 {
+		e.st.Missed(e.now)
+		e.deaf = e.now.Add(deafTime)
+		e.disturb(e.deaf)
+		e.later(4 * time.Second)
+		for _, s := range e.held {
+			if e.found == nil && e.br.Mode(s.id) != s.want {
+				e.violated("a deaf station keeps its VSIs", "the switch has %v of %d", e.br.Mode(s.id), s.id.Octets[15])
+			}
+		}
+	}
+	e.later(deafTime + e.bound())
+	e.established("a station that was deaf hears again")
 }
 
 // daemonRestarts restarts the daemon, which does not need the switch's LLDPDU.
