@@ -102,7 +102,7 @@ func (h *host) another() *host { return makeHost(h.T) }
 func makeHost(t *testing.T) *host {
 	t.Helper()
 	id := fmt.Sprintf("%d-%d", os.Getpid(), hosts.Add(1))
-	h := &host{T: t, a: "vdpa" + id, b: "vdpb" + id, dir: t.TempDir()}
+	h := &host{T: t, a: "vdpa" + id, b: "vdpb" + id, dir: shortLived(t)}
 	for _, n := range []string{h.a, h.b} {
 		h.sh("ip", "netns", "add", n)
 		t.Cleanup(func() { _ = exec.Command("ip", "netns", "del", n).Run() })
@@ -113,6 +113,15 @@ func makeHost(t *testing.T) *host {
 	h.sh("ip", "-n", h.a, "link", "set", stationIf, "up")
 	h.sh("ip", "-n", h.b, "link", "set", bridgeIf, "up")
 	return h
+}
+
+// shortLived is a folder in memory, as /run is, where vdpd's files are: a disk would be what is measured.
+func shortLived(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "vdpd")
+	require.NoError(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
 
 func (h *host) sh(args ...string) string {
