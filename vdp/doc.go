@@ -8,15 +8,18 @@
 // [Station] chooses by what the switch's EVB TLV says.
 //
 // A Station is pure: it opens no socket, starts no goroutine and reads no
-// clock. Its owner feeds it the time and the frames that arrive on one uplink
-// and sends the frames that it returns.
+// clock. Its owner feeds it the time, the frames that arrive on one uplink, and
+// those that leave it: only what has not left it can be the switch's. It sends the
+// frames that the Station returns.
 //
 //	s, err := vdp.NewStation(vdp.Config{MAC: mac})
+//	s.Opened(time.Now())
 //	out := s.LinkUp(time.Now())
 //	out, err = s.Associate(time.Now(), vsi)
 //	for {
 //		// send out.Frames, act on out.Events, then wait for a frame
 //		// until s.Next():
+//		s.Sent(time.Now(), left)               // what others on this host sent, and then
 //		out, err = s.Handle(time.Now(), frame) // or
 //		out = s.Tick(time.Now())
 //	}

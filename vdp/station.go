@@ -241,8 +241,8 @@ func (s *Station) LinkDown(now time.Time) Output {
 // Handle takes a frame that arrived on the uplink, Ethernet header included,
 // FCS excluded. Output counts even with an error, which says why all or part
 // of the frame was ignored: a *FormatError, ErrNotForUs, ErrEcho, ErrDeaf,
-// ErrForeign, ErrConflict, ErrStray, ErrNoLink or ErrNoEVB. Nothing that a frame contains is
-// fatal to the station.
+// ErrForeign, ErrConflict, ErrStray, ErrNoLink or ErrNoEVB. Nothing that a frame
+// contains is fatal to the station.
 func (s *Station) Handle(now time.Time, frame []byte) (Output, error) {
 	err := s.handle(now, frame)
 	return s.finish(now), err
@@ -317,8 +317,9 @@ func (s *Station) Next() time.Time {
 }
 
 // Associate asks the switch to associate a VSI. An error means that nothing
-// was done: a *FormatError, ErrTooMany. What comes of it is an Event later,
-// within Config.SetupTimeout. A VSI that is pre-associated moves on; one that
+// was done: a *FormatError, ErrTooMany, ErrNoGroups. What comes of it is an Event
+// later, within Config.SetupTimeout, or Timers.Answer if the switch has
+// acknowledged the request and that is longer. A VSI that is pre-associated moves on; one that
 // is associated is confirmed with the switch; one that is known by other
 // parameters is de-associated first.
 func (s *Station) Associate(now time.Time, v VSI) (Output, error) {
