@@ -87,9 +87,12 @@ func (s *Station) tellOnce(told *bool, t EventType, src MAC) {
 
 // refresh takes the neighbor's next LLDPDU.
 func (s *Station) refresh(now time.Time, n Neighbor) {
-	news := n.Edition != s.neighbor.Edition
+	news, groups := n.Edition != s.neighbor.Edition, s.groups
 	n.Since = s.neighbor.Since
 	s.follow(&n)
+	if s.groups && !groups {
+		s.requestAll() // some may wait for it
+	}
 	if news {
 		s.agreed = false
 		s.out.Events = append(s.out.Events, Event{Type: EventNeighbor})

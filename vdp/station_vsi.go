@@ -2,7 +2,6 @@ package vdp
 
 import (
 	"container/list"
-	"errors"
 	"maps"
 	"slices"
 	"time"
@@ -97,15 +96,20 @@ func (s *Station) sendable(m *Message) error {
 	return nil
 }
 
-// unsendable ends a request that the switch would not understand. One that was
+// unsendable ends a request that the switch would not understand. A VSI that was
 // understood before waits for a switch that does.
 func (s *Station) unsendable(now time.Time, a *association, err error) {
-	if a.lost && errors.Is(err, ErrNoGroups) {
-		a.backoff = max(a.backoff, minBackoff)
+	a.backoff = max(a.backoff, minBackoff)
+	switch {
+	case a.want == DeAssociate:
+		s.remove(now, a, err)
+	case a.lost:
 		s.retry(now, a)
-		return
+	case a.have != 0:
+		s.lose(now, a, err)
+	default:
+		s.fail(now, a, err)
 	}
-	s.fail(now, a, err)
 }
 
 func (s *Station) command(now time.Time, v VSI, m Mode) (Output, error) {
