@@ -30,6 +30,7 @@ type association struct {
 	// An answer to a de-association that had none may still be under way until then.
 	deafTo time.Time
 
+	setupAt   time.Time     // when the owner asked
 	setupBy   time.Time     // when the owner's request has failed
 	firstAt   time.Time     // when that went out first
 	answerBy  time.Time     // when the last one has failed
@@ -134,7 +135,8 @@ func (s *Station) command(now time.Time, v VSI, m Mode) (Output, error) {
 			break // requested anyway, no more often for being asked
 		}
 		if a.have != m && !a.lost {
-			a.setupBy, a.firstAt, a.taken = now.Add(s.cfg.SetupTimeout), time.Time{}, false
+			a.setupAt, a.firstAt, a.taken = now, time.Time{}, false
+			s.limit(a)
 		}
 		s.request(a)
 	}
@@ -142,10 +144,9 @@ func (s *Station) command(now time.Time, v VSI, m Mode) (Output, error) {
 }
 
 func (s *Station) start(now time.Time, c command, deafTo time.Time) {
-	s.begin(&association{
-		vsi: c.vsi, asked: slices.Clone(c.vsi.Filters), want: c.mode,
-		setupBy: now.Add(s.cfg.SetupTimeout), deafTo: deafTo,
-	})
+	a := &association{vsi: c.vsi, asked: slices.Clone(c.vsi.Filters), want: c.mode, setupAt: now, deafTo: deafTo}
+	s.limit(a)
+	s.begin(a)
 }
 
 func (s *Station) begin(a *association) {
@@ -198,14 +199,22 @@ func (s *Station) offer(now time.Time, a *association) {
 func (s *Station) acknowledged(a *association) {
 	if a.sent != 0 && a.sent == a.want && s.vsis[a.vsi.ID] == a {
 		a.taken = true
-		s.extend(a)
+		if !a.setupBy.IsZero() {
+			s.limit(a)
+		}
 		s.due.plan(a)
 	}
 }
 
-// extend moves the end of the owner's request as far as the switch may need.
-func (s *Station) extend(a *association) {
-	if t := a.firstAt.Add(s.timers.Answer); !a.setupBy.IsZero() && t.After(a.setupBy) {
+// limit sets the end of the owner's request: as late as the switch may need, once it has
+// acknowledged it.
+func (s *Station) limit(a *association) {
+	d := s.cfg.SetupTimeout
+	if a.want == DeAssociate {
+		d = max(d, s.timers.Answer)
+	}
+	a.setupBy = a.setupAt.Add(d)
+	if t := a.firstAt.Add(s.timers.Answer); a.taken && t.After(a.setupBy) {
 		a.setupBy = t
 	}
 }
@@ -223,7 +232,8 @@ func (s *Station) withdraw(now time.Time, a *association) {
 		return
 	}
 	// For the switch to be known again, and ECP to be free.
-	a.setupBy = now.Add(max(s.cfg.SetupTimeout, s.timers.Answer))
+	a.setupAt = now
+	s.limit(a)
 	s.request(a)
 }
 
