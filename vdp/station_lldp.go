@@ -117,7 +117,7 @@ func (s *Station) evbDraft() *EVBDraft {
 	}
 	n := s.neighbor.Draft
 	e.Capabilities = e.SupportedCapabilities & n.SupportedCapabilities
-	e.RTE = max(e.RTE, n.RTE)
+	e.RTE = max(e.RTE, min(n.RTE, maxRTE))
 	e.VSIs = uint16(min(len(s.vsis), draftSupportedVSIs))
 	switch both := e.SupportedForwarding & n.SupportedForwarding; {
 	case both&ForwardReflective != 0:
