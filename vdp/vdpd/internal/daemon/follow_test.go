@@ -143,7 +143,6 @@ func TestReaddressedInterface(t *testing.T) {
 	require.True(t, ok)
 	require.Equal(t, vdp.StateRequesting, v.State)
 	require.Equal(t, vdp.Associate, v.Mode)
-	require.Empty(t, p.again)
 }
 
 func TestBonds(t *testing.T) {

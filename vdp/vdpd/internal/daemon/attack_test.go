@@ -1,0 +1,70 @@
+package daemon
+
+import (
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"libvirt-direct/vdp"
+)
+
+// A switch that was there before the link went down is not in the state file any more.
+func TestSwitchBeforeLinkDownIsNotKept(t *testing.T) {
+	b := newBench(t, vdp.Edition2012)
+	path := filepath.Join(t.TempDir(), "state.json")
+	b.p.saver = newSaver(path, make(state), b.d.log)
+	go b.p.saver.run()
+	b.d.apply(b.now, b.p, b.p.link(b.now, true))
+	b.run(3 * time.Second)
+	require.NotNil(t, b.p.last)
+	b.d.apply(b.now, b.p, b.p.link(b.now, false))
+	b.p.saver.close()
+	s, err := readState(path)
+	require.NoError(t, err)
+	require.Nil(t, s["eth0"].Neighbor)
+	require.Equal(t, vdp.Edition2012, s["eth0"].Edition)
+}
+
+// What was taken back while it waited for a link behind another address is not asked for.
+func TestTakenBackBehindAnotherAddress(t *testing.T) {
+	d := newFollower("eth0")
+	d.tell(t, aLink(3, "eth0"))
+	p := d.ports[0]
+	now := time.Unix(1e9, 0)
+	_, _, err := p.ask(now, vdp.Associate, testVSI(1))
+	require.NoError(t, err)
+	other := aLink(3, "eth0")
+	other.mac, other.up = vdp.MAC{2, 0xcc}, false
+	d.tell(t, other)
+	require.True(t, p.has(testVSI(1).ID))
+	out, _, err := p.ask(now, vdp.DeAssociate, vdp.VSI{ID: testVSI(1).ID})
+	require.NoError(t, err)
+	d.apply(now, p, out)
+	require.False(t, p.has(testVSI(1).ID))
+	other.up = true
+	d.tell(t, other)
+	_, ok := p.st.VSI(testVSI(1).ID)
+	require.False(t, ok, "nobody wants it")
+}
+
+// It goes on when the interface is made again.
+func TestMadeAgainBehindAnotherAddress(t *testing.T) {
+	d := newFollower("eth0")
+	d.tell(t, aLink(3, "eth0"))
+	p := d.ports[0]
+	_, _, err := p.ask(time.Unix(1e9, 0), vdp.Associate, testVSI(1))
+	require.NoError(t, err)
+	other := aLink(3, "eth0")
+	other.mac, other.up = vdp.MAC{2, 0xcc}, false
+	d.tell(t, other)
+	gone := other
+	gone.removed = true
+	d.tell(t, gone)
+	back := aLink(3, "eth0")
+	back.mac = vdp.MAC{2, 0xdd}
+	d.tell(t, back)
+	_, ok := p.st.VSI(testVSI(1).ID)
+	require.True(t, ok)
+}
