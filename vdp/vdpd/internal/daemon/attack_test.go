@@ -68,3 +68,25 @@ func TestMadeAgainBehindAnotherAddress(t *testing.T) {
 	_, ok := p.st.VSI(testVSI(1).ID)
 	require.True(t, ok)
 }
+
+type boundWire struct {
+	fakeWire
+	bound *bool
+}
+
+func (w boundWire) Bound() bool { return *w.bound }
+
+// An interface that is listed as it was may have gone and come back: no socket is on it.
+func TestSocketsLeftTheInterface(t *testing.T) {
+	d := newFollower("eth0")
+	var bound *bool
+	d.wire = func(*linkInfo) (wire, error) { bound = new(true); return boundWire{bound: bound}, nil }
+	d.tell(t, aLink(3, "eth0"))
+	opened := d.ports[0].device.opened
+	d.tell(t, aLink(3, "eth0"))
+	require.Equal(t, opened, d.ports[0].device.opened)
+	*bound = false
+	d.tell(t, aLink(3, "eth0"))
+	require.Equal(t, opened+1, d.ports[0].device.opened)
+	d.at(t, 3)
+}

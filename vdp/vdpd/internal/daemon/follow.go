@@ -17,6 +17,7 @@ const retryPause = time.Second
 type wire interface {
 	Send(frame []byte) error
 	ReadLoop(ctx context.Context, f func(uplink.Frames)) error
+	Bound() bool
 	Close() error
 }
 
@@ -78,7 +79,8 @@ func (d *Daemon) deviceOf(p *port) *linkInfo {
 // follow gives a port its interface, and tells the station how that is.
 func (d *Daemon) follow(ctx context.Context, now time.Time, p *port) {
 	want := d.deviceOf(p)
-	if p.ifindex != 0 && (want == nil || want.index != p.ifindex || want.mac != p.mac) {
+	// It may have gone and come back, and no message told of it.
+	if p.ifindex != 0 && (want == nil || want.index != p.ifindex || want.mac != p.mac || !p.bound()) {
 		p.log.Info("interface lost", "ifindex", p.ifindex)
 		d.apply(now, p, p.detach(now))
 		p.device.retry = time.Time{}
@@ -136,7 +138,7 @@ func (d *Daemon) openPort(ctx context.Context, now time.Time, p *port, l *linkIn
 	vfs.read = func() ([]vdp.MAC, error) { return vfAddresses(index) }
 	opened := p.device.opened
 	ctx, cancel := context.WithCancel(ctx)
-	p.close = func() { cancel(); w.Close() }
+	p.close, p.bound = func() { cancel(); w.Close() }, w.Bound
 	do := func(f func(now time.Time)) {
 		d.do(ctx, func(now time.Time) {
 			if p.ifindex != 0 && p.device.opened == opened {

@@ -25,6 +25,7 @@ type fakeWire struct{}
 
 func (fakeWire) Send([]byte) error { return nil }
 func (fakeWire) Close() error      { return nil }
+func (fakeWire) Bound() bool       { return true }
 func (fakeWire) ReadLoop(ctx context.Context, _ func(uplink.Frames)) error {
 	<-ctx.Done()
 	return ctx.Err()

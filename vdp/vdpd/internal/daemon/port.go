@@ -39,6 +39,7 @@ type port struct {
 	device  device
 	mac     vdp.MAC
 	close   context.CancelFunc
+	bound   func() bool  // whether what sends is on the interface yet
 	st      *vdp.Station // nil until the interface was first seen
 	upSince time.Time    // zero while down
 

@@ -281,6 +281,23 @@ func (c *Conn) Send(frame []byte) error {
 	return err
 }
 
+// Bound reports whether the sockets still are on the interface. One that has been in another
+// namespace comes back without them, maybe under the same name and index.
+func (c *Conn) Bound() bool { return isBound(c.in) && isBound(c.out) }
+
+func isBound(c *packet.Conn) (bound bool) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false
+	}
+	err = raw.Control(func(fd uintptr) {
+		sa, err := unix.Getsockname(int(fd))
+		ll, ok := sa.(*unix.SockaddrLinklayer)
+		bound = err == nil && ok && ll.Ifindex > 0
+	})
+	return err == nil && bound
+}
+
 // Close closes the sockets.
 func (c *Conn) Close() error { return errors.Join(c.in.Close(), c.out.Close()) }
 
