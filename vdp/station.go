@@ -342,7 +342,7 @@ func (s *Station) Restore(now time.Time, v VSI, m Mode) (Output, error) {
 	if m < PreAssociate || m > Associate {
 		return Output{}, badf(ErrRange, "restore: %v", m)
 	}
-	if err := s.admit(&v); err != nil {
+	if err := s.admitLost(&v); err != nil {
 		return Output{}, err
 	}
 	if s.vsis[v.ID] == nil {

@@ -164,3 +164,19 @@ func TestDeAssociateWithoutGroupIDs(t *testing.T) {
 	require.Equal(t, []vdp.EventType{vdp.EventRemoved}, s.types())
 	require.Empty(t, s.st.VSIs())
 }
+
+// A restart meanwhile does not forget it either.
+func TestRestartWhileTheDraftCannotExpressAVSI(t *testing.T) {
+	v := testVSI(1)
+	v.Manager[15] = 1
+	s := newSim(t, vdp.EditionDraft, func(c *vdp.Config) { c.LastEdition = vdp.EditionDraft })
+	out, err := s.st.Restore(s.now, v, vdp.Associate)
+	require.NoError(t, err)
+	s.do(out)
+	s.up()
+	require.Equal(t, vdp.StateLost, s.state(v))
+	s.br.Edition = vdp.Edition2012
+	s.br.Restart()
+	s.run(40 * time.Second)
+	require.Equal(t, vdp.StateEstablished, s.state(v))
+}

@@ -77,7 +77,18 @@ func (s *Station) admit(v *VSI) error {
 	if err := v.Validate(s.edition); err != nil {
 		return err
 	}
-	if v.FilterFormat.hasGroup() && !s.groups && (s.neighbor != nil || !s.cfg.EVB.GroupIDs) {
+	if v.FilterFormat.hasGroup() && !s.groups && s.neighbor != nil {
+		return ErrNoGroups
+	}
+	return s.admitLost(v)
+}
+
+// admitLost is admit for a VSI that may wait for a switch that understands it.
+func (s *Station) admitLost(v *VSI) error {
+	if err := v.Validate(s.cfg.Edition); err != nil {
+		return err
+	}
+	if v.FilterFormat.hasGroup() && !s.cfg.EVB.GroupIDs {
 		return ErrNoGroups
 	}
 	if s.vsis[v.ID] == nil && len(s.vsis) >= s.cfg.MaxVSIs {
@@ -105,6 +116,7 @@ func (s *Station) unsendable(now time.Time, a *association, err error) {
 	case a.want == DeAssociate:
 		s.remove(now, a, err)
 	case a.lost:
+		a.err = err
 		s.retry(now, a)
 	case a.have != 0:
 		s.lose(now, a, err)
