@@ -90,3 +90,30 @@ func TestSocketsLeftTheInterface(t *testing.T) {
 	require.Equal(t, opened+1, d.ports[0].device.opened)
 	d.at(t, 3)
 }
+
+// A configuration that fixes the edition which the switch does not speak is to blame, not the
+// switch.
+func TestFixedEditionIsBlamed(t *testing.T) {
+	const silent = "the switch does not answer VDP requests"
+	for fixed, want := range map[string]string{
+		"draft": silent + `: it offers the 2012 edition, and vdpd.toml says edition = "draft"`,
+		"2012":  silent,
+	} {
+		b := newBench(t, vdp.Edition2012)
+		ed, err := vdp.ParseEdition(fixed)
+		require.NoError(t, err)
+		b.p.cfg.Edition = fixed
+		b.p.st, err = vdp.NewStation(vdp.Config{MAC: b.p.mac, Edition: ed})
+		require.NoError(t, err)
+		b.br.NoAnswer = true
+		b.d.apply(b.now, b.p, b.p.link(b.now, true))
+		b.run(3 * time.Second)
+		events := make(subscriber, 100)
+		b.d.subscribe(events)
+		require.Zero(t, b.ask(vdp.Associate, testVSI(1)))
+		b.run(20 * time.Second)
+		e := <-events
+		require.Equal(t, "failed", e.Type)
+		require.EqualError(t, e.Error, want)
+	}
+}
