@@ -142,7 +142,7 @@ func TestDeAssociateWhileNothingIsAgreed(t *testing.T) {
 		return agentLLDP(bridgeMAC, func(p *vdp.LLDPDU) { p.Chassis, p.Port = n.Chassis, n.Port })
 	}())))
 	require.Error(t, s.st.Ready())
-	s.bridge([][]byte{s.br.Goodbye()})
+	require.NoError(t, s.hand(s.br.Goodbye()))
 	s.run(time.Minute)
 	require.Empty(t, s.st.VSIs())
 }

@@ -91,7 +91,7 @@ func (s *Station) refresh(now time.Time, n Neighbor) {
 	n.Since = s.neighbor.Since
 	s.follow(&n)
 	if s.groups && !groups {
-		s.requestAll() // some may wait for it
+		s.requestAll(now) // some may wait for it
 	}
 	if news {
 		s.agreed = false
@@ -109,7 +109,7 @@ func (s *Station) adopt(now time.Time, n Neighbor) {
 	s.follow(&n)
 	s.out.Events = append(s.out.Events, Event{Type: EventNeighbor})
 	s.useEdition(now, n.Edition)
-	s.requestAll()
+	s.requestAll(now)
 	s.hurryLLDP(now) // the switch should not have to wait for ours
 }
 

@@ -301,9 +301,13 @@ func (s *Station) retry(now time.Time, a *association) {
 
 // requestAll asks for everything at once, because a switch has turned up that may
 // know of nothing.
-func (s *Station) requestAll() {
+func (s *Station) requestAll(now time.Time) {
 	for _, a := range s.all() {
 		a.backoff = 0
+		if a.want == DeAssociate { // it may leave again before we have agreed
+			a.setupAt = now
+			s.limit(a)
+		}
 		s.request(a)
 	}
 }
