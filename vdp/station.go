@@ -226,7 +226,7 @@ func (s *Station) LinkUp(now time.Time) Output {
 // LinkDown tells the station that the uplink lost its carrier: established
 // VSIs are lost, and what is known of the switch is forgotten.
 func (s *Station) LinkDown(now time.Time) Output {
-	if s.link {
+	if s.link || s.neighbor != nil { // LastNeighbor may have gone while nobody looked
 		s.link = false
 		s.rivals = nil
 		s.forgetNeighbor(now)
@@ -343,7 +343,7 @@ func (s *Station) Restore(now time.Time, v VSI, m Mode) (Output, error) {
 	if m < PreAssociate || m > Associate {
 		return Output{}, badf(ErrRange, "restore: %v", m)
 	}
-	if err := s.admit(&v); err != nil {
+	if err := s.admitLost(&v); err != nil {
 		return Output{}, err
 	}
 	if s.vsis[v.ID] == nil {

@@ -117,7 +117,7 @@ func (s *Station) evbDraft() *EVBDraft {
 	}
 	n := s.neighbor.Draft
 	e.Capabilities = e.SupportedCapabilities & n.SupportedCapabilities
-	e.RTE = max(e.RTE, n.RTE)
+	e.RTE = max(e.RTE, min(n.RTE, maxRTE))
 	e.VSIs = uint16(min(len(s.vsis), draftSupportedVSIs))
 	switch both := e.SupportedForwarding & n.SupportedForwarding; {
 	case both&ForwardReflective != 0:
@@ -159,10 +159,13 @@ func (s *Station) handleLLDP(now time.Time, f *Frame) error {
 }
 
 // choose returns the edition that an LLDPDU offers and the configuration
-// allows, EditionAuto for none.
+// allows, EditionAuto for none. The draft's TLV is the same on both sides: another
+// station that does not know its switch yet shows by the TLV of the 2012 edition beside it.
 func (s *Station) choose(p *LLDPDU) Edition {
 	want := s.cfg.Edition
 	switch {
+	case p.EVB != nil && p.EVB.Role == RoleStation:
+		return EditionAuto
 	case want != EditionDraft && p.EVB != nil && p.EVB.Role == RoleBridge:
 		return Edition2012
 	case want != Edition2012 && p.Draft != nil && p.Draft.speaksVDP():

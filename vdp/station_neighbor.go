@@ -87,9 +87,12 @@ func (s *Station) tellOnce(told *bool, t EventType, src MAC) {
 
 // refresh takes the neighbor's next LLDPDU.
 func (s *Station) refresh(now time.Time, n Neighbor) {
-	news := n.Edition != s.neighbor.Edition
+	news, groups := n.Edition != s.neighbor.Edition, s.groups
 	n.Since = s.neighbor.Since
 	s.follow(&n)
+	if s.groups && !groups {
+		s.requestAll(now) // some may wait for it
+	}
 	if news {
 		s.agreed = false
 		s.out.Events = append(s.out.Events, Event{Type: EventNeighbor})
@@ -106,7 +109,7 @@ func (s *Station) adopt(now time.Time, n Neighbor) {
 	s.follow(&n)
 	s.out.Events = append(s.out.Events, Event{Type: EventNeighbor})
 	s.useEdition(now, n.Edition)
-	s.requestAll()
+	s.requestAll(now)
 	s.hurryLLDP(now) // the switch should not have to wait for ours
 }
 
@@ -128,9 +131,18 @@ func (s *Station) restarted(n *Neighbor) bool {
 	case was.Edition != n.Edition:
 		return false
 	case n.Edition == Edition2012:
-		return was.EVB != nil && was.EVB.RRRequest && !n.EVB.RRRequest && s.cfg.EVB.ReflectiveRelay
+		return was.EVB != nil && forgot(was.EVB, n.EVB, &s.cfg.EVB)
 	}
 	return was.Draft != nil && was.Draft.Capabilities != 0 && n.Draft.Capabilities == 0
+}
+
+// forgot reports whether an EVB TLV no longer repeats or follows what we have sent.
+func forgot(was, is *EVB, own *EVBConfig) bool {
+	return was.RRRequest && !is.RRRequest && own.ReflectiveRelay ||
+		was.StationGroupID && !is.StationGroupID && own.GroupIDs ||
+		// Where it asks for more than before, the value is its own by right.
+		was.ROLResource && !is.ROLResource && is.RWD <= was.RWD ||
+		was.ROLKeepalive && !is.ROLKeepalive && is.RKA <= was.RKA
 }
 
 // prefers reports whether an agent is the neighbor's port once more, at the group

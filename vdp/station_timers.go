@@ -102,8 +102,8 @@ func (s *Station) negotiate() {
 		if !a.answerBy.IsZero() {
 			a.answerBy = a.askedAt.Add(s.answerTime(a))
 		}
-		if a.taken {
-			s.extend(a)
+		if !a.setupBy.IsZero() {
+			s.limit(a)
 		}
 		if a.keepalive && !a.wake.IsZero() {
 			// Later than before only from the next keepalive on: the switch counts

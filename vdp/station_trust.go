@@ -78,9 +78,11 @@ func (e *echoes) has(now time.Time, frame []byte) bool {
 	return last || old
 }
 
-// hash leaves out trailing zeros: the wire pads short frames.
+// hash leaves out trailing zeros: the wire pads short frames. It leaves out the end of
+// long ones, too: a socket may have cut it off, and not at the same place of a frame
+// whose tag is taken off on the way.
 func (e *echoes) hash(frame []byte) uint64 {
-	n := len(frame)
+	n := min(len(frame), maxFrameLen)
 	for n > etherHeaderLen && frame[n-1] == 0 {
 		n--
 	}

@@ -2,7 +2,6 @@ package vdp
 
 import (
 	"container/list"
-	"errors"
 	"maps"
 	"slices"
 	"time"
@@ -31,6 +30,7 @@ type association struct {
 	// An answer to a de-association that had none may still be under way until then.
 	deafTo time.Time
 
+	setupAt   time.Time     // when the owner asked
 	setupBy   time.Time     // when the owner's request has failed
 	firstAt   time.Time     // when that went out first
 	answerBy  time.Time     // when the last one has failed
@@ -77,7 +77,18 @@ func (s *Station) admit(v *VSI) error {
 	if err := v.Validate(s.edition); err != nil {
 		return err
 	}
-	if v.FilterFormat.hasGroup() && !s.groups && (s.neighbor != nil || !s.cfg.EVB.GroupIDs) {
+	if v.FilterFormat.hasGroup() && !s.groups && s.neighbor != nil {
+		return ErrNoGroups
+	}
+	return s.admitLost(v)
+}
+
+// admitLost is admit for a VSI that may wait for a switch that understands it.
+func (s *Station) admitLost(v *VSI) error {
+	if err := v.Validate(s.cfg.Edition); err != nil {
+		return err
+	}
+	if v.FilterFormat.hasGroup() && !s.cfg.EVB.GroupIDs {
 		return ErrNoGroups
 	}
 	if s.vsis[v.ID] == nil && len(s.vsis) >= s.cfg.MaxVSIs {
@@ -97,15 +108,21 @@ func (s *Station) sendable(m *Message) error {
 	return nil
 }
 
-// unsendable ends a request that the switch would not understand. One that was
+// unsendable ends a request that the switch would not understand. A VSI that was
 // understood before waits for a switch that does.
 func (s *Station) unsendable(now time.Time, a *association, err error) {
-	if a.lost && errors.Is(err, ErrNoGroups) {
-		a.backoff = max(a.backoff, minBackoff)
+	a.backoff = max(a.backoff, minBackoff)
+	switch {
+	case a.want == DeAssociate:
+		s.remove(now, a, err)
+	case a.lost:
+		a.err = err
 		s.retry(now, a)
-		return
+	case a.have != 0:
+		s.lose(now, a, err)
+	default:
+		s.fail(now, a, err)
 	}
-	s.fail(now, a, err)
 }
 
 func (s *Station) command(now time.Time, v VSI, m Mode) (Output, error) {
@@ -130,7 +147,8 @@ func (s *Station) command(now time.Time, v VSI, m Mode) (Output, error) {
 			break // requested anyway, no more often for being asked
 		}
 		if a.have != m && !a.lost {
-			a.setupBy, a.firstAt, a.taken = now.Add(s.cfg.SetupTimeout), time.Time{}, false
+			a.setupAt, a.firstAt, a.taken = now, time.Time{}, false
+			s.limit(a)
 		}
 		s.request(a)
 	}
@@ -138,10 +156,9 @@ func (s *Station) command(now time.Time, v VSI, m Mode) (Output, error) {
 }
 
 func (s *Station) start(now time.Time, c command, deafTo time.Time) {
-	s.begin(&association{
-		vsi: c.vsi, asked: slices.Clone(c.vsi.Filters), want: c.mode,
-		setupBy: now.Add(s.cfg.SetupTimeout), deafTo: deafTo,
-	})
+	a := &association{vsi: c.vsi, asked: slices.Clone(c.vsi.Filters), want: c.mode, setupAt: now, deafTo: deafTo}
+	s.limit(a)
+	s.begin(a)
 }
 
 func (s *Station) begin(a *association) {
@@ -198,14 +215,22 @@ func (s *Station) offer(now time.Time, a *association) {
 func (s *Station) acknowledged(a *association) {
 	if a.sent != 0 && a.sent == a.want && s.vsis[a.vsi.ID] == a {
 		a.taken = true
-		s.extend(a)
+		if !a.setupBy.IsZero() {
+			s.limit(a)
+		}
 		s.due.plan(a)
 	}
 }
 
-// extend moves the end of the owner's request as far as the switch may need.
-func (s *Station) extend(a *association) {
-	if t := a.firstAt.Add(s.timers.Answer); !a.setupBy.IsZero() && t.After(a.setupBy) {
+// limit sets the end of the owner's request: as late as the switch may need, once it has
+// acknowledged it.
+func (s *Station) limit(a *association) {
+	d := s.cfg.SetupTimeout
+	if a.want == DeAssociate {
+		d = max(d, s.timers.Answer)
+	}
+	a.setupBy = a.setupAt.Add(d)
+	if t := a.firstAt.Add(s.timers.Answer); a.taken && t.After(a.setupBy) {
 		a.setupBy = t
 	}
 }
@@ -223,7 +248,8 @@ func (s *Station) withdraw(now time.Time, a *association) {
 		return
 	}
 	// For the switch to be known again, and ECP to be free.
-	a.setupBy = now.Add(max(s.cfg.SetupTimeout, s.timers.Answer))
+	a.setupAt = now
+	s.limit(a)
 	s.request(a)
 }
 
@@ -279,9 +305,13 @@ func (s *Station) retry(now time.Time, a *association) {
 
 // requestAll asks for everything at once, because a switch has turned up that may
 // know of nothing.
-func (s *Station) requestAll() {
+func (s *Station) requestAll(now time.Time) {
 	for _, a := range s.all() {
 		a.backoff = 0
+		if a.want == DeAssociate { // it may leave again before we have agreed
+			a.setupAt = now
+			s.limit(a)
+		}
 		s.request(a)
 	}
 }

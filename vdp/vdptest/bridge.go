@@ -232,6 +232,8 @@ func (b *Bridge) lldpFrame(ttl uint16) []byte {
 		if b.station != nil && b.station.EVB != nil {
 			e.RRRequest, e.RRStatus = b.station.EVB.RRRequest, b.station.EVB.RRStatus
 			e.RRControl = e.RRRequest
+			e.StationGroupID = b.station.EVB.StationGroupID
+			e.ROLResource, e.ROLKeepalive = b.station.EVB.RWD >= e.RWD, b.station.EVB.RKA >= e.RKA
 		}
 		p.EVB = &e
 	}

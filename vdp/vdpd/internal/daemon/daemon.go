@@ -212,6 +212,8 @@ func (d *Daemon) apply(now time.Time, p *port, out vdp.Output) {
 		e := &out.Events[i]
 		if errors.Is(e.Err, vdp.ErrNoEVB) {
 			e.Err = noEVB()
+		} else if errors.Is(e.Err, vdp.ErrNoAnswer) {
+			e.Err = p.explain(now, e.Err)
 		}
 		indicate := p.event(now, e)
 		d.evidence.event(now, p, e)

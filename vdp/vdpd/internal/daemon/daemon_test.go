@@ -164,6 +164,7 @@ func (b *bench) attach() {
 		return nil
 	})
 	require.NoError(b, err)
+	b.p.bound = fakeWire{}.Bound
 	b.d.apply(b.now, b.p, out)
 }
 

@@ -17,6 +17,7 @@ const retryPause = time.Second
 type wire interface {
 	Send(frame []byte) error
 	ReadLoop(ctx context.Context, f func(uplink.Frames)) error
+	Bound() bool
 	Close() error
 }
 
@@ -78,7 +79,8 @@ func (d *Daemon) deviceOf(p *port) *linkInfo {
 // follow gives a port its interface, and tells the station how that is.
 func (d *Daemon) follow(ctx context.Context, now time.Time, p *port) {
 	want := d.deviceOf(p)
-	if p.ifindex != 0 && (want == nil || want.index != p.ifindex || want.mac != p.mac) {
+	// It may have gone and come back, and no message told of it.
+	if p.ifindex != 0 && (want == nil || want.index != p.ifindex || want.mac != p.mac || !p.bound()) {
 		p.log.Info("interface lost", "ifindex", p.ifindex)
 		d.apply(now, p, p.detach(now))
 		p.device.retry = time.Time{}
@@ -113,7 +115,6 @@ func (d *Daemon) follow(ctx context.Context, now time.Time, p *port) {
 		p.device.active = want.bond.active
 	}
 	d.apply(now, p, p.link(now, want.up && unfit == nil))
-	d.askAgain(now, p)
 }
 
 // openPort attaches a port to an interface, and reads its frames in a goroutine.
@@ -131,16 +132,13 @@ func (d *Daemon) openPort(ctx context.Context, now time.Time, p *port, l *linkIn
 		p.log.Error("uplink not usable", "err", err)
 		return false
 	}
-	if p.st != before {
-		p.pendingIn(before)
-	}
 	p.device.name, p.device.active, p.device.unfit = l.name, l.bond.active, nil
 	p.device.opened++
 	index, vfs := l.index, ownVFs{}
 	vfs.read = func() ([]vdp.MAC, error) { return vfAddresses(index) }
 	opened := p.device.opened
 	ctx, cancel := context.WithCancel(ctx)
-	p.close = func() { cancel(); w.Close() }
+	p.close, p.bound = func() { cancel(); w.Close() }, w.Bound
 	do := func(f func(now time.Time)) {
 		d.do(ctx, func(now time.Time) {
 			if p.ifindex != 0 && p.device.opened == opened {
@@ -163,6 +161,9 @@ func (d *Daemon) openPort(ctx context.Context, now time.Time, p *port, l *linkIn
 		})
 	}()
 	d.apply(now, p, out)
+	if p.st != before {
+		d.askAgain(now, p, before)
+	}
 	d.evidence.attached(now, p)
 	return true
 }
@@ -177,28 +178,17 @@ func (d *Daemon) reopen(ctx context.Context, now time.Time) {
 	}
 }
 
-// pendingIn notes what a station was asked for and has not got yet, when another takes its
-// place. What it had is restored.
-func (p *port) pendingIn(st *vdp.Station) {
-	if st == nil {
+// askAgain asks a new station for what the one before it was asked for and has not got yet.
+// What it had is restored.
+func (d *Daemon) askAgain(now time.Time, p *port, before *vdp.Station) {
+	if before == nil {
 		return
 	}
-	for _, v := range st.VSIs() {
-		if k := p.kept[v.VSI.ID]; k.Mode != v.Mode && v.Mode != vdp.DeAssociate {
-			p.again = append(p.again, v)
+	for _, v := range before.VSIs() {
+		if v.Mode == vdp.DeAssociate || p.kept[v.VSI.ID].Mode == v.Mode {
+			continue
 		}
-	}
-}
-
-// askAgain asks a new station for what the one before it was asked for.
-func (d *Daemon) askAgain(now time.Time, p *port) {
-	if p.upSince.IsZero() {
-		return
-	}
-	again := p.again
-	p.again = nil
-	for _, v := range again {
-		out, _, err := p.ask(now, v.Mode, v.VSI)
+		out, err := p.request(now, v.Mode, v.VSI)
 		if err != nil {
 			out.Events = append(out.Events, vdp.Event{Type: vdp.EventFailed, VSI: v.VSI, Mode: v.Mode, Err: err})
 		}

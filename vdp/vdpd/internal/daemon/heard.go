@@ -51,8 +51,29 @@ func offers(d *vdp.EVBDraft, capabilities uint8) bool {
 	return d.SupportedCapabilities&capabilities == capabilities
 }
 
-// explain adds to vdp.ErrNoEVB where to look. Other errors it returns as they are.
+// otherEdition says so where the configuration fixes another edition than a switch offers.
+func (h *heard) otherEdition(fixed string) string {
+	evb := h.lldpdu.EVB
+	bridge := evb != nil && evb.Role == vdp.RoleBridge
+	draft := h.lldpdu.Draft != nil && offers(h.lldpdu.Draft, vdp.CapECP|vdp.CapVDP)
+	switch {
+	case fixed == vdp.EditionDraft.String() && bridge && !draft:
+		return "it offers the 2012 edition, and vdpd.toml says edition = \"draft\""
+	case fixed == vdp.Edition2012.String() && draft && evb == nil:
+		return "it offers the draft, and vdpd.toml says edition = \"2012\""
+	}
+	return ""
+}
+
+// explain adds to vdp.ErrNoEVB where to look, and to vdp.ErrNoAnswer that it is the
+// configuration. Other errors it returns as they are.
 func (p *port) explain(now time.Time, err error) error {
+	if errors.Is(err, vdp.ErrNoAnswer) {
+		if why := p.heard.otherEdition(p.cfg.Edition); why != "" {
+			err = fmt.Errorf("%w: %s", err, why)
+		}
+		return err
+	}
 	if !errors.Is(err, vdp.ErrNoEVB) {
 		return err
 	}

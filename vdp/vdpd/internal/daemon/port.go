@@ -39,6 +39,7 @@ type port struct {
 	device  device
 	mac     vdp.MAC
 	close   context.CancelFunc
+	bound   func() bool  // whether what sends is on the interface yet
 	st      *vdp.Station // nil until the interface was first seen
 	upSince time.Time    // zero while down
 
@@ -48,7 +49,6 @@ type port struct {
 	saver   *saver
 	results results
 	owners  map[vdp.ID]control.Owner
-	again   []vdp.VSIStatus // what a new station is to be asked for
 
 	place int // among Daemon.deadlines, from 1; 0 if it has none
 
@@ -154,7 +154,11 @@ func (p *port) link(now time.Time, up bool) vdp.Output {
 		}
 		return p.st.LinkUp(now)
 	}
-	p.upSince, p.last, p.heard = time.Time{}, nil, heard{} // another switch may be there next
+	if p.last != nil { // another switch may be there next, for the next vdpd as well
+		p.last = nil
+		p.saver.info(p.cfg.Name, uplinkInfo{Edition: p.edition})
+	}
+	p.upSince, p.heard = time.Time{}, heard{}
 	return p.st.LinkDown(now)
 }
 
@@ -231,6 +235,12 @@ func (p *port) ask(now time.Time, m vdp.Mode, v vdp.VSI) (out vdp.Output, done b
 	if err := p.ready(now); err != nil && (!errors.Is(err, vdp.ErrNoEVB) || now.Sub(p.upSince) > evbGrace) {
 		return out, false, err
 	}
+	out, err = p.request(now, m, v)
+	return out, false, err
+}
+
+// request passes on what asks for more, whether the switch is known or not.
+func (p *port) request(now time.Time, m vdp.Mode, v vdp.VSI) (vdp.Output, error) {
 	request := p.st.Associate
 	switch m {
 	case vdp.PreAssociate:
@@ -238,10 +248,11 @@ func (p *port) ask(now time.Time, m vdp.Mode, v vdp.VSI) (out vdp.Output, done b
 	case vdp.PreAssociateRR:
 		request = p.st.PreAssociateRR
 	}
-	if out, err = request(now, v); err == nil {
-		p.pending(id)
+	out, err := request(now, v)
+	if err == nil {
+		p.pending(v.ID)
 	}
-	return out, false, err
+	return out, err
 }
 
 // pending marks a VSI as being worked on. Its owner stays who it was.

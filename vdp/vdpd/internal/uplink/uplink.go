@@ -5,6 +5,7 @@ package uplink
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -23,6 +24,7 @@ type Conn struct {
 
 	mu  sync.Mutex   // from when frames are taken from out to when they are handed on
 	out *packet.Conn // what leaves through the interface, whoever sends it
+	buf []byte       // for out
 }
 
 // Frames are what has passed an uplink.
@@ -79,6 +81,8 @@ func (c *Conn) prepare() error {
 		{c.in, unix.SOL_SOCKET, unix.SO_PRIORITY, prioControl, "set priority"},
 		// What this socket would not show anyway need not be copied for it.
 		{c.in, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1, "ignore what leaves"},
+		// A guest can leave two octets of a frame to the card: see sent.
+		{c.out, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1, "ask for checksums to come"},
 		// A guest that makes it overflow makes vdpd deaf.
 		{c.out, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, outBuffer, "set buffer size"},
 	} {
@@ -125,14 +129,15 @@ var leaving = []bpf.Instruction{
 	bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0x0000, SkipTrue: 2},
 	bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0x0003, SkipTrue: 1},
 	bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 0x000e, SkipTrue: 1},
-	bpf.RetConstant{Val: maxFrame},
+	bpf.RetConstant{Val: maxSkb},
 	bpf.RetConstant{Val: 0},
 }
 
 const (
 	maxFrame    = 2048
-	prioControl = 7       // TC_PRIO_CONTROL
-	outBuffer   = 4 << 20 // some 5,000 small frames
+	maxSkb      = 64 << 10 // a checksum is over all of it
+	prioControl = 7        // TC_PRIO_CONTROL
+	outBuffer   = 4 << 20  // some 5,000 small frames
 	// maxSent bounds what is handed on at once, maxRounds how often before what has
 	// arrived gets its turn.
 	maxSent   = 1024
@@ -208,6 +213,66 @@ func receive(fd int, buf []byte, max int) (frames [][]byte, err error) {
 	return frames, nil
 }
 
+// receiveSent is receive for what leaves. Missed says that a frame could not be read.
+func receiveSent(fd int, buf []byte, max int) (frames [][]byte, missed bool, err error) {
+	for range max {
+		n, _, err := unix.Recvfrom(fd, buf, unix.MSG_DONTWAIT)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EINVAL): // the kernel has no header for it
+			missed = true
+		case err != nil:
+			return frames, missed, err
+		default:
+			frames = append(frames, sent(buf[:n])...)
+		}
+	}
+	return frames, missed, nil
+}
+
+// vnetLen is the length of a struct virtio_net_hdr.
+const vnetLen = 10
+
+// sent returns the forms in which a frame may be on the wire. Whoever sends it, a guest as
+// well, may leave a checksum to the card, or to a bridge on the way, and says where it
+// belongs: those two octets are others then than here.
+func sent(b []byte) (forms [][]byte) {
+	if len(b) < vnetLen {
+		return nil
+	}
+	h, frame := b[:vnetLen], b[vnetLen:]
+	add := func() { forms = append(forms, bytes.Clone(frame[:min(len(frame), maxFrame)])) }
+	add()
+	start := int(binary.NativeEndian.Uint16(h[6:]))
+	at := start + int(binary.NativeEndian.Uint16(h[8:]))
+	if h[0]&unix.VIRTIO_NET_HDR_F_NEEDS_CSUM == 0 || at+2 > len(frame) {
+		return forms
+	}
+	sum := checksum(frame[start:])
+	binary.BigEndian.PutUint16(frame[at:], sum)
+	add()
+	if sum == 0 { // which the kernel writes as its other form, and a card may not
+		binary.BigEndian.PutUint16(frame[at:], 0xffff)
+		add()
+	}
+	return forms
+}
+
+// checksum is the Internet checksum of RFC 1071.
+func checksum(b []byte) uint16 {
+	var sum uint32
+	for ; len(b) >= 2; b = b[2:] {
+		sum += uint32(binary.BigEndian.Uint16(b))
+	}
+	if len(b) > 0 {
+		sum += uint32(b[0]) << 8
+	}
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	return ^uint16(sum)
+}
+
 // readSent reads what leaves while nothing comes.
 func (c *Conn) readSent(f func(Frames)) error {
 	raw, err := c.out.SyscallConn()
@@ -215,12 +280,15 @@ func (c *Conn) readSent(f func(Frames)) error {
 		return err
 	}
 	for {
-		var peek error
+		var (
+			peek   error
+			header [vnetLen]byte
+		)
 		err := raw.Read(func(fd uintptr) bool {
-			_, _, peek = unix.Recvfrom(int(fd), nil, unix.MSG_PEEK|unix.MSG_DONTWAIT|unix.MSG_TRUNC)
+			_, _, peek = unix.Recvfrom(int(fd), header[:], unix.MSG_PEEK|unix.MSG_DONTWAIT|unix.MSG_TRUNC)
 			return !errors.Is(peek, unix.EAGAIN)
 		})
-		if err == nil && !isNetDown(peek) {
+		if err == nil && !isNetDown(peek) && !errors.Is(peek, unix.EINVAL) { // that is for pass
 			err = peek
 		}
 		if err == nil {
@@ -240,10 +308,13 @@ func (c *Conn) pass(f func(Frames), arrived [][]byte) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	b := make([]byte, maxFrame)
+	if c.buf == nil {
+		c.buf = make([]byte, vnetLen+maxSkb)
+	}
 	for round := 1; ; round++ {
 		var frames Frames
-		cerr := raw.Control(func(fd uintptr) { frames.Sent, err = receive(int(fd), b, maxSent) })
+		missed := false
+		cerr := raw.Control(func(fd uintptr) { frames.Sent, missed, err = receiveSent(int(fd), c.buf, maxSent) })
 		more := err == nil
 		switch {
 		case cerr != nil:
@@ -255,7 +326,7 @@ func (c *Conn) pass(f func(Frames), arrived [][]byte) error {
 		if err != nil {
 			return err
 		}
-		frames.Missed = stats.Drops > 0
+		frames.Missed = missed || stats.Drops > 0
 		if more && round == maxRounds { // who sends that much is not waited for
 			more, frames.Missed = false, true
 		}
@@ -279,6 +350,23 @@ func (c *Conn) Send(frame []byte) error {
 		return nil
 	}
 	return err
+}
+
+// Bound reports whether the sockets still are on the interface. One that has been in another
+// namespace comes back without them, maybe under the same name and index.
+func (c *Conn) Bound() bool { return isBound(c.in) && isBound(c.out) }
+
+func isBound(c *packet.Conn) (bound bool) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false
+	}
+	err = raw.Control(func(fd uintptr) {
+		sa, err := unix.Getsockname(int(fd))
+		ll, ok := sa.(*unix.SockaddrLinklayer)
+		bound = err == nil && ok && ll.Ifindex > 0
+	})
+	return err == nil && bound
 }
 
 // Close closes the sockets.
