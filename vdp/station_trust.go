@@ -15,7 +15,7 @@ const (
 	echoTime = 5 * time.Second
 	// maxEchoes bounds the frames remembered in that time. Hosts send one in 30 s;
 	// who sends more than this wants something to be forgotten.
-	maxEchoes = 1 << 14
+	maxEchoes = 1 << 16
 	// openTime is longer than a reflection that was under way takes.
 	openTime = time.Second
 )

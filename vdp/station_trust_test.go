@@ -169,7 +169,7 @@ func TestEchoFlood(t *testing.T) {
 	s := newSim(t, vdp.Edition2012).up()
 	forged := lldpFrame(t, vdp.NearestCustomerBridge, stranger, agentLLDP(stranger))
 	s.st.Sent(s.now, forged)
-	for i := range 40_000 {
+	for i := range 140_000 {
 		s.st.Sent(s.now, lldpFrame(t, vdp.NearestCustomerBridge, stranger, agentLLDP(stranger, func(p *vdp.LLDPDU) {
 			p.Port = binary.BigEndian.AppendUint32([]byte{7}, uint32(i))
 		})))
