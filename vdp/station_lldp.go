@@ -147,13 +147,13 @@ func (s *Station) handleLLDP(now time.Time, f *Frame) error {
 	case current && !offers:
 		s.forgetNeighbor(now)
 	case !offers:
-		s.rivals = slices.DeleteFunc(s.rivals, func(r Neighbor) bool { return r.agent(&n) })
+		s.contenders = slices.DeleteFunc(s.contenders, func(r Neighbor) bool { return r.agent(&n) })
 	case current && !s.restarted(&n):
 		s.refresh(now, n)
 	case current, s.neighbor == nil, s.prefers(&n):
 		s.adopt(now, n)
 	default:
-		return s.rival(now, n)
+		return s.contender(now, n)
 	}
 	return nil
 }

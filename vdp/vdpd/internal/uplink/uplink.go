@@ -144,9 +144,10 @@ const (
 
 // ReadLoop calls f with what passes the uplink, in order: what has left before a
 // frame arrived comes before it, or with it. While f works, further frames wait in
-// the sockets' buffers, and those beyond are lost as on any wire. It ends with the context, or when a
-// socket fails, as it does when the interface goes away. f owns the frames, and is
-// not called twice at the same time. A link that is down is waited for.
+// the sockets' buffers, and those beyond are lost as on any wire. It ends with the
+// context, or when a socket fails, as it does when the interface goes away. f owns
+// the frames, and is not called twice at the same time. A link that is down is
+// waited for.
 func (c *Conn) ReadLoop(ctx context.Context, f func(Frames)) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer context.AfterFunc(ctx, func() { c.Close() })()
