@@ -79,12 +79,19 @@ func (c *Conn) prepare() error {
 		{c.in, unix.SOL_SOCKET, unix.SO_PRIORITY, prioControl, "set priority"},
 		// What this socket would not show anyway need not be copied for it.
 		{c.in, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1, "ignore what leaves"},
-		// A guest that makes it overflow makes vdpd deaf.
-		{c.out, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, outBuffer, "set buffer size"},
 	} {
 		if err := setsockoptInt(o.conn, o.level, o.opt, o.value); err != nil {
 			return fmt.Errorf("%s: %w", o.what, err)
 		}
+	}
+	// A guest that makes it overflow makes vdpd deaf. In a user namespace the limit of the
+	// host's holds.
+	err := setsockoptInt(c.out, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, outBuffer)
+	if errors.Is(err, unix.EPERM) {
+		err = setsockoptInt(c.out, unix.SOL_SOCKET, unix.SO_RCVBUF, outBuffer)
+	}
+	if err != nil {
+		return fmt.Errorf("set buffer size: %w", err)
 	}
 	return nil
 }
