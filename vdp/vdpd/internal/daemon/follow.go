@@ -25,7 +25,7 @@ func openWire(l *linkInfo) (wire, error) { return uplink.Listen(l.netInterface()
 // A device is the interface that a port has. A port is a device and not a name: a rename
 // leaves it where it is, and a new device of the same name is another one.
 type device struct {
-	name   string
+	name   string // the present one, "" without an interface
 	active int    // the slave in use, of a bond
 	unfit  error  // why no station can run on it
 	opened uint64 // counts them: what an earlier one's reader brings is late
