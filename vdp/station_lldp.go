@@ -165,7 +165,7 @@ func (s *Station) choose(p *LLDPDU) Edition {
 	switch {
 	case want != EditionDraft && p.EVB != nil && p.EVB.Role == RoleBridge:
 		return Edition2012
-	case want != Edition2012 && p.Draft != nil && p.Draft.speaksVDP():
+	case want != Edition2012 && p.Draft != nil && p.Draft.SpeaksVDP():
 		return EditionDraft
 	}
 	return EditionAuto
