@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"path/filepath"
-	"strings"
 	"time"
 
 	"libvirt-direct/internal/link"
@@ -53,12 +51,7 @@ func vfAddresses(ifindex int) (macs []vdp.MAC, err error) {
 		return nil, err
 	}
 	defer c.Close()
-	devices := []string{port.Name}
-	lowers, _ := filepath.Glob(filepath.Join("/sys/class/net", port.Name, "lower_*"))
-	for _, l := range lowers {
-		devices = append(devices, strings.TrimPrefix(filepath.Base(l), "lower_"))
-	}
-	for _, d := range devices {
+	for _, d := range link.WithLowers("/sys", port.Name) {
 		l, err := c.ByName(ctx, d)
 		if err != nil {
 			return nil, err
