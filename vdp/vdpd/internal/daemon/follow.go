@@ -136,7 +136,7 @@ func (d *Daemon) openPort(ctx context.Context, now time.Time, p *port, l *linkIn
 	}
 	p.device.name, p.device.active, p.device.unfit = l.name, l.bond.active, nil
 	p.device.opened++
-	index, vfs := l.index, ownVFs{}
+	index, vfs := l.index, ownVFs{log: p.log}
 	vfs.read = func() ([]vdp.MAC, error) { return vfAddresses(index) }
 	opened := p.device.opened
 	ctx, cancel := context.WithCancel(ctx)
