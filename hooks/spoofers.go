@@ -1,6 +1,7 @@
 package hooks
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strconv"
@@ -10,6 +11,7 @@ import (
 	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/link"
+	"libvirt-direct/vdp/control"
 	"libvirt-direct/xmlfilter"
 )
 
@@ -54,6 +56,16 @@ func spoofing(pf string, vfs []link.VF) (lines []string) {
 		lines = append(lines, fmt.Sprintf("%s of %s can speak as the switch: %s", who, pf, why))
 	}
 	return lines
+}
+
+// UplinkSpoofers is Spoofers for one of vdpd's uplinks: none while that has no interface, or
+// has one in another network namespace.
+func UplinkSpoofers(ctx context.Context, k step.Kernel, u *control.Uplink) ([]string, error) {
+	port, err := k.ByName(ctx, cmp.Or(u.Device, u.Name)) // an older vdpd does not say which device
+	if err != nil || port.Index != u.Ifindex {
+		return nil, step.Ignore(err, link.ErrNotFound)
+	}
+	return Spoofers(ctx, k, port)
 }
 
 // SurveySpoofers adds Spoofers to what is known of the host, for the ports where a domain's

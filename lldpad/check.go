@@ -233,11 +233,11 @@ func (p *portConfig) waiting(port string) string {
 	at := noevb.Port{Name: port}
 	switch offers := p.remoteDraft != nil && p.remoteDraft.SupportedCapabilities&capsVDP == capsVDP; {
 	case p.remoteEVB != nil && p.remoteEVB.Role != vdp.RoleBridge:
-		at.Heard = &noevb.LLDPDU{Flaw: "is not a bridge's"}
+		at.Heard = &noevb.LLDPDU{Flaw: noevb.NotABridge}
 	case p.remoteEVB != nil || offers:
 		at.Heard = &noevb.LLDPDU{Flaw: "lldpad has not answered yet"}
 	case p.remoteDraft != nil:
-		at.Heard = &noevb.LLDPDU{Flaw: "does not offer both ECP and VDP"}
+		at.Heard = &noevb.LLDPDU{Flaw: noevb.NoVDP}
 	case p.heard:
 		at.Heard = &noevb.LLDPDU{}
 	}

@@ -144,8 +144,8 @@ func (e *EVBDraft) UnmarshalBinary(b []byte) error {
 	return nil
 }
 
-// speaksVDP reports whether a bridge that sends this TLV offers the protocol.
-func (e *EVBDraft) speaksVDP() bool {
+// SpeaksVDP reports whether a bridge that sends this TLV offers the protocol.
+func (e *EVBDraft) SpeaksVDP() bool {
 	const need = CapECP | CapVDP
 	return e.SupportedForwarding&(ForwardStandard|ForwardReflective) != 0 && e.SupportedCapabilities&need == need
 }

@@ -151,23 +151,23 @@ type VSIStatus struct {
 // A Station is the 802.1Qbg station on one uplink. It is not safe for
 // concurrent use. Times passed to its methods must not go backwards.
 type Station struct {
-	cfg      Config
-	link     bool
-	edition  Edition // in use; EditionAuto while none is known
-	neighbor *Neighbor
-	rivals   []Neighbor // other agents that offer EVB, the first seen first
-	speaker  MAC        // whose ECP counts: the last neighbor's, which may be gone
-	told     told
-	groups   bool // the switch takes group ids
-	agreed   bool // our EVB TLV, too, takes the switch's into account
-	timers   Timers
-	echoes   echoes
-	lldp     lldpSender
-	ecp      ecpLink
-	vsis     map[ID]*association
-	due      dueHeap
-	queue    list.List // of *association: what is to be sent
-	out      Output
+	cfg        Config
+	link       bool
+	edition    Edition // in use; EditionAuto while none is known
+	neighbor   *Neighbor
+	contenders []Neighbor // other agents that offer EVB, the first seen first
+	speaker    MAC        // whose ECP counts: the last neighbor's, which may be gone
+	told       told
+	groups     bool // the switch takes group ids
+	agreed     bool // our EVB TLV, too, takes the switch's into account
+	timers     Timers
+	echoes     echoes
+	lldp       lldpSender
+	ecp        ecpLink
+	vsis       map[ID]*association
+	due        dueHeap
+	queue      list.List // of *association: what is to be sent
+	out        Output
 }
 
 // NewStation returns a station whose link is down. It fails with a
@@ -228,7 +228,7 @@ func (s *Station) LinkUp(now time.Time) Output {
 func (s *Station) LinkDown(now time.Time) Output {
 	if s.link || s.neighbor != nil { // LastNeighbor may have gone while nobody looked
 		s.link = false
-		s.rivals = nil
+		s.contenders = nil
 		s.forgetNeighbor(now)
 		s.edition, s.agreed, s.speaker, s.groups = s.cfg.Edition, false, MAC{}, false
 		s.negotiate()
@@ -283,7 +283,7 @@ func (s *Station) handle(now time.Time, frame []byte) error {
 // harmless.
 func (s *Station) Tick(now time.Time) Output {
 	s.introduce(now)
-	s.rivals = slices.DeleteFunc(s.rivals, func(r Neighbor) bool { return due(now, r.Until) })
+	s.contenders = slices.DeleteFunc(s.contenders, func(r Neighbor) bool { return due(now, r.Until) })
 	if s.neighbor != nil && due(now, s.neighbor.Until) {
 		s.forgetNeighbor(now)
 	}
@@ -409,7 +409,7 @@ func (s *Station) Neighbor() (Neighbor, bool) {
 // Conflicts returns the agents at other ports than the neighbor's that offer EVB,
 // too, the first seen first. One of them follows when the neighbor is gone.
 func (s *Station) Conflicts() []Neighbor {
-	return slices.DeleteFunc(slices.Clone(s.rivals), func(r Neighbor) bool { return s.neighbor != nil && s.neighbor.port(&r) })
+	return slices.DeleteFunc(slices.Clone(s.contenders), func(r Neighbor) bool { return s.neighbor != nil && s.neighbor.port(&r) })
 }
 
 // Edition returns the edition in use, EditionAuto while none is known.

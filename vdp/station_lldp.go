@@ -147,13 +147,13 @@ func (s *Station) handleLLDP(now time.Time, f *Frame) error {
 	case current && !offers:
 		s.forgetNeighbor(now)
 	case !offers:
-		s.rivals = slices.DeleteFunc(s.rivals, func(r Neighbor) bool { return r.agent(&n) })
+		s.contenders = slices.DeleteFunc(s.contenders, func(r Neighbor) bool { return r.agent(&n) })
 	case current && !s.restarted(&n):
 		s.refresh(now, n)
 	case current, s.neighbor == nil, s.prefers(&n):
 		s.adopt(now, n)
 	default:
-		return s.rival(now, n)
+		return s.contender(now, n)
 	}
 	return nil
 }
@@ -168,7 +168,7 @@ func (s *Station) choose(p *LLDPDU) Edition {
 		return EditionAuto
 	case want != EditionDraft && p.EVB != nil && p.EVB.Role == RoleBridge:
 		return Edition2012
-	case want != Edition2012 && p.Draft != nil && p.Draft.speaksVDP():
+	case want != Edition2012 && p.Draft != nil && p.Draft.SpeaksVDP():
 		return EditionDraft
 	}
 	return EditionAuto

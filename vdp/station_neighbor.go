@@ -26,8 +26,8 @@ type Neighbor struct {
 const (
 	// maxNeighborTTL bounds how long an agent that says no more is believed.
 	maxNeighborTTL = 300 * time.Second
-	// maxRivals bounds the agents remembered beside the neighbor.
-	maxRivals = 8
+	// maxContenders bounds the agents remembered beside the neighbor.
+	maxContenders = 8
 )
 
 func neighborOf(now time.Time, f *Frame, p *LLDPDU) Neighbor {
@@ -103,7 +103,7 @@ func (s *Station) refresh(now time.Time, n Neighbor) {
 // adopt makes an agent the neighbor. It has not heard of any VSI, or may have
 // forgotten them: all are requested again.
 func (s *Station) adopt(now time.Time, n Neighbor) {
-	s.rivals = slices.DeleteFunc(s.rivals, func(r Neighbor) bool { return r.agent(&n) })
+	s.contenders = slices.DeleteFunc(s.contenders, func(r Neighbor) bool { return r.agent(&n) })
 	s.told = told{}
 	s.agreed = false
 	s.follow(&n)
@@ -152,17 +152,17 @@ func (s *Station) prefers(n *Neighbor) bool {
 		(s.neighbor.Edition == n.Edition || len(s.vsis) == 0)
 }
 
-// rival remembers an agent that is not the neighbor. The first ones stay: a flood
+// contender remembers an agent that is not the neighbor. The first ones stay: a flood
 // of others does not drive them out.
-func (s *Station) rival(now time.Time, n Neighbor) error {
-	s.rivals = slices.DeleteFunc(s.rivals, func(r Neighbor) bool { return due(now, r.Until) })
-	i := slices.IndexFunc(s.rivals, func(r Neighbor) bool { return r.agent(&n) })
+func (s *Station) contender(now time.Time, n Neighbor) error {
+	s.contenders = slices.DeleteFunc(s.contenders, func(r Neighbor) bool { return due(now, r.Until) })
+	i := slices.IndexFunc(s.contenders, func(r Neighbor) bool { return r.agent(&n) })
 	switch {
 	case i >= 0:
-		n.Since = s.rivals[i].Since
-		s.rivals[i] = n
-	case len(s.rivals) < maxRivals:
-		s.rivals = append(s.rivals, n)
+		n.Since = s.contenders[i].Since
+		s.contenders[i] = n
+	case len(s.contenders) < maxContenders:
+		s.contenders = append(s.contenders, n)
 	}
 	if !s.neighbor.port(&n) {
 		s.tellOnce(&s.told.conflict, EventConflict, n.Source)
@@ -179,11 +179,11 @@ func (s *Station) forgetNeighbor(now time.Time) {
 	}
 	s.neighbor = nil
 	s.out.Events = append(s.out.Events, Event{Type: EventNeighborLost})
-	s.rivals = slices.DeleteFunc(s.rivals, func(r Neighbor) bool { return due(now, r.Until) })
-	if len(s.rivals) == 0 {
+	s.contenders = slices.DeleteFunc(s.contenders, func(r Neighbor) bool { return due(now, r.Until) })
+	if len(s.contenders) == 0 {
 		s.negotiate()
 		return
 	}
-	next := max(0, slices.IndexFunc(s.rivals, func(r Neighbor) bool { return r.Group == NearestCustomerBridge }))
-	s.adopt(now, s.rivals[next])
+	next := max(0, slices.IndexFunc(s.contenders, func(r Neighbor) bool { return r.Group == NearestCustomerBridge }))
+	s.adopt(now, s.contenders[next])
 }

@@ -88,9 +88,7 @@ func (o *vsiOptions) status(ctx context.Context) ([]uplink, error) {
 	// vdpd's own answer is printed whatever the kernel says beside it.
 	_ = withKernel(func(k *link.Conn) error {
 		for i := range all {
-			if port, err := k.ByName(ctx, all[i].Name); err == nil && port.Index == all[i].Ifindex {
-				all[i].Spoofers, _ = hooks.Spoofers(ctx, k, port)
-			}
+			all[i].Spoofers, _ = hooks.UplinkSpoofers(ctx, k, &all[i].Uplink)
 		}
 		return nil
 	})

@@ -43,12 +43,12 @@ func vsiOf(v *xmlfilter.VirtualPort, mac, port string, vlan int) (*step.VSI, err
 	if err != nil {
 		return nil, err
 	}
-	instance := v.Parameters["instanceid"]
-	if _, err := vdp.ParseUUID(instance); err != nil {
-		return nil, step.Hint(step.ErrUnsuitable, "<virtualport> instanceid=%q; define the domain first, libvirt gives it one", instance)
+	instance, err := vdp.ParseUUID(v.Parameters["instanceid"])
+	if err != nil {
+		return nil, step.Hint(step.ErrUnsuitable, "<virtualport> instanceid=%q; define the domain first, libvirt gives it one", v.Parameters["instanceid"])
 	}
 	return &step.VSI{
-		Port: port, Instance: instance, Manager: uint8(manager), TypeID: uint32(typeID), TypeVersion: uint8(version),
+		Port: port, Instance: instance.String(), Manager: uint8(manager), TypeID: uint32(typeID), TypeVersion: uint8(version),
 		MAC: mac, VLAN: vlan,
 	}, nil
 }

@@ -50,7 +50,7 @@ func (v *VSI) AssociatedAt() string { return v.Port }
 func (v *VSI) Key() string { return "vsi " + v.Instance }
 
 func (v *VSI) Resource() (name string, shared bool) {
-	return fmt.Sprintf("vsi/%s/i-%s", v.Port, v.Instance), false
+	return journal.VSIResource(v.Port, v.Instance), false
 }
 
 // Until is the moment when the guest is gone: the switch is to have the VSI free when it

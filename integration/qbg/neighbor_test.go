@@ -15,7 +15,6 @@ import (
 
 	"github.com/mdlayher/packet"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
 	"libvirt-direct/integration/host/hosttest"
 	"libvirt-direct/vdp"
@@ -174,16 +173,8 @@ func play(ctx context.Context, f *vdptest.Forger, tap, wire *packet.Conn, own, h
 // listen returns a socket that is shown what arrives at a network device.
 func listen(t testing.TB, name string) (vdp.MAC, *packet.Conn) {
 	t.Helper()
-	ifi, err := net.InterfaceByName(name)
-	require.NoError(t, err)
-	c, err := packet.Listen(ifi, packet.Raw, unix.ETH_P_ALL, nil)
+	c, ifi, err := hosttest.Arriving(name)
 	require.NoError(t, err)
 	t.Cleanup(func() { c.Close() })
-	raw, err := c.SyscallConn()
-	require.NoError(t, err)
-	require.NoError(t, raw.Control(func(fd uintptr) {
-		err = unix.SetsockoptInt(int(fd), unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1)
-	}))
-	require.NoError(t, err)
 	return vdp.MAC(ifi.HardwareAddr), c
 }

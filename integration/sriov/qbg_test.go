@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"libvirt-direct/integration/host/hosttest"
 	"libvirt-direct/vdp"
 	"libvirt-direct/vdp/control"
 	"libvirt-direct/vdp/vdptest"
@@ -283,17 +284,9 @@ func hardware(t *testing.T, name string) vdp.MAC {
 // listenOn returns a socket that is shown what arrives at a network device.
 func listenOn(t *testing.T, name string) *packet.Conn {
 	t.Helper()
-	ifi, err := net.InterfaceByName(name)
-	require.NoError(t, err)
-	c, err := packet.Listen(ifi, packet.Raw, unix.ETH_P_ALL, nil)
+	c, _, err := hosttest.Arriving(name)
 	require.NoError(t, err)
 	t.Cleanup(func() { c.Close() })
-	raw, err := c.SyscallConn()
-	require.NoError(t, err)
-	require.NoError(t, raw.Control(func(fd uintptr) {
-		err = unix.SetsockoptInt(int(fd), unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1)
-	}))
-	require.NoError(t, err)
 	return c
 }
 

@@ -38,14 +38,12 @@ func stationPort(ctx context.Context, k kernel, u *control.Uplink) (found []Find
 	note := func(format string, args ...any) {
 		found = append(found, finding(Note, "vdpd "+u.Name, format, args...))
 	}
-	if port, err := k.ByName(ctx, u.Name); err == nil {
-		lines, err := hooks.Spoofers(ctx, k, port)
-		if err != nil {
-			note("whether virtual functions can speak as the switch is not known: %v", err)
-		}
-		for _, l := range lines {
-			note("%s; hold each to its own address: libvirt-direct vf set PF VF spoofchk=on trust=off", l)
-		}
+	lines, err := hooks.UplinkSpoofers(ctx, k, u)
+	if err != nil {
+		note("whether virtual functions can speak as the switch is not known: %v", err)
+	}
+	for _, l := range lines {
+		note("%s; hold each to its own address: libvirt-direct vf set PF VF spoofchk=on trust=off", l)
 	}
 	for _, a := range u.Others {
 		note("a second agent sends EVB TLVs: %s; only one is the switch: if this one is, pin it with neighbor in vdpd.toml, else find it by its address", a)

@@ -26,7 +26,7 @@ func TestStationPort(t *testing.T) {
 	yes, no := true, false
 	off, trusted := link.VFSettings{SpoofChk: &no}, link.VFSettings{SpoofChk: &yes, Trust: &yes}
 	k := &portKernel{fakeKernel: fakeKernel{links: []link.Link{{Index: 3, Name: "eth0"}}}}
-	u := control.Uplink{Name: "eth0", Timers: &control.Timers{Answer: 7891}}
+	u := control.Uplink{Name: "uplink", Device: "eth0", Ifindex: 3, Timers: &control.Timers{Answer: 7891}}
 	require.Empty(t, stationPort(t.Context(), k, &u))
 
 	k.spoofers = []link.VF{{Number: 1, VFSettings: off}, {Number: 2, VFSettings: trusted}, {Number: 3, VFSettings: off}}
@@ -34,12 +34,15 @@ func TestStationPort(t *testing.T) {
 	u.Timers.Peer, u.Timers.Used = &control.Exponents{Retries: 3, RTE: 18, RWD: 25, RKA: 20}, &control.Exponents{Retries: 3, RTE: 17, RWD: 22, RKA: 20}
 	u.Timers.Answer = 62914.56
 	requireFindings(t, []Finding{
-		{Note, "vdpd eth0", "VFs 1 and 3 of eth0 can speak as the switch: spoof check is off; hold each to its own address: libvirt-direct vf set PF VF spoofchk=on trust=off"},
-		{Note, "vdpd eth0", "VF 2 of eth0 can speak as the switch: trust is on; hold each"},
-		{Note, "vdpd eth0", "a second agent sends EVB TLVs: chassis x, port y, address 02:cc:00:00:00:01, to 01:80:c2:00:00:0e; only one is the switch"},
-		{Note, "vdpd eth0", "the switch asks for longer times than vdpd uses: ecp_rte 18 → 17, vdp_rwd 25 → 22; lower them on the switch"},
-		{Note, "vdpd eth0", "the switch may take 62.9 s for an answer, and libvirt waits 10 s: lower the resource wait delay (RWD) on the switch's port and vdp_rwd in vdpd.toml, and ECP's retries and RTE"},
+		{Note, "vdpd uplink", "VFs 1 and 3 of eth0 can speak as the switch: spoof check is off; hold each to its own address: libvirt-direct vf set PF VF spoofchk=on trust=off"},
+		{Note, "vdpd uplink", "VF 2 of eth0 can speak as the switch: trust is on; hold each"},
+		{Note, "vdpd uplink", "a second agent sends EVB TLVs: chassis x, port y, address 02:cc:00:00:00:01, to 01:80:c2:00:00:0e; only one is the switch"},
+		{Note, "vdpd uplink", "the switch asks for longer times than vdpd uses: ecp_rte 18 → 17, vdp_rwd 25 → 22; lower them on the switch"},
+		{Note, "vdpd uplink", "the switch may take 62.9 s for an answer, and libvirt waits 10 s: lower the resource wait delay (RWD) on the switch's port and vdp_rwd in vdpd.toml, and ECP's retries and RTE"},
 	}, stationPort(t.Context(), k, &u))
+
+	require.Empty(t, stationPort(t.Context(), k, &control.Uplink{Name: "eth0", Ifindex: 4}), "in another namespace")
+	require.Empty(t, stationPort(t.Context(), k, &control.Uplink{Name: "gone"}))
 }
 
 func TestLowerRWD(t *testing.T) {

@@ -61,6 +61,10 @@ func (c Claims) Beaten(uuid string, gen int) bool {
 	return slices.ContainsFunc(c.All, func(o Claim) bool { return o.UUID != uuid && o.Gen >= gen })
 }
 
+// VSIResource names an association by 802.1Qbg at a port. The instance is as vdp.ID writes it:
+// vdpd looks for whose guest a VSI is by what the hook has claimed.
+func VSIResource(port, instance string) string { return fmt.Sprintf("vsi/%s/i-%s", port, instance) }
+
 // Claims reads who claims a resource. Reservations that have ended are none. Only the
 // journals that a hint names are read, so that the cost does not grow with their number.
 func (d *Dir) Claims(resource string) (Claims, error) {

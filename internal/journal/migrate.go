@@ -146,7 +146,7 @@ func (e *Entry) migrate1() error {
 	case s.Port != nil:
 		e.Resource = "port/" + s.Port.Netdev
 	case s.VSI != nil:
-		e.Resource = fmt.Sprintf("vsi/%s/i-%s", s.VSI.Port, s.VSI.Instance)
+		e.Resource = VSIResource(s.VSI.Port, s.VSI.Instance)
 	case s.Tap != nil:
 		e.Resource = "link/" + s.Tap.Name
 	case s.OVSPort != nil:

@@ -108,7 +108,7 @@ func octet(v []byte) (int, error) {
 // parseBridge reads IFLA_INFO_DATA of a bridge.
 func parseBridge(data []byte) (*Bridge, error) {
 	b := &Bridge{}
-	return b, eachAttr(data, func(typ uint16, v []byte) error {
+	return b, EachAttr(data, func(typ uint16, v []byte) error {
 		var err error
 		switch typ {
 		case unix.IFLA_BR_STP_STATE:
@@ -133,7 +133,7 @@ func parseBridge(data []byte) (*Bridge, error) {
 func parseBridgePort(data []byte) (*BridgePort, error) {
 	p := &BridgePort{}
 	attrs := p.attrs()
-	return p, eachAttr(data, func(typ uint16, v []byte) error {
+	return p, EachAttr(data, func(typ uint16, v []byte) error {
 		if typ == unix.IFLA_BRPORT_STATE {
 			var err error
 			p.State, err = octet(v)
@@ -254,12 +254,12 @@ func parsePortVLANs(b []byte) ([]PortVLAN, error) {
 		return nil, fmt.Errorf("%w: %d octets", ErrMalformed, len(b))
 	}
 	var all []PortVLAN
-	err := eachAttr(b[sizeofBrVLANMsg:], func(typ uint16, v []byte) error {
+	err := EachAttr(b[sizeofBrVLANMsg:], func(typ uint16, v []byte) error {
 		if typ != vlanDBEntry {
 			return nil
 		}
 		var flags, first, last uint16
-		err := eachAttr(v, func(typ uint16, v []byte) error {
+		err := EachAttr(v, func(typ uint16, v []byte) error {
 			switch {
 			case typ == vlanDBEntryInfo && len(v) == 4:
 				flags, first = binary.NativeEndian.Uint16(v), binary.NativeEndian.Uint16(v[2:])

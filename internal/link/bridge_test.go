@@ -97,7 +97,7 @@ func TestParsePortVLANs(t *testing.T) {
 func TestVLANSpec(t *testing.T) {
 	var got [][2]uint16
 	spec := vlanSpec([]PortVLAN{{ID: 9}, {ID: 10, PVID: true}, {ID: 11}, {ID: 12}, {ID: 13}, {ID: 14, Untagged: true}, {ID: 16}}).Serialize()
-	require.NoError(t, eachAttr(spec[unix.SizeofRtAttr:], func(typ uint16, v []byte) error {
+	require.NoError(t, EachAttr(spec[unix.SizeofRtAttr:], func(typ uint16, v []byte) error {
 		require.EqualValues(t, nl.IFLA_BRIDGE_VLAN_INFO, typ)
 		got = append(got, [2]uint16{binary.NativeEndian.Uint16(v), binary.NativeEndian.Uint16(v[2:])})
 		return nil

@@ -115,7 +115,7 @@ func parseLink(b []byte) (Link, error) {
 		Carrier:  flags&unix.IFF_LOWER_UP != 0,
 		AllMulti: flags&unix.IFF_ALLMULTI != 0,
 	}
-	err := eachAttr(b[unix.SizeofIfInfomsg:], func(typ uint16, v []byte) error {
+	err := EachAttr(b[unix.SizeofIfInfomsg:], func(typ uint16, v []byte) error {
 		var err error
 		switch typ {
 		case unix.IFLA_IFNAME:
@@ -137,7 +137,7 @@ func parseLink(b []byte) (Link, error) {
 		case unix.IFLA_LINKINFO:
 			err = l.parseInfo(v)
 		case unix.IFLA_PROP_LIST:
-			err = eachAttr(v, func(typ uint16, v []byte) error {
+			err = EachAttr(v, func(typ uint16, v []byte) error {
 				if typ == unix.IFLA_ALT_IFNAME {
 					l.AltNames = append(l.AltNames, cstring(v))
 				}
@@ -153,7 +153,7 @@ func parseLink(b []byte) (Link, error) {
 func (l *Link) parseInfo(b []byte) error {
 	var data, port []byte
 	slave := ""
-	err := eachAttr(b, func(typ uint16, v []byte) error {
+	err := EachAttr(b, func(typ uint16, v []byte) error {
 		switch typ {
 		case unix.IFLA_INFO_KIND:
 			l.Kind = cstring(v)
@@ -178,7 +178,7 @@ func (l *Link) parseInfo(b []byte) error {
 		l.Bridge, err = parseBridge(data)
 		return err
 	}
-	return eachAttr(data, func(typ uint16, v []byte) error {
+	return EachAttr(data, func(typ uint16, v []byte) error {
 		switch {
 		case l.Kind == "vlan" && typ == unix.IFLA_VLAN_ID:
 			if len(v) != 2 {
@@ -200,9 +200,10 @@ func (l *Link) parseInfo(b []byte) error {
 	})
 }
 
-// eachAttr calls f for each netlink attribute, its type without the flag bits.
+// EachAttr calls f for each netlink attribute, its type without the flag bits, until f fails.
+// It fails with f's error, or with ErrMalformed.
 // (nl.ParseRouteAttr panics on an attribute whose padding is cut off.)
-func eachAttr(b []byte, f func(typ uint16, value []byte) error) error {
+func EachAttr(b []byte, f func(typ uint16, value []byte) error) error {
 	for len(b) >= unix.SizeofRtAttr {
 		size := int(binary.NativeEndian.Uint16(b))
 		if size < unix.SizeofRtAttr || size > len(b) {

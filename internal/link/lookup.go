@@ -105,6 +105,17 @@ func (c *Conn) Uppers(_ context.Context, name string) ([]string, error) {
 	return uppers, nil
 }
 
+// WithLowers returns a device and those directly below it, such as a bond's ports, by the sysfs
+// that is mounted at root.
+func WithLowers(root, device string) []string {
+	found, _ := filepath.Glob(filepath.Join(root, "class/net", device, "lower_*")) // the pattern is good
+	devices := []string{device}
+	for _, f := range found {
+		devices = append(devices, strings.TrimPrefix(filepath.Base(f), "lower_"))
+	}
+	return devices
+}
+
 // IsVF reports whether a network device is an SR-IOV virtual function.
 func (c *Conn) IsVF(_ context.Context, name string) bool {
 	_, err := os.Lstat("/sys/class/net/" + name + "/device/physfn")

@@ -299,7 +299,7 @@ func parseSpaceID(b []byte) (id int, err error) {
 		return noSpace, fmt.Errorf("%w: %d octets", ErrMalformed, len(b))
 	}
 	id = noSpace
-	err = eachAttr(b[header:], func(typ uint16, v []byte) error {
+	err = EachAttr(b[header:], func(typ uint16, v []byte) error {
 		var err error
 		if typ == unix.NETNSA_NSID {
 			id, err = u32(v)

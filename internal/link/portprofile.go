@@ -326,12 +326,12 @@ func parsePorts(b []byte) ([]PortStatus, error) {
 		}
 		return err
 	}
-	err := eachAttr(b[unix.SizeofIfInfomsg:], func(typ uint16, v []byte) error {
+	err := EachAttr(b[unix.SizeofIfInfomsg:], func(typ uint16, v []byte) error {
 		switch typ {
 		case unix.IFLA_PORT_SELF:
 			return add(v)
 		case unix.IFLA_VF_PORTS:
-			return eachAttr(v, func(typ uint16, v []byte) error {
+			return EachAttr(v, func(typ uint16, v []byte) error {
 				if typ != unix.IFLA_VF_PORT {
 					return nil
 				}
@@ -345,7 +345,7 @@ func parsePorts(b []byte) ([]PortStatus, error) {
 
 func parsePort(b []byte) (PortStatus, error) {
 	p := PortStatus{VF: SelfPort}
-	err := eachAttr(b, func(typ uint16, v []byte) error {
+	err := EachAttr(b, func(typ uint16, v []byte) error {
 		var err error
 		switch typ {
 		case unix.IFLA_PORT_VF:

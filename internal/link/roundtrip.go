@@ -126,7 +126,7 @@ func errnoOf(b []byte, flags uint16) error {
 		words := ""
 		if skip >= 0 && skip <= len(b) {
 			// What cannot be read here is not worth hiding the errno for.
-			_ = eachAttr(b[skip:], func(typ uint16, v []byte) error {
+			_ = EachAttr(b[skip:], func(typ uint16, v []byte) error {
 				if typ == nl.NLMSGERR_ATTR_MSG {
 					words = cstring(v)
 				}

@@ -98,16 +98,16 @@ func parseTun(b []byte) (tapname.Device, error) {
 	if d.Kind != "tun" {
 		return d, nil
 	}
-	return d, eachAttr(b[unix.SizeofIfInfomsg:], func(typ uint16, v []byte) error {
+	return d, EachAttr(b[unix.SizeofIfInfomsg:], func(typ uint16, v []byte) error {
 		switch typ {
 		case unix.IFLA_CARRIER: // also of a device that is down, unlike IFF_LOWER_UP
 			return octetFlag(&d.Carrier, v)
 		case unix.IFLA_LINKINFO:
-			return eachAttr(v, func(typ uint16, v []byte) error {
+			return EachAttr(v, func(typ uint16, v []byte) error {
 				if typ != unix.IFLA_INFO_DATA {
 					return nil
 				}
-				return eachAttr(v, func(typ uint16, v []byte) error { return tunAttr(&d, typ, v) })
+				return EachAttr(v, func(typ uint16, v []byte) error { return tunAttr(&d, typ, v) })
 			})
 		}
 		return nil

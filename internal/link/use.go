@@ -218,7 +218,7 @@ func parseDevice(b []byte) (device, error) {
 		return device{}, err
 	}
 	d := device{Link: l, hardware: binary.NativeEndian.Uint16(b[2:])}
-	err = eachAttr(b[unix.SizeofIfInfomsg:], func(typ uint16, v []byte) error {
+	err = EachAttr(b[unix.SizeofIfInfomsg:], func(typ uint16, v []byte) error {
 		var err error
 		switch typ {
 		case unix.IFLA_LINK_NETNSID:
@@ -226,14 +226,14 @@ func parseDevice(b []byte) (device, error) {
 		case unix.IFLA_PARENT_DEV_NAME:
 			d.parentDevice = cstring(v)
 		case unix.IFLA_LINKINFO:
-			err = eachAttr(v, func(typ uint16, v []byte) error {
+			err = EachAttr(v, func(typ uint16, v []byte) error {
 				if typ == unix.IFLA_INFO_SLAVE_KIND {
 					d.port = cstring(v)
 				}
 				return nil
 			})
 		case unix.IFLA_XDP:
-			err = eachAttr(v, func(typ uint16, v []byte) error {
+			err = EachAttr(v, func(typ uint16, v []byte) error {
 				var err error
 				switch typ {
 				case unix.IFLA_XDP_ATTACHED:
@@ -383,7 +383,7 @@ func parseNeighbour(b []byte) (neighbour, error) {
 		return neighbour{}, fmt.Errorf("%w: %d octets", ErrMalformed, len(b))
 	}
 	n := neighbour{index: int(int32(binary.NativeEndian.Uint32(b[4:]))), self: b[10]&unix.NTF_SELF != 0}
-	return n, eachAttr(b[unix.SizeofNdMsg:], func(typ uint16, v []byte) error {
+	return n, EachAttr(b[unix.SizeofNdMsg:], func(typ uint16, v []byte) error {
 		if typ == unix.NDA_LLADDR {
 			n.mac = v
 		}

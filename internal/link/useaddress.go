@@ -70,7 +70,7 @@ func parseAddress(b []byte) (address, error) {
 	}
 	a := address{flags: int(b[2]), index: int(int32(binary.NativeEndian.Uint32(b[4:])))}
 	var addr, local []byte
-	err := eachAttr(b[unix.SizeofIfAddrmsg:], func(typ uint16, v []byte) error {
+	err := EachAttr(b[unix.SizeofIfAddrmsg:], func(typ uint16, v []byte) error {
 		var err error
 		switch typ {
 		case unix.IFA_ADDRESS:
@@ -194,7 +194,7 @@ func parseRoute(b []byte) (route, error) {
 	r := route{table: int(b[4]), protocol: b[5], typ: b[7]}
 	var dst []byte
 	var single hop
-	err := eachAttr(b[unix.SizeofRtMsg:], func(typ uint16, v []byte) error {
+	err := EachAttr(b[unix.SizeofRtMsg:], func(typ uint16, v []byte) error {
 		var err error
 		switch typ {
 		case unix.RTA_DST:
@@ -207,7 +207,7 @@ func parseRoute(b []byte) (route, error) {
 			err = eachHop(v, func(index int, attrs []byte) error {
 				h := hop{index: index}
 				defer func() { r.hops = append(r.hops, h) }()
-				return eachAttr(attrs, h.set)
+				return EachAttr(attrs, h.set)
 			})
 		default:
 			err = single.set(typ, v)

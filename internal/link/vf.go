@@ -172,11 +172,11 @@ func parseVFs(b []byte) ([]VF, error) {
 		return nil, fmt.Errorf("%w: %d octets", ErrMalformed, len(b))
 	}
 	var vfs []VF
-	err := eachAttr(b[unix.SizeofIfInfomsg:], func(typ uint16, v []byte) error {
+	err := EachAttr(b[unix.SizeofIfInfomsg:], func(typ uint16, v []byte) error {
 		if typ != unix.IFLA_VFINFO_LIST {
 			return nil
 		}
-		return eachAttr(v, func(typ uint16, v []byte) error {
+		return EachAttr(v, func(typ uint16, v []byte) error {
 			if typ != nl.IFLA_VF_INFO {
 				return nil
 			}
@@ -194,7 +194,7 @@ func parseVFs(b []byte) ([]VF, error) {
 // must agree.
 func parseVF(b []byte) (VF, error) {
 	vf := VF{Number: -1}
-	err := eachAttr(b, func(typ uint16, v []byte) error {
+	err := EachAttr(b, func(typ uint16, v []byte) error {
 		for _, a := range vfTable {
 			if err := a.read(&vf, typ, v); err != nil {
 				return err

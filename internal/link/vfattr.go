@@ -301,7 +301,7 @@ func readVLAN(vf *VF, typ uint16, v vfPayload) error {
 		one := vlan(v)
 		vf.VLAN = &one
 	case nl.IFLA_VF_VLAN_LIST:
-		return eachAttr(v, func(typ uint16, b []byte) error {
+		return EachAttr(v, func(typ uint16, b []byte) error {
 			if typ != nl.IFLA_VF_VLAN_INFO {
 				return nil
 			}

@@ -90,7 +90,7 @@ func (c *Conn) withVFs(ctx context.Context, pf Link) ([]byte, error) {
 }
 
 func parseNumVF(b []byte) (n int, err error) {
-	err = eachAttr(b[unix.SizeofIfInfomsg:], func(typ uint16, v []byte) error {
+	err = EachAttr(b[unix.SizeofIfInfomsg:], func(typ uint16, v []byte) error {
 		var err error
 		if typ == unix.IFLA_NUM_VF {
 			n, err = u32(v)

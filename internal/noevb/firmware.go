@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
+
+	"libvirt-direct/internal/link"
 )
 
 // sys is where sysfs is mounted.
@@ -33,14 +33,7 @@ func flags(driver string) string {
 // agents are those of a device, or of a bond's ports. Whether they run is not asked: the lines
 // say what turns them off, which does no harm where they are off.
 func agents(sysfs, device string) (found []agent) {
-	dir := filepath.Join(sysfs, "class/net", device)
-	lowers, _ := filepath.Glob(filepath.Join(dir, "lower_*"))
-	slices.Sort(lowers)
-	devices := []string{device}
-	for _, l := range lowers {
-		devices = append(devices, strings.TrimPrefix(filepath.Base(l), "lower_"))
-	}
-	for _, d := range devices {
+	for _, d := range link.WithLowers(sysfs, device) {
 		target, err := os.Readlink(filepath.Join(sysfs, "class/net", d, "device/driver"))
 		if err != nil {
 			continue // no device of a bus

@@ -25,6 +25,12 @@ type LLDPDU struct {
 	Flaw string
 }
 
+// Flaws that an EVB TLV of LLDP can have, whoever looks at it.
+const (
+	NotABridge = "is not a bridge's"
+	NoVDP      = "does not offer both ECP and VDP"
+)
+
 // stale is how long an LLDPDU says that its sender is heard: the usual time to live.
 const stale = 120 * time.Second
 

@@ -96,30 +96,13 @@ func (h *host) listen(ns, ifname string) (c *packet.Conn, mac vdp.MAC) {
 	var err error
 	h.in(ns, func() {
 		var ifi *net.Interface
-		if ifi, err = net.InterfaceByName(ifname); err != nil {
-			return
-		}
-		mac = vdp.MAC(ifi.HardwareAddr)
-		if c, err = packet.Listen(ifi, packet.Raw, unix.ETH_P_ALL, nil); err == nil {
-			err = ignoreOutgoing(c)
+		if c, ifi, err = hosttest.Arriving(ifname); err == nil {
+			mac = vdp.MAC(ifi.HardwareAddr)
 		}
 	})
 	require.NoError(h, err)
 	h.Cleanup(func() { c.Close() })
 	return c, mac
-}
-
-func ignoreOutgoing(c *packet.Conn) error {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return err
-	}
-	if cerr := raw.Control(func(fd uintptr) {
-		err = unix.SetsockoptInt(int(fd), unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1)
-	}); cerr != nil {
-		return cerr
-	}
-	return err
 }
 
 // guestNamespace makes a namespace that takes the guest's devices in.

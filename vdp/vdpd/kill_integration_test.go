@@ -36,16 +36,15 @@ vdp_rka = 17
 // is killed.
 type life struct {
 	*host
-	ed vdp.Edition
-	p  *process
-	br *vdptest.Server
-
+	ed    vdp.Edition
+	at    int           // the ECPDU that kills, 0 for none
+	kill  func()        // whom
 	bound time.Duration // for both sides to agree
 
 	mu     sync.Mutex
-	passed int    // ECPDUs
-	at     int    // the one that kills, 0 for none
-	kill   func() // whom
+	p      *process
+	br     *vdptest.Server
+	passed int // ECPDUs
 	killed bool
 }
 
@@ -79,7 +78,10 @@ func (l *life) count() (passed int, killed bool) {
 }
 
 func (l *life) start() {
-	l.p = l.vdpdOf("-debug", "-config", filepath.Join(l.dir, "vdpd.toml"))
+	p := l.vdpdOf("-debug", "-config", filepath.Join(l.dir, "vdpd.toml"))
+	l.mu.Lock()
+	l.p = p
+	l.mu.Unlock()
 }
 
 // revive starts vdpd again if it was killed.
@@ -182,21 +184,27 @@ func (l *life) live() (int, time.Duration) {
 func newLife(t *testing.T, ed vdp.Edition, at int, victim string) *life {
 	t.Helper()
 	l := &life{host: makeHost(t), ed: ed, at: at}
-	l.wire(l.pass)
-	require.NoError(t, os.WriteFile(filepath.Join(l.dir, "vdpd.toml"), []byte(quickConfig), 0o600))
-	l.br = l.responder(vdptest.Config{Edition: ed, EVB: quick})
 	l.kill = func() {
+		l.mu.Lock()
+		p, br := l.p, l.br
+		l.mu.Unlock()
 		if victim == "switch" {
-			if err := l.br.Do(func(b *vdptest.Bridge) [][]byte { b.Restart(); return nil }); err != nil {
+			if err := br.Do(func(b *vdptest.Bridge) [][]byte { b.Restart(); return nil }); err != nil {
 				t.Error(err)
 			}
 			return
 		}
-		if err := l.p.cmd.Process.Signal(unix.SIGKILL); err != nil {
+		if err := p.cmd.Process.Signal(unix.SIGKILL); err != nil {
 			t.Error(err)
 		}
-		<-l.p.end
+		<-p.end
 	}
+	l.wire(l.pass)
+	require.NoError(t, os.WriteFile(filepath.Join(l.dir, "vdpd.toml"), []byte(quickConfig), 0o600))
+	br := l.responder(vdptest.Config{Edition: ed, EVB: quick})
+	l.mu.Lock()
+	l.br = br
+	l.mu.Unlock()
 	l.start()
 	l.ready()
 	l.bound = agreed(l.uplink())

@@ -6,7 +6,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"net"
-	"os"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/mdlayher/packet"
@@ -17,7 +18,10 @@ import (
 )
 
 // A wire is what a test decides about between station and switch.
-type wire struct{ station, bridge *packet.Conn }
+type wire struct {
+	station, bridge *packet.Conn
+	cut             atomic.Bool // the test ends
+}
 
 // wire puts one between the host's ends, which are made again. Each frame is given to
 // pass, which sends it on, or does not.
@@ -35,9 +39,16 @@ func (h *host) wire(pass func(w *wire, toSwitch bool, frame []byte)) {
 	w := &wire{}
 	w.station, _ = h.listen(ns, "w0")
 	w.bridge, _ = h.listen(ns, "w1")
+	var readers sync.WaitGroup
+	h.Cleanup(func() {
+		w.cut.Store(true)
+		w.station.Close()
+		w.bridge.Close()
+		readers.Wait()
+	})
 	for _, from := range []*packet.Conn{w.station, w.bridge} {
 		require.NoError(h, from.SetPromiscuous(true))
-		go func() {
+		readers.Go(func() {
 			b := make([]byte, 2048)
 			for {
 				n, _, err := from.ReadFrom(b)
@@ -48,7 +59,7 @@ func (h *host) wire(pass func(w *wire, toSwitch bool, frame []byte)) {
 					return // the test ends
 				}
 			}
-		}()
+		})
 	}
 }
 
@@ -59,7 +70,7 @@ func (w *wire) carry(t *testing.T, toSwitch bool, frame []byte) {
 		to = w.bridge
 	}
 	_, err := to.WriteTo(frame, &packet.Addr{HardwareAddr: net.HardwareAddr(frame[:6])})
-	if err != nil && !errors.Is(err, unix.ENETDOWN) && !errors.Is(err, os.ErrClosed) && !errors.Is(err, net.ErrClosed) {
+	if err != nil && !errors.Is(err, unix.ENETDOWN) && !w.cut.Load() {
 		t.Errorf("wire: %v", err)
 	}
 }

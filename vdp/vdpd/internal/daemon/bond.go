@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"libvirt-direct/internal/link"
 	"libvirt-direct/vdp/control"
 )
 
@@ -20,16 +21,17 @@ type bondInfo struct {
 	active int // the slave in use, 0 for none; in bondActiveBackup only
 }
 
-func parseBond(data []byte) (b bondInfo) {
-	eachAttr(data, func(typ uint16, v []byte) {
+func parseBond(data []byte) (b bondInfo, err error) {
+	err = link.EachAttr(data, func(typ uint16, v []byte) error {
 		switch {
 		case typ == attrBondMode && len(v) > 0:
 			b.mode = v[0]
 		case typ == attrBondActiveSlave:
 			b.active = int(number(v))
 		}
+		return nil
 	})
-	return b
+	return b, err
 }
 
 // unfit says why no station can run on an interface, nil if one can. Behind the slaves of a bond

@@ -37,6 +37,7 @@ type Daemon struct {
 	wire     func(*linkInfo) (wire, error) // opens an uplink's sockets
 
 	deadlines deadlines
+	reopenAt  map[*port]time.Time // when to open an interface again, after a failure
 
 	control     *controlSocket
 	watchers    map[*watcher]watcher // one for each request that waits for the switch

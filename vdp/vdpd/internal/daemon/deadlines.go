@@ -1,6 +1,9 @@
 package daemon
 
-import "time"
+import (
+	"container/heap"
+	"time"
+)
 
 // deadlines are those of ports, each of which has one or none, as a heap: the
 // soonest is the first.
@@ -13,66 +16,16 @@ type deadline struct {
 
 // set takes note of a port's deadline; the zero time is none.
 func (d *deadlines) set(p *port, at time.Time) {
-	h, i, x := *d, p.place-1, deadline{at, p}
-	switch {
+	switch i := p.place - 1; {
 	case at.IsZero() && i < 0:
 	case at.IsZero():
-		p.place = 0
-		last := h[len(h)-1]
-		h[len(h)-1] = deadline{}
-		if *d = h[:len(h)-1]; last.p != p {
-			d.move(i, last)
-		}
+		heap.Remove(d, i)
 	case i < 0:
-		*d = append(h, x)
-		d.up(len(h), x)
+		heap.Push(d, deadline{at, p})
 	default:
-		d.move(i, x)
+		(*d)[i].at = at
+		heap.Fix(d, i)
 	}
-}
-
-// move puts x where it belongs, from the place i that is free.
-func (d deadlines) move(i int, x deadline) {
-	if i > 0 && x.at.Before(d[(i-1)/2].at) {
-		d.up(i, x)
-	} else {
-		d.down(i, x)
-	}
-}
-
-func (d deadlines) up(i int, x deadline) {
-	for i > 0 {
-		parent := (i - 1) / 2
-		if !x.at.Before(d[parent].at) {
-			break
-		}
-		d.put(i, d[parent])
-		i = parent
-	}
-	d.put(i, x)
-}
-
-func (d deadlines) down(i int, x deadline) {
-	for {
-		child := 2*i + 1
-		if child >= len(d) {
-			break
-		}
-		if child+1 < len(d) && d[child+1].at.Before(d[child].at) {
-			child++
-		}
-		if !d[child].at.Before(x.at) {
-			break
-		}
-		d.put(i, d[child])
-		i = child
-	}
-	d.put(i, x)
-}
-
-func (d deadlines) put(i int, x deadline) {
-	d[i] = x
-	x.p.place = i + 1
 }
 
 // next returns the soonest deadline and its port; there is none if that is nil.
@@ -81,4 +34,28 @@ func (d deadlines) next() (time.Time, *port) {
 		return time.Time{}, nil
 	}
 	return d[0].at, d[0].p
+}
+
+// Len, Less, Swap, Push and Pop are heap.Interface.
+func (d deadlines) Len() int           { return len(d) }
+func (d deadlines) Less(i, j int) bool { return d[i].at.Before(d[j].at) }
+func (d deadlines) Swap(i, j int) {
+	d[i], d[j] = d[j], d[i]
+	d[i].p.place, d[j].p.place = i+1, j+1
+}
+
+// Push is heap.Interface.
+func (d *deadlines) Push(x any) {
+	*d = append(*d, x.(deadline))
+	(*d)[len(*d)-1].p.place = len(*d)
+}
+
+// Pop is heap.Interface.
+func (d *deadlines) Pop() any {
+	last := len(*d) - 1
+	x := (*d)[last]
+	(*d)[last] = deadline{}
+	*d = (*d)[:last]
+	x.p.place = 0
+	return x
 }

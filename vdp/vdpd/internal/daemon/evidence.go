@@ -483,8 +483,8 @@ func (e *evidence) takeBack(now time.Time, key vsiKey, w *watched) {
 // never.
 func (d *Daemon) nextLook() time.Time {
 	next := d.evidence.nextLook()
-	for _, p := range d.ports {
-		if at := p.device.retry; p.ifindex == 0 && !at.IsZero() && (next.IsZero() || at.Before(next)) {
+	for _, at := range d.reopenAt {
+		if next.IsZero() || at.Before(next) {
 			next = at
 		}
 	}

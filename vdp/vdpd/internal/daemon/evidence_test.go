@@ -495,7 +495,7 @@ func TestGuestRuns(t *testing.T) {
 	process(7, "qemu-system-x86_64\x00-uuid\x00"+domain+"\x00-nographic\x00")
 	require.False(t, runs(), "no journal has it")
 	e := j.New(domain, "g")
-	e.Entries = []journal.Entry{{Resource: "vsi/wan0/i-" + v.ID.String(), Phase: journal.Done, Step: []byte("{}")}}
+	e.Entries = []journal.Entry{{Resource: journal.VSIResource("wan0", v.ID.String()), Phase: journal.Done, Step: []byte("{}")}}
 	require.NoError(t, j.Save(e))
 	require.True(t, runs())
 	process(7, "qemu-system-x86_64\x00-uuid\x00"+domain[:35]+"6\x00")

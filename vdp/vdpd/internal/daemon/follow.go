@@ -26,11 +26,10 @@ func openWire(l *linkInfo) (wire, error) { return uplink.Listen(l.netInterface()
 // A device is the interface that a port has. A port is a device and not a name: a rename
 // leaves it where it is, and a new device of the same name is another one.
 type device struct {
-	name   string
-	active int       // the slave in use, of a bond
-	unfit  error     // why no station can run on it
-	opened uint64    // counts them: what an earlier one's reader brings is late
-	retry  time.Time // when to open it again, after a failure
+	name   string // the present one, "" without an interface
+	active int    // the slave in use, of a bond
+	unfit  error  // why no station can run on it
+	opened uint64 // counts them: what an earlier one's reader brings is late
 }
 
 // linkSteps follows the interfaces.
@@ -83,19 +82,20 @@ func (d *Daemon) follow(ctx context.Context, now time.Time, p *port) {
 	if p.ifindex != 0 && (want == nil || want.index != p.ifindex || want.mac != p.mac || !p.bound()) {
 		p.log.Info("interface lost", "ifindex", p.ifindex)
 		d.apply(now, p, p.detach(now))
-		p.device.retry = time.Time{}
+		delete(d.reopenAt, p)
 	}
 	if want == nil {
 		return
 	}
 	if p.ifindex == 0 {
-		if now.Before(p.device.retry) {
+		if now.Before(d.reopenAt[p]) {
 			return
 		}
 		if !d.openPort(ctx, now, p, want) {
-			p.device.retry = now.Add(retryPause)
+			d.reopenLater(now, p)
 			return
 		}
+		delete(d.reopenAt, p)
 	}
 	if p.device.name != want.name {
 		p.log.Info("interface renamed", "from", p.device.name, "to", want.name)
@@ -134,7 +134,7 @@ func (d *Daemon) openPort(ctx context.Context, now time.Time, p *port, l *linkIn
 	}
 	p.device.name, p.device.active, p.device.unfit = l.name, l.bond.active, nil
 	p.device.opened++
-	index, vfs := l.index, ownVFs{}
+	index, vfs := l.index, ownVFs{log: p.log}
 	vfs.read = func() ([]vdp.MAC, error) { return vfAddresses(index) }
 	opened := p.device.opened
 	ctx, cancel := context.WithCancel(ctx)
@@ -157,7 +157,7 @@ func (d *Daemon) openPort(ctx context.Context, now time.Time, p *port, l *linkIn
 		do(func(now time.Time) {
 			p.log.Warn("uplink lost", "err", err)
 			d.apply(now, p, p.detach(now))
-			p.device.retry = now.Add(retryPause)
+			d.reopenLater(now, p)
 		})
 	}()
 	d.apply(now, p, out)
@@ -170,12 +170,19 @@ func (d *Daemon) openPort(ctx context.Context, now time.Time, p *port, l *linkIn
 
 // reopen opens what could not be opened before.
 func (d *Daemon) reopen(ctx context.Context, now time.Time) {
-	for _, p := range d.ports {
-		if p.ifindex == 0 && !p.device.retry.IsZero() && !now.Before(p.device.retry) {
-			p.device.retry = time.Time{}
+	for p, at := range d.reopenAt {
+		if !now.Before(at) {
+			delete(d.reopenAt, p)
 			d.follow(ctx, now, p)
 		}
 	}
+}
+
+func (d *Daemon) reopenLater(now time.Time, p *port) {
+	if d.reopenAt == nil {
+		d.reopenAt = make(map[*port]time.Time)
+	}
+	d.reopenAt[p] = now.Add(retryPause)
 }
 
 // askAgain asks a new station for what the one before it was asked for and has not got yet.

@@ -121,10 +121,14 @@ func TestRenamedInterface(t *testing.T) {
 	d.at(t, 4, 0)
 	d.tell(t, aLink(5, "eth1"))
 	d.at(t, 4, 5)
-	away := aLink(4, "eth0")
+	device := func() string { return d.ports[0].status(time.Unix(1e9, 0)).Device }
+	d.tell(t, aLink(4, "wan0"))
+	require.Equal(t, "wan0", device())
+	away := aLink(4, "wan0")
 	away.removed, away.moved = true, true
 	d.tell(t, away)
 	d.at(t, 0, 5)
+	require.Empty(t, device(), "it has none any more")
 }
 
 // What a station was asked for goes on when another takes its place, as when libvirt gives the

@@ -48,7 +48,7 @@ func vfOf(name, port string) (bool, error) {
 // look for among the processes.
 func guestRuns(j *journal.Dir, proc string, ports []string, id vdp.ID) (bool, error) {
 	for _, name := range ports {
-		claims, err := j.Claims(fmt.Sprintf("vsi/%s/i-%s", name, id))
+		claims, err := j.Claims(journal.VSIResource(name, id.String()))
 		if err != nil {
 			return false, err
 		}

@@ -34,28 +34,26 @@ func (h *heard) take(now time.Time, frame []byte, foreign bool) {
 // flaw says why the EVB TLV has not made its sender the switch; "" where there is none. With
 // a fixed edition none is needed.
 func (h *heard) flaw() string {
-	switch evb := h.lldpdu.EVB; {
-	case evb == nil && h.lldpdu.Draft == nil:
+	switch evb, draft := h.lldpdu.EVB, h.lldpdu.Draft; {
+	case evb == nil && draft == nil:
 		return ""
 	case h.foreign:
 		return "neighbor in vdpd.toml does not admit"
-	case evb != nil && evb.Role != vdp.RoleBridge:
-		return "is not a bridge's"
-	case h.lldpdu.Draft != nil && !offers(h.lldpdu.Draft, vdp.CapECP|vdp.CapVDP):
-		return "does not offer both ECP and VDP"
+	case evb != nil && evb.Role == vdp.RoleStation:
+		return noevb.NotABridge
+	case evb != nil && evb.Role == vdp.RoleBridge, draft != nil && draft.SpeaksVDP():
+		return "vdpd has not answered yet"
+	case evb != nil:
+		return noevb.NotABridge
 	}
-	return "vdpd has not answered yet"
-}
-
-func offers(d *vdp.EVBDraft, capabilities uint8) bool {
-	return d.SupportedCapabilities&capabilities == capabilities
+	return noevb.NoVDP
 }
 
 // otherEdition says so where the configuration fixes another edition than a switch offers.
 func (h *heard) otherEdition(fixed string) string {
 	evb := h.lldpdu.EVB
 	bridge := evb != nil && evb.Role == vdp.RoleBridge
-	draft := h.lldpdu.Draft != nil && offers(h.lldpdu.Draft, vdp.CapECP|vdp.CapVDP)
+	draft := h.lldpdu.Draft != nil && h.lldpdu.Draft.SpeaksVDP()
 	switch {
 	case fixed == vdp.EditionDraft.String() && bridge && !draft:
 		return "it offers the 2012 edition, and vdpd.toml says edition = \"draft\""

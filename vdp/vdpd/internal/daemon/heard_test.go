@@ -45,11 +45,12 @@ func TestNoEVBSaysWhereToLook(t *testing.T) {
 		heard *vdp.LLDPDU
 		want  string
 	}{
-		"silence":                {false, nil, all},
-		"no TLV":                 {false, &vdp.LLDPDU{}, last + "none: enable EVB/VDP on the switch's port, for LLDP to 01:80:c2:00:00:00, which a bridge in between would eat"},
-		"a station":              {false, &vdp.LLDPDU{EVB: &vdp.EVB{Role: vdp.RoleStation}}, last + "one that is not a bridge's"},
-		"not the pinned":         {true, &vdp.LLDPDU{EVB: &vdp.EVB{Role: vdp.RoleBridge}}, last + "one that neighbor in vdpd.toml does not admit"},
-		"the draft, without VDP": {false, &vdp.LLDPDU{Draft: &vdp.EVBDraft{SupportedCapabilities: vdp.CapECP}}, last + "one that does not offer both ECP and VDP"},
+		"silence":                       {false, nil, all},
+		"no TLV":                        {false, &vdp.LLDPDU{}, last + "none: enable EVB/VDP on the switch's port, for LLDP to 01:80:c2:00:00:00, which a bridge in between would eat"},
+		"a station":                     {false, &vdp.LLDPDU{EVB: &vdp.EVB{Role: vdp.RoleStation}}, last + "one that is not a bridge's"},
+		"not the pinned":                {true, &vdp.LLDPDU{EVB: &vdp.EVB{Role: vdp.RoleBridge}}, last + "one that neighbor in vdpd.toml does not admit"},
+		"the draft, without VDP":        {false, &vdp.LLDPDU{Draft: &vdp.EVBDraft{SupportedCapabilities: vdp.CapECP}}, last + "one that does not offer both ECP and VDP"},
+		"the draft, forwarding nothing": {false, &vdp.LLDPDU{Draft: &vdp.EVBDraft{SupportedCapabilities: vdp.CapECP | vdp.CapVDP}}, last + "one that does not offer both ECP and VDP"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t, vdp.Edition2012)

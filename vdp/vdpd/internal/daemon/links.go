@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"libvirt-direct/internal/link"
 	"libvirt-direct/vdp"
 )
 
@@ -124,8 +125,8 @@ func newLinkWatch(buffer int) (*linkWatch, error) {
 			w.port = sa.(*unix.SockaddrNetlink).Pid
 		}
 	}
-	if err == nil && c.SetsockoptInt(unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, buffer) != nil {
-		err = c.SetsockoptInt(unix.SOL_SOCKET, unix.SO_RCVBUF, buffer)
+	if err == nil {
+		err = c.SetReadBuffer(buffer)
 	}
 	if err != nil {
 		c.Close()
@@ -293,7 +294,7 @@ func parseLink(data []byte) (l linkInfo, ok bool) {
 	const running = unix.IFF_UP | unix.IFF_LOWER_UP
 	l.index, l.up = int(m.Index), m.Flags&running == running
 	foreign := false
-	eachAttr(data[unix.SizeofIfInfomsg:], func(typ uint16, v []byte) {
+	err := link.EachAttr(data[unix.SizeofIfInfomsg:], func(typ uint16, v []byte) (err error) {
 		switch typ {
 		case unix.IFLA_IFNAME:
 			l.name = nl.BytesToString(v)
@@ -312,41 +313,31 @@ func parseLink(data []byte) (l linkInfo, ok bool) {
 		case unix.IFLA_NEW_NETNSID:
 			l.moved = true
 		case unix.IFLA_LINKINFO:
-			l.kind, l.bond = parseKind(v)
+			l.kind, l.bond, err = parseKind(v)
 		}
+		return err
 	})
 	if foreign || l.parent == l.index {
 		l.parent = 0
 	}
-	return l, l.name != "" && l.index != 0
+	return l, err == nil && l.name != "" && l.index != 0
 }
 
-func parseKind(info []byte) (kind string, bond bondInfo) {
+func parseKind(info []byte) (kind string, bond bondInfo, err error) {
 	var data []byte
-	eachAttr(info, func(typ uint16, v []byte) {
+	err = link.EachAttr(info, func(typ uint16, v []byte) error {
 		switch typ {
 		case unix.IFLA_INFO_KIND:
 			kind = nl.BytesToString(v)
 		case unix.IFLA_INFO_DATA:
 			data = v
 		}
+		return nil
 	})
-	if kind == "bond" {
-		bond = parseBond(data)
+	if err == nil && kind == "bond" {
+		bond, err = parseBond(data)
 	}
-	return kind, bond
-}
-
-// eachAttr calls f with each attribute of a list, as far as it can be read.
-func eachAttr(b []byte, f func(typ uint16, v []byte)) {
-	for len(b) >= unix.SizeofRtAttr {
-		size := int(binary.NativeEndian.Uint16(b))
-		if size < unix.SizeofRtAttr || size > len(b) {
-			return
-		}
-		f(binary.NativeEndian.Uint16(b[2:])&^(unix.NLA_F_NESTED|unix.NLA_F_NET_BYTEORDER), b[unix.SizeofRtAttr:size])
-		b = b[min(len(b), (size+unix.RTA_ALIGNTO-1)&^(unix.RTA_ALIGNTO-1)):]
-	}
+	return kind, bond, err
 }
 
 func number(v []byte) uint32 {

@@ -3,9 +3,8 @@ package daemon
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
-	"path/filepath"
-	"strings"
 	"time"
 
 	"libvirt-direct/internal/link"
@@ -20,9 +19,11 @@ var errOwnVF = errors.New("frame was sent by a virtual function of the uplink")
 // address can use others: `check` tells of those. It belongs to the goroutine that reads the
 // uplink's frames, which may wait for the kernel.
 type ownVFs struct {
-	read func() ([]vdp.MAC, error)
-	at   time.Time
-	macs []vdp.MAC
+	read    func() ([]vdp.MAC, error)
+	log     *slog.Logger
+	at      time.Time
+	macs    []vdp.MAC
+	failing bool
 }
 
 // vfAge is how old the addresses may be. A VF whose PF has given it none can change its own at
@@ -33,9 +34,13 @@ const vfAge = time.Second
 func (o *ownVFs) addresses(now time.Time) []vdp.MAC {
 	if o.at.IsZero() || now.Sub(o.at) >= vfAge {
 		o.at = now
-		if macs, err := o.read(); err == nil {
+		macs, err := o.read()
+		if err == nil {
 			o.macs = macs
+		} else if !o.failing {
+			o.log.Warn("addresses of virtual functions not read: what one sends may pass for the switch's", "err", err)
 		}
+		o.failing = err != nil
 	}
 	return o.macs
 }
@@ -53,12 +58,7 @@ func vfAddresses(ifindex int) (macs []vdp.MAC, err error) {
 		return nil, err
 	}
 	defer c.Close()
-	devices := []string{port.Name}
-	lowers, _ := filepath.Glob(filepath.Join("/sys/class/net", port.Name, "lower_*"))
-	for _, l := range lowers {
-		devices = append(devices, strings.TrimPrefix(filepath.Base(l), "lower_"))
-	}
-	for _, d := range devices {
+	for _, d := range link.WithLowers("/sys", port.Name) {
 		l, err := c.ByName(ctx, d)
 		if err != nil {
 			return nil, err

@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"errors"
+	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -34,7 +36,8 @@ func TestVFIsNotTheSwitch(t *testing.T) {
 func TestVFAddressesAreReadNowAndThen(t *testing.T) {
 	vf, other := vdp.MAC{2, 0xdd, 5: 1}, vdp.MAC{2, 0xdd, 5: 2}
 	reads, macs, fails := 0, []vdp.MAC{vf}, error(nil)
-	o := ownVFs{read: func() ([]vdp.MAC, error) { reads++; return macs, fails }}
+	var log strings.Builder
+	o := ownVFs{read: func() ([]vdp.MAC, error) { reads++; return macs, fails }, log: slog.New(slog.NewTextHandler(&log, nil))}
 	now := time.Now()
 	for range 100 {
 		require.Equal(t, []vdp.MAC{vf}, o.addresses(now))
@@ -44,6 +47,10 @@ func TestVFAddressesAreReadNowAndThen(t *testing.T) {
 	now = now.Add(vfAge)
 	require.Equal(t, []vdp.MAC{other}, o.addresses(now))
 	require.Equal(t, 2, reads)
+	require.Empty(t, log.String())
 	fails, macs = errors.New("no"), nil
-	require.Equal(t, []vdp.MAC{other}, o.addresses(now.Add(time.Minute)), "as before")
+	for i := range 3 {
+		require.Equal(t, []vdp.MAC{other}, o.addresses(now.Add(time.Duration(1+i)*time.Minute)), "as before")
+	}
+	require.Equal(t, 1, strings.Count(log.String(), "not read"))
 }

@@ -344,6 +344,6 @@ func (p *port) detach(now time.Time) vdp.Output {
 		p.close()
 	}
 	out := p.link(now, false)
-	p.close, p.send, p.ifindex = nil, nil, 0
+	p.close, p.send, p.ifindex, p.device.name = nil, nil, 0, ""
 	return out
 }

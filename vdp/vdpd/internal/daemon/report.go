@@ -149,8 +149,7 @@ func (p *port) status(now time.Time) control.Uplink {
 	if peer, used := p.st.Exponents(); peer != nil {
 		u.Timers.Peer, u.Timers.Used = exponents(peer), exponents(&used)
 	}
-	n, ok := p.st.Neighbor()
-	if ok {
+	if n, ok := p.st.Neighbor(); ok {
 		u.Switch = &control.Switch{Source: n.Source.String(), Chassis: n.ChassisID(), Port: n.PortID()}
 		switch {
 		case n.EVB != nil:
@@ -160,8 +159,7 @@ func (p *port) status(now time.Time) control.Uplink {
 		}
 	}
 	for _, o := range p.st.Conflicts() {
-		// The switch's port can have an agent for each group address.
-		if same := o.ChassisID() == n.ChassisID() && o.PortID() == n.PortID(); !same && now.Before(o.Until) {
+		if now.Before(o.Until) {
 			u.Others = append(u.Others, control.Agent{
 				Source: o.Source.String(), Group: o.Group.String(), Chassis: o.ChassisID(), Port: o.PortID(), Since: o.Since,
 			})

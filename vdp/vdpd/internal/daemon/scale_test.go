@@ -39,7 +39,8 @@ func newScale(tb testing.TB, vsis []int) *scale {
 	tb.Helper()
 	s := &scale{now: time.Unix(1e9, 0)}
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	s.d = &Daemon{log: log, nl: &endpoint{pid: 99}, watchers: make(map[*watcher]watcher)}
+	s.d = &Daemon{log: log, nl: &endpoint{pid: 99}, watchers: make(map[*watcher]watcher), links: newLinkTable()}
+	s.d.evidence = newEvidence(s.d)
 	s.file = newFile(filepath.Join(memoryDir(tb), "state.json"))
 	s.d.saver = newSaver("", nil, log) // takes note; the file is saved by what measures it
 	for i, n := range vsis {
@@ -205,10 +206,13 @@ func (s *scale) list(tb testing.TB, c *control.Client) {
 // Both are measured in turn, in small portions, and the medians compared: what
 // else the machine does hits either. It is for "make long".
 func TestScale(t *testing.T) {
+	small := newScale(t, []int{10})
+	small.tick()
+	small.change(t)
+	small.save(t)
 	if os.Getenv("LONG") != "1" {
 		t.Skip("for make long")
 	}
-	small := newScale(t, []int{10})
 	busy := newScale(t, slices.Repeat([]int{1000}, 64))
 	for against, large := range map[string]*scale{
 		"64x1000":                  busy,

@@ -83,12 +83,19 @@ func (c *Conn) prepare() error {
 		{c.in, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1, "ignore what leaves"},
 		// A guest can leave two octets of a frame to the card: see sent.
 		{c.out, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1, "ask for checksums to come"},
-		// A guest that makes it overflow makes vdpd deaf.
-		{c.out, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, outBuffer, "set buffer size"},
 	} {
 		if err := setsockoptInt(o.conn, o.level, o.opt, o.value); err != nil {
 			return fmt.Errorf("%s: %w", o.what, err)
 		}
+	}
+	// A guest that makes it overflow makes vdpd deaf. In a user namespace the limit of the
+	// host's holds.
+	err := setsockoptInt(c.out, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, outBuffer)
+	if errors.Is(err, unix.EPERM) {
+		err = setsockoptInt(c.out, unix.SOL_SOCKET, unix.SO_RCVBUF, outBuffer)
+	}
+	if err != nil {
+		return fmt.Errorf("set buffer size: %w", err)
 	}
 	return nil
 }
@@ -149,9 +156,10 @@ const (
 
 // ReadLoop calls f with what passes the uplink, in order: what has left before a
 // frame arrived comes before it, or with it. While f works, further frames wait in
-// the sockets' buffers, and those beyond are lost as on any wire. It ends with the context, or when a
-// socket fails, as it does when the interface goes away. f owns the frames, and is
-// not called twice at the same time. A link that is down is waited for.
+// the sockets' buffers, and those beyond are lost as on any wire. It ends with the
+// context, or when a socket fails, as it does when the interface goes away. f owns
+// the frames, and is not called twice at the same time. A link that is down is
+// waited for.
 func (c *Conn) ReadLoop(ctx context.Context, f func(Frames)) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer context.AfterFunc(ctx, func() { c.Close() })()
