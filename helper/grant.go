@@ -355,7 +355,7 @@ func (s *session) macvtapOn(p *policy.Profile, lower string) (d device, next boo
 			taken = append(taken, d.mac)
 			continue
 		}
-		if whole && (errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EINVAL)) {
+		if whole && (errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EINVAL) || errors.Is(err, errAddressGone)) {
 			return d, true, &busyError{link.Name, err}
 		}
 		return d, false, errors.New("macvtap on " + d.link + ": " + err.Error() + hint(err))
@@ -372,6 +372,10 @@ func (e *busyError) Error() string {
 	return "macvtap on " + e.lower + ": " + e.err.Error() + "; mode passthrough needs the device to itself, and not as a port of a bridge or bond"
 }
 func (e *busyError) Unwrap() error { return e.err }
+
+// errAddressGone is an address of a lower device that its last holder had given it: the kernel has taken it back with his
+// device, after it was read.
+var errAddressGone = errors.New("its address has changed meanwhile")
 
 func (s *session) openMacvtap(p *policy.Profile, link rtnl.Link, d *device) (err error) {
 	isolated, whole := p.Device == policy.Isolated, p.Mode == policy.Passthrough
@@ -398,6 +402,12 @@ func (s *session) openMacvtap(p *policy.Profile, link rtnl.Link, d *device) (err
 	if err := s.host.Do(&m, -1); err != nil {
 		return err
 	}
+	if whole { // from here on nobody else changes it
+		now, e := s.host.LinkByIndex(link.Index)
+		if err = e; err == nil && now.MAC != link.MAC {
+			err = errAddressGone
+		}
+	}
 	m = rtnl.Batch{}
 	m.Filter(dev.Index, to, from)
 	if p.Visible {
@@ -406,7 +416,9 @@ func (s *session) openMacvtap(p *policy.Profile, link rtnl.Link, d *device) (err
 	if whole && dev.MAC != link.MAC {
 		m.SetMAC(dev.Index, dev.MAC)
 	}
-	err = at.Do(&m, -1)
+	if err == nil {
+		err = at.Do(&m, -1)
+	}
 	if err == nil {
 		err = s.silence(p, dev)
 	}
