@@ -116,6 +116,7 @@ func (h *fixture) neighbor(f *vdptest.Forger) (stop func()) {
 	h.MustRun("ip", "link", "add", "link", nic, "name", "mv0", "type", "macvtap", "mode", "vepa")
 	out, err := exec.Command("nsenter", "-t", pid, "-n", "ip", "link", "set", "mv0", "netns", fmt.Sprint(os.Getpid())).CombinedOutput()
 	require.NoError(h.T, err, "%s", out)
+	h.T.Cleanup(func() { _ = exec.Command("ip", "link", "del", "mv0").Run() }) // it goes with the uplink, too
 	out, err = exec.Command("ip", "link", "set", "mv0", "up").CombinedOutput()
 	require.NoError(h.T, err, "%s", out)
 	own, tap := listen(h.T, "mv0")

@@ -3,6 +3,7 @@ package hosttest
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -160,6 +161,13 @@ func (f *Fixture) MustTakeCard(card, name string) {
 // TakeCard moves a network card of the machine into a Peer, and sets it up there.
 func TakeCard(ctx context.Context, tb testing.TB, p *host.Peer, card, name string) {
 	tb.Helper()
+	// The kernel gives a card back some time after the host that had it has ended, by the name that it had there.
+	Eventually(tb, time.Minute, card, func() bool {
+		if _, err := net.InterfaceByName(card); err == nil {
+			return true
+		}
+		return exec.CommandContext(ctx, "ip", "link", "set", name, "name", card).Run() == nil
+	})
 	pid := strings.Split(p.Path("/"), "/")[2]
 	out, err := exec.CommandContext(ctx, "ip", "link", "set", card, "netns", pid).CombinedOutput()
 	require.NoError(tb, err, "%s", out)
