@@ -5,7 +5,6 @@ package sriov
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"net"
 	"os"
 	"os/exec"
@@ -206,7 +205,7 @@ func TestVFPlaysTheSwitch(t *testing.T) {
 	for _, setting := range []string{"spoofchk on trust off", "spoofchk off trust off", "spoofchk on trust on", "spoofchk off trust on"} {
 		spoofchk, trust, _ := strings.Cut(setting, " trust ")
 		sh(t, "ip link set eth0 vf 0 %s && ip link set eth0 vf 0 trust %s", spoofchk, trust)
-		before, alien := unmoved(t, status()), 0
+		before, alien := hosttest.Unmoved(t, status()), 0
 		for _, forged := range f.Forgeries(pf, bridgeMAC, v) {
 			send(forged.Frame)
 			alien++
@@ -225,7 +224,7 @@ func TestVFPlaysTheSwitch(t *testing.T) {
 		}
 		require.Eventually(t, func() bool { return local() >= met }, 10*time.Second, 10*time.Millisecond)
 		require.Equal(t, met, local())
-		require.Equal(t, before, unmoved(t, status()), setting)
+		require.Equal(t, before, hosttest.Unmoved(t, status()), setting)
 		t.Logf("%s: %d frames from the VF's address so far and %d from or to the PF's reached the PF and did not count", setting, met, alien)
 
 		// The switch's address is beyond what can be known here.
@@ -234,11 +233,11 @@ func TestVFPlaysTheSwitch(t *testing.T) {
 		t.Logf("%s: a shutdown from the switch's address counts", setting)
 		require.NoError(t, bridge.Do(func(b *vdptest.Bridge) [][]byte { b.Restart(); return b.Tick(time.Now()) }))
 		require.Eventually(t, func() bool { return client.Ready(t.Context(), "eth0") == nil && held() == 1 }, time.Minute, 10*time.Millisecond)
-		require.Equal(t, before, unmoved(t, status()), setting)
+		require.Equal(t, before, hosttest.Unmoved(t, status()), setting)
 	}
 
 	// A random address is believed only when there is no switch, and then within limits.
-	before := unmoved(t, status())
+	before := hosttest.Unmoved(t, status())
 	for _, forged := range f.Forgeries(vdp.NearestCustomerBridge, random, v) {
 		if forged.What == "timers of another switch" || strings.HasPrefix(forged.What, "De-associate") {
 			send(forged.Frame)
@@ -249,7 +248,7 @@ func TestVFPlaysTheSwitch(t *testing.T) {
 	require.Len(t, u.Others, 1)
 	require.Equal(t, random.String(), u.Others[0].Source)
 	u.Others = nil
-	require.Equal(t, before, unmoved(t, u))
+	require.Equal(t, before, hosttest.Unmoved(t, u))
 	send(shutdown(f, bridgeMAC, v))
 	require.Eventually(t, func() bool { u := status(); return u.Switch != nil && u.Switch.Source == random.String() }, 10*time.Second, 10*time.Millisecond)
 	require.Less(t, status().Timers.Keepalive, 90_000.)
@@ -259,19 +258,6 @@ func TestVFPlaysTheSwitch(t *testing.T) {
 // shutdown says that the switch says no more.
 func shutdown(f *vdptest.Forger, src vdp.MAC, v vdp.VSI) []byte {
 	return f.Forgeries(vdp.NearestCustomerBridge, src, v)[2].Frame
-}
-
-// unmoved is what a forgery might change of an uplink.
-func unmoved(t *testing.T, u control.Uplink) string {
-	t.Helper()
-	if u.Error != nil {
-		u.Error = &control.Error{Code: u.Error.Code} // the text says since when
-	}
-	b, err := json.Marshal(control.Uplink{
-		Edition: u.Edition, Error: u.Error, Switch: u.Switch, Others: u.Others, Timers: u.Timers, Established: u.Established, VSIs: u.VSIs,
-	})
-	require.NoError(t, err)
-	return string(b)
 }
 
 func hardware(t *testing.T, name string) vdp.MAC {

@@ -5,7 +5,6 @@ package main_test
 import (
 	"bytes"
 	"encoding/binary"
-	"encoding/json"
 	"net"
 	"os/exec"
 	"slices"
@@ -253,19 +252,6 @@ func (e *events) are(h *host, want ...string) {
 	require.Equal(h, want, e.types())
 }
 
-// unmoved is what a forgery might change of an uplink.
-func unmoved(h *host, u control.Uplink) string {
-	h.Helper()
-	if u.Error != nil {
-		u.Error = &control.Error{Code: u.Error.Code} // the text says since when
-	}
-	b, err := json.Marshal(control.Uplink{
-		Edition: u.Edition, Error: u.Error, Switch: u.Switch, Others: u.Others, Timers: u.Timers, Established: u.Established, VSIs: u.VSIs,
-	})
-	require.NoError(h, err)
-	return string(b)
-}
-
 // A guest plays the switch, and a bridge reflects what it sends: before the switch has
 // said anything, and while VSIs are associated.
 func TestGuestPlaysTheSwitch(t *testing.T) {
@@ -283,14 +269,14 @@ func TestGuestPlaysTheSwitch(t *testing.T) {
 				total, met, held := 0, 0, 0
 				rounds := func(when string) {
 					for _, mode := range []string{"vepa", "bridge", "private", "passthru"} {
-						before, said := unmoved(h, h.uplink()), events.types()
+						before, said := hosttest.Unmoved(h, h.uplink()), events.types()
 						g, stop := h.guest(ns, mode)
 						n := g.play(f, r, all[0])
 						require.NotZero(t, n.back)
 						total, met = total+n.sent, met+n.echoes
 						hosttest.Eventually(h, 10*time.Second, "echoes", func() bool { return h.uplink().Echoes >= uint64(met) })
 						require.Equal(t, uint64(met), h.uplink().Echoes)
-						require.Equal(t, before, unmoved(h, h.uplink()), "%s, %s", when, mode)
+						require.Equal(t, before, hosttest.Unmoved(h, h.uplink()), "%s, %s", when, mode)
 						require.Equal(t, said, events.types(), "%s, %s", when, mode)
 						stop()
 						t.Logf("%s, %s: %d sent, %d came back, %d of them known as echoes", when, mode, n.sent, n.back, n.echoes)

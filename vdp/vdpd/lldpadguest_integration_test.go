@@ -36,7 +36,7 @@ func TestGuestBesideLldpad(t *testing.T) {
 		require.NoError(t, err)
 	}
 	events := h.events()
-	before := unmoved(h, h.uplink())
+	before := hosttest.Unmoved(h, h.uplink())
 	require.Contains(t, before, `"established":3`)
 	g, stop := h.guest(h.guestNamespace(), "vepa")
 	defer stop()
@@ -57,7 +57,7 @@ func TestGuestBesideLldpad(t *testing.T) {
 	})
 	u := h.uplink()
 	require.Equal(t, was.Echoes+uint64(all.echoes), u.Echoes, "lldpad's frames are none")
-	require.Equal(t, before, unmoved(h, u))
+	require.Equal(t, before, hosttest.Unmoved(h, u))
 	require.Empty(t, events.types())
 	t.Logf("%d rounds, %d forgeries, %d echoes in %v", rounds, all.sent, all.echoes, time.Since(begin).Round(time.Second))
 }
