@@ -10,7 +10,6 @@ import (
 	"encoding/xml"
 	"errors"
 	"fmt"
-	"net"
 	"strconv"
 	"strings"
 )
@@ -62,8 +61,9 @@ type Domain struct {
 	// domain, for instance because it was detached.
 	Stray []string
 
-	raw     []byte // as it came
-	doc     []byte // in UTF-8
+	aliases map[string]bool // of its devices
+	raw     []byte          // as it came
+	doc     []byte          // in UTF-8
 	charset charset
 	root    *element
 }
@@ -92,6 +92,7 @@ type NIC struct {
 
 	err  error
 	elem *element
+	twin bool // another NIC of the domain has its MAC
 }
 
 // Source is an interface's <source>. Network-backed NICs of a running domain
@@ -125,12 +126,28 @@ type VirtualPort struct {
 // apart because a NIC that is not ours must not fail a guest.
 func (n *NIC) Err() error { return n.err }
 
-// String names the NIC for a message: its MAC, or its position.
-func (n *NIC) String() string {
-	if n.MAC != "" {
-		return "NIC " + n.MAC
+// ID tells a NIC from the domain's others: its MAC, where the domain has it once; else also
+// its user alias, or its position.
+func (n *NIC) ID() string {
+	switch {
+	case n.MAC != "" && !n.twin:
+		return n.MAC
+	case n.UserAlias():
+		return strings.TrimSpace(n.MAC + " " + n.Alias)
 	}
-	return fmt.Sprintf("NIC %d", n.Index)
+	return strings.TrimSpace(fmt.Sprintf("%s #%d", n.MAC, n.Index))
+}
+
+// String names the NIC for a message, by its ID.
+func (n *NIC) String() string { return "NIC " + strings.TrimPrefix(n.ID(), "#") }
+
+// UserAlias reports whether its alias is one that a user has given it: libvirt keeps those,
+// and gives its own anew at each start, after prepare.
+func (n *NIC) UserAlias() bool { return isUserAlias(n.Alias) }
+
+// isUserAlias knows what libvirt keeps of a definition's aliases.
+func isUserAlias(s string) bool {
+	return strings.HasPrefix(s, "ua-") && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") == ""
 }
 
 // Parse reads a domain document. It fails with an error matching ErrSyntax, ErrEncoding,
@@ -153,6 +170,7 @@ func Parse(raw []byte) (*Domain, error) {
 		Name:    text(root.child("name")),
 		UUID:    strings.ToLower(text(root.child("uuid"))),
 		Type:    root.get("type"),
+		aliases: map[string]bool{},
 		raw:     raw,
 		doc:     doc,
 		charset: charset,
@@ -163,10 +181,20 @@ func Parse(raw []byte) (*Domain, error) {
 	}
 	if devices := root.child("devices"); devices != nil {
 		for _, e := range devices.children {
+			if alias := e.child("alias").get("name"); alias != "" {
+				d.aliases[alias] = true
+			}
 			if e.name.Local == "interface" && e.name.Space == "" {
 				d.NICs = append(d.NICs, readNIC(len(d.NICs), e))
 			}
 		}
+	}
+	byMAC := map[string]int{}
+	for _, n := range d.NICs {
+		byMAC[n.MAC]++
+	}
+	for i := range d.NICs {
+		d.NICs[i].twin = byMAC[d.NICs[i].MAC] > 1
 	}
 	if err := d.readSettings(); err != nil {
 		return d, err
@@ -269,11 +297,10 @@ func readNIC(index int, e *element) NIC {
 		n.Source.PCI = n.pci(a)
 	}
 	if s := e.child("mac").get("address"); s != "" {
-		mac, err := net.ParseMAC(s)
-		if err != nil || len(mac) != 6 {
-			n.fail("mac address", s)
+		if mac, ok := parseMAC(s); ok {
+			n.MAC = mac
 		} else {
-			n.MAC = mac.String()
+			n.fail("mac address", s)
 		}
 	}
 	n.Queues = n.number("driver queues", e.child("driver").get("queues"), 256)
@@ -315,6 +342,20 @@ func (n *NIC) pci(a *element) string {
 		}
 	}
 	return fmt.Sprintf("%04x:%02x:%02x.%x", v[0], v[1], v[2], v[3])
+}
+
+// parseMAC reads an address as libvirt does (virMacAddrParse): six octets of one or two
+// hexadecimal digits, between colons.
+func parseMAC(s string) (string, bool) {
+	octets := strings.Split(s, ":")
+	for i, o := range octets {
+		v, err := strconv.ParseUint(o, 16, 8)
+		if err != nil || len(o) > 2 || o[0] == '+' {
+			return "", false
+		}
+		octets[i] = fmt.Sprintf("%02x", v)
+	}
+	return strings.Join(octets, ":"), len(octets) == 6
 }
 
 func (n *NIC) fail(what, value string) {
