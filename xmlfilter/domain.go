@@ -10,6 +10,7 @@ import (
 	"encoding/xml"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 )
@@ -42,7 +43,7 @@ func (e *SyntaxError) Is(target error) bool { return target == ErrSyntax }
 // bytes.
 type Domain struct {
 	Name string
-	UUID string // lower case, as libvirt writes it; "" when the document has none
+	UUID string // as libvirt writes it; "" when the document has none
 	Type string // "qemu", "kvm" …
 
 	// NICs are the <interface> elements below <devices>, in document order, of
@@ -145,11 +146,6 @@ func (n *NIC) String() string { return "NIC " + strings.TrimPrefix(n.ID(), "#") 
 // and gives its own anew at each start, after prepare.
 func (n *NIC) UserAlias() bool { return isUserAlias(n.Alias) }
 
-// isUserAlias knows what libvirt keeps of a definition's aliases.
-func isUserAlias(s string) bool {
-	return strings.HasPrefix(s, "ua-") && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") == ""
-}
-
 // Parse reads a domain document. It fails with an error matching ErrSyntax, ErrEncoding,
 // ErrNotDomain or ErrSettings; interfaces and elements that it does not know are no
 // error. With ErrSettings the domain is returned all the same, for who only wants to know
@@ -168,7 +164,7 @@ func Parse(raw []byte) (*Domain, error) {
 	}
 	d := &Domain{
 		Name:    text(root.child("name")),
-		UUID:    strings.ToLower(text(root.child("uuid"))),
+		UUID:    CanonicalUUID(text(root.child("uuid"))),
 		Type:    root.get("type"),
 		aliases: map[string]bool{},
 		raw:     raw,
@@ -179,7 +175,10 @@ func Parse(raw []byte) (*Domain, error) {
 	if tune := root.child("numatune"); tune != nil {
 		d.Nodes = nodes(tune.child("memory").get("nodeset"))
 	}
-	if devices := root.child("devices"); devices != nil {
+	for _, devices := range root.children { // of several libvirt reads all
+		if devices.name.Local != "devices" || devices.name.Space != "" {
+			continue
+		}
 		for _, e := range devices.children {
 			if alias := e.child("alias").get("name"); alias != "" {
 				d.aliases[alias] = true
@@ -227,7 +226,7 @@ func UUID(raw []byte) string {
 				if err := dec.DecodeElement(&uuid, &t); err != nil {
 					return ""
 				}
-				return strings.ToLower(strings.TrimSpace(uuid))
+				return CanonicalUUID(uuid)
 			}
 		case xml.EndElement:
 			if depth--; depth == 0 {
@@ -296,20 +295,20 @@ func readNIC(index int, e *element) NIC {
 	if a := source.child("address"); a != nil && a.get("type") == "pci" {
 		n.Source.PCI = n.pci(a)
 	}
-	if s := e.child("mac").get("address"); s != "" {
+	if s, there := e.child("mac").lookup("address"); there {
 		if mac, ok := parseMAC(s); ok {
 			n.MAC = mac
 		} else {
 			n.fail("mac address", s)
 		}
 	}
-	n.Queues = n.number("driver queues", e.child("driver").get("queues"), 256)
-	n.MTU = n.number("mtu size", e.child("mtu").get("size"), 65535)
+	n.Queues = n.number("driver queues", e.child("driver"), "queues", math.MaxUint32)
+	n.MTU = n.number("mtu size", e.child("mtu"), "size", math.MaxUint32)
 	if v := e.child("vlan"); v != nil {
-		n.VLAN = &VLAN{Trunk: v.get("trunk") == "yes"}
+		n.VLAN = &VLAN{Trunk: strings.EqualFold(v.get("trunk"), "yes")}
 		for _, c := range v.children {
 			if c.name.Local == "tag" {
-				n.VLAN.Tags = append(n.VLAN.Tags, n.number("vlan tag id", c.get("id"), 4095))
+				n.VLAN.Tags = append(n.VLAN.Tags, n.number("vlan tag id", c, "id", 4095))
 				if mode := c.get("nativeMode"); mode == "tagged" || mode == "untagged" {
 					n.VLAN.NativeMode, n.VLAN.NativeTag = mode, n.VLAN.Tags[len(n.VLAN.Tags)-1]
 					n.VLAN.Trunk = true
@@ -329,50 +328,8 @@ func readNIC(index int, e *element) NIC {
 	return n
 }
 
-// pci reads <address type='pci'>; libvirt reads its numbers with base 0.
-func (n *NIC) pci(a *element) string {
-	var v [4]uint64
-	for i, name := range []string{"domain", "bus", "slot", "function"} {
-		if s := a.get(name); s != "" {
-			var err error
-			if v[i], err = strconv.ParseUint(s, 0, 16); err != nil {
-				n.fail("address "+name, s)
-				return ""
-			}
-		}
-	}
-	return fmt.Sprintf("%04x:%02x:%02x.%x", v[0], v[1], v[2], v[3])
-}
-
-// parseMAC reads an address as libvirt does (virMacAddrParse): six octets of one or two
-// hexadecimal digits, between colons.
-func parseMAC(s string) (string, bool) {
-	octets := strings.Split(s, ":")
-	for i, o := range octets {
-		v, err := strconv.ParseUint(o, 16, 8)
-		if err != nil || len(o) > 2 || o[0] == '+' {
-			return "", false
-		}
-		octets[i] = fmt.Sprintf("%02x", v)
-	}
-	return strings.Join(octets, ":"), len(octets) == 6
-}
-
 func (n *NIC) fail(what, value string) {
 	if n.err == nil {
 		n.err = fmt.Errorf("%w: %s: %s %q", ErrNIC, n, what, value)
 	}
-}
-
-// number reads an unsigned decimal; an absent one is 0.
-func (n *NIC) number(what, s string, most uint64) int {
-	if s == "" {
-		return 0
-	}
-	v, err := strconv.ParseUint(s, 10, 32)
-	if err != nil || v > most {
-		n.fail(what, s)
-		return 0
-	}
-	return int(v)
 }

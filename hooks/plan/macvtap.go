@@ -164,12 +164,26 @@ func (p macvtap) assistedVLAN(n *xmlfilter.NIC, s Settings, parentByName string)
 	return p.vlan(n, n.Source.Dev, dev, s.VLAN)
 }
 
+// What the kernel takes of a macvtap or tap (MAX_TAP_QUEUES, ETH_MAX_MTU).
+const (
+	maxQueues = 256
+	maxMTU    = 65535
+)
+
+func madeByKernel(n *xmlfilter.NIC) bool { return n.Queues <= maxQueues && n.MTU <= maxMTU }
+
+func errTooMuch(n *xmlfilter.NIC) error {
+	return step.Hint(step.ErrUnsuitable, "<driver queues='%d'>, <mtu size='%d'>: its device has at most %d queues, and an MTU of %d", n.Queues, n.MTU, maxQueues, maxMTU)
+}
+
 // hookOwned plans the macvtap of a NIC that is <interface type='ethernet'> for
 // libvirt, on a lower device that it returns.
 func (p macvtap) hookOwned(n *xmlfilter.NIC, s Settings) (lower string, err error) {
 	switch {
 	case n.MAC == "":
 		return "", step.Hint(step.ErrUnsuitable, "it has no <mac address=>")
+	case !madeByKernel(n):
+		return "", errTooMuch(n)
 	case !config.ValidIfname(n.Target) || n.Managed != "no":
 		return "", p.notRewritten("it has no <target dev= managed='no'>")
 	}
