@@ -73,11 +73,13 @@ func Survey(ctx context.Context, k step.Kernel, cfg *config.Config, rec Records,
 			}
 		}
 		for _, name := range names {
-			if parent, _, ok := plan.SplitVLAN(name); ok {
-				names = append(names, parent)
+			if err := lookDown(ctx, k, &h, name); err != nil {
+				return h, err
 			}
 		}
-		for _, name := range names {
+	}
+	for i := range d.NICs {
+		for _, name := range plan.VLANNames(cfg, h, &d.NICs[i]) {
 			if err := look(ctx, k, &h, name); err != nil {
 				return h, err
 			}
@@ -232,6 +234,16 @@ func (s *surveyor) pools() []*xmlfilter.Network {
 	}
 	s.asked = true
 	return s.pooled
+}
+
+// lookDown looks a device up, and those of which its name says that it is a VLAN.
+func lookDown(ctx context.Context, k step.Kernel, h *plan.Snapshot, name string) error {
+	for ok := true; ok; name, _, ok = plan.SplitVLAN(name) {
+		if err := look(ctx, k, h, name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func look(ctx context.Context, k step.Kernel, h *plan.Snapshot, name string) error {

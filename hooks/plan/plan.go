@@ -161,31 +161,11 @@ func (p *planner) parent(s Settings, otherwise string) (Device, error) {
 	if name == "" {
 		return Device{}, step.Hint(ErrNoDevice, "its settings name neither uplink nor dev")
 	}
-	dev, ok := p.find(name)
+	dev, _, ok := p.stack().reach(name)
 	if !ok {
 		return Device{}, noDevice(name)
 	}
 	return dev, nil
-}
-
-// vlan plans a sub-interface, if the host's configuration allows it.
-func (p *planner) vlan(n *xmlfilter.NIC, name string, parent Device, vid int) error {
-	u := p.host.uplinkOf(p.cfg, parent.Name)
-	_, there := p.host.Devices[name]
-	if err := p.cfg.VLANFault(); err != nil && !there {
-		return err
-	}
-	switch create := p.cfg.VLAN.Create; {
-	case u != nil && !u.Allows(vid):
-		return step.Hint(ErrNotAllowed, "VLAN %d on uplink %q; add it to vlans of [uplink.%s] in %s", vid, u.Name, u.Name, config.Path)
-	case there:
-	case create == "never":
-		return step.Hint(ErrNotAllowed, "%s is not there, and vlan.create = \"never\" in %s", name, config.Path)
-	case create == "uplinks" && u == nil:
-		return step.Hint(ErrNotAllowed, "%s is not there, %s is no uplink, and vlan.create = \"uplinks\" in %s", name, parent.Name, config.Path)
-	}
-	p.add(step.Step{NIC: p.id(n), Kind: &step.VLAN{Name: name, Parent: parent.Name, ID: vid, ParentIndex: parent.Index}})
-	return nil
 }
 
 // onUplink checks that a device leads to the uplink that the NIC's settings name: a
@@ -198,7 +178,7 @@ func (p *planner) onUplink(name string, dev Device, u *config.Uplink) error {
 	if err != nil {
 		return err
 	}
-	if dev.Index != want.Index && dev.Parent != want.Index {
+	if !dev.on(want.Index) {
 		return p.notRewritten(fmt.Sprintf("uplink %q is %s here, and its <source> says %s", u.Name, want.Name, name))
 	}
 	return nil

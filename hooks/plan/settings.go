@@ -144,9 +144,9 @@ func SplitVLAN(name string) (parent string, vid int, ok bool) {
 	return name[:i], vid, true
 }
 
-// vlanName is the name of a VLAN sub-interface: "eth0.100", or where that is longer
+// VLANName is the name of a VLAN sub-interface: "eth0.100", or where that is longer
 // than the kernel allows one drawn from the parent's name, the same at every start.
-func vlanName(parent string, vid int) string {
+func VLANName(parent string, vid int) string {
 	name := parent + "." + strconv.Itoa(vid)
 	if config.ValidIfname(name) {
 		return name

@@ -17,7 +17,8 @@ type VLAN struct {
 	Parent string `json:"parent"`
 	ID     int    `json:"id"`
 
-	// What Do notes before it acts.
+	// What Do notes before it acts. The parent has no index while it is to be made, by
+	// another step before this one.
 	ParentIndex int  `json:"parent_index,omitempty"`
 	Index       int  `json:"index,omitempty"`
 	Made        bool `json:"made,omitempty"` // by us, for this domain or another
@@ -28,6 +29,9 @@ func (*VLAN) Type() string { return "vlan" }
 func (v *VLAN) Key() string { return "vlan " + v.Name }
 
 func (v *VLAN) Resource() (name string, shared bool) {
+	if v.ParentIndex == 0 { // nothing can be on it, and the claim is renewed with the index
+		return fmt.Sprintf("vlan/%s/%d", v.Parent, v.ID), true
+	}
 	return fmt.Sprintf("vlan/%d/%d", v.ParentIndex, v.ID), true
 }
 
@@ -76,6 +80,9 @@ func (v *VLAN) Do(ctx context.Context, e *Env) error {
 	parent, err := e.Kernel.ByName(ctx, v.Parent)
 	if err != nil {
 		return err
+	}
+	if v.ParentIndex == 0 {
+		v.ParentIndex = parent.Index
 	}
 	if v.ParentIndex != parent.Index {
 		return fmt.Errorf("%w: %s has changed since this moment; try again", ErrWrongDevice, v.Parent)
