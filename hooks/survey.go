@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 
 	"libvirt-direct/hooks/plan"
@@ -55,6 +56,7 @@ func Survey(ctx context.Context, k step.Kernel, cfg *config.Config, rec Records,
 		l, err := FindUplink(ctx, k, cfg.Uplinks[name])
 		if err != nil {
 			h.Missing[name] = err
+			lookAmbiguous(ctx, k, cfg.Uplinks[name], err, &h)
 			continue
 		}
 		h.Uplinks[name] = device(ctx, k, l)
@@ -291,15 +293,36 @@ func below(ctx context.Context, k step.Kernel, l link.Link, most int) *plan.Devi
 	}
 }
 
-// FindUplink looks an uplink's device up by whatever the configuration finds it by.
-func FindUplink(ctx context.Context, k step.Kernel, u *config.Uplink) (link.Link, error) {
+// FindUplink looks an uplink's device up by whatever the configuration finds it by. That
+// several devices answer to it is an error matching link.ErrAmbiguous, which names them.
+func FindUplink(ctx context.Context, k step.Kernel, u *config.Uplink) (l link.Link, err error) {
 	switch {
 	case u.PCI != "":
-		return k.ByPCI(ctx, u.PCI)
+		l, err = k.ByPCI(ctx, u.PCI)
 	case u.MAC != "":
-		return k.ByPermanentMAC(ctx, u.MAC)
+		l, err = k.ByPermanentMAC(ctx, u.MAC)
 	default:
 		return k.ByName(ctx, u.Device)
+	}
+	if errors.Is(err, link.ErrAmbiguous) {
+		err = fmt.Errorf("%w; name the one that is meant with device = \"NAME\"", err)
+	}
+	return l, err
+}
+
+// lookAmbiguous looks up the devices that an uplink could mean. What it limits holds for all
+// of them: a guest must not be without its limits for a second card.
+func lookAmbiguous(ctx context.Context, k step.Kernel, u *config.Uplink, why error, h *plan.Snapshot) {
+	var ambiguous *link.AmbiguousError
+	if !u.Limits() || !errors.As(why, &ambiguous) {
+		return
+	}
+	for _, name := range ambiguous.Devices {
+		if l, err := k.ByName(ctx, name); err == nil {
+			fault := fmt.Errorf("%w: %s may be that of uplink %q, whose vlans are %s: %w; fix [uplink.%s] in %s",
+				plan.ErrNoDevice, l.Name, u.Name, u.VLANText(), why, u.Name, config.Path)
+			h.Faulty = append(h.Faulty, plan.FaultyDevice{Index: l.Index, Fault: fault, Uplink: u})
+		}
 	}
 }
 
@@ -308,8 +331,19 @@ func FindUplink(ctx context.Context, k step.Kernel, u *config.Uplink) (link.Link
 func lookFaulty(ctx context.Context, k step.Kernel, cfg *config.Config, h *plan.Snapshot) {
 	for _, u := range cfg.FaultyUplinks() {
 		for _, way := range u.Devices {
-			if l, err := FindUplink(ctx, k, way); err == nil {
-				h.Faulty = append(h.Faulty, plan.FaultyDevice{Index: l.Index, Fault: u.Fault})
+			l, err := FindUplink(ctx, k, way)
+			found := []string{l.Name}
+			var ambiguous *link.AmbiguousError
+			if errors.As(err, &ambiguous) { // any of them could be meant
+				found, err = ambiguous.Devices, nil
+			}
+			if err != nil {
+				continue
+			}
+			for _, name := range found {
+				if l, err := k.ByName(ctx, name); err == nil {
+					h.Faulty = append(h.Faulty, plan.FaultyDevice{Index: l.Index, Fault: u.Fault})
+				}
 			}
 		}
 	}

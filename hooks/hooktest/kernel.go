@@ -246,14 +246,20 @@ func (k *Kernel) ByPCI(ctx context.Context, address string) (link.Link, error) {
 
 // ByPermanentMAC is link.Conn.ByPermanentMAC.
 func (k *Kernel) ByPermanentMAC(ctx context.Context, mac string) (link.Link, error) {
-	return k.get(ctx, "permanent MAC "+mac, func() *link.Link {
-		for _, l := range k.sorted() {
-			if l.PermMAC == mac {
-				return l
-			}
+	if err := k.read(ctx, "look up", "permanent MAC "+mac); err != nil {
+		return link.Link{}, err
+	}
+	var names []string
+	for _, l := range k.sorted() {
+		if l.PermMAC == mac {
+			names = append(names, l.Name)
 		}
-		return nil
-	})
+	}
+	name, err := link.Only(names)
+	if err != nil {
+		return link.Link{}, refused("look up", "permanent MAC "+mac, err)
+	}
+	return *k.byName(name), nil
 }
 
 // All is link.Conn.All.

@@ -74,7 +74,7 @@ func (t tagger) onto(index, vid int, why, fix string) *Tagging {
 	for _, name := range t.cfg.UplinkNames() {
 		u, dev := t.cfg.Uplinks[name], t.host.Uplinks[name]
 		forbids := vid == 0 && u.Limits() || vid != 0 && !u.Allows(vid)
-		if index != 0 && dev.Index == index && forbids && (on == nil || u.Enforce && !on.Enforce) {
+		if index != 0 && (dev.Index == index || t.host.mayBe(u, index)) && forbids && (on == nil || u.Enforce && !on.Enforce) {
 			on = u
 		}
 	}

@@ -1,14 +1,24 @@
 package plan
 
 import (
+	"slices"
+
 	"libvirt-direct/internal/config"
 	"libvirt-direct/xmlfilter"
 )
 
-// FaultyDevice is the device of an uplink whose section of the configuration is faulty.
+// FaultyDevice is the device of an uplink whose section of the configuration is faulty, or
+// one of several that the section could mean.
 type FaultyDevice struct {
 	Index int
 	Fault error
+	// Uplink is the one that could mean it; nil where its section is faulty.
+	Uplink *config.Uplink
+}
+
+// mayBe reports whether an uplink's device could be the one with an index.
+func (h Snapshot) mayBe(u *config.Uplink, index int) bool {
+	return index != 0 && slices.ContainsFunc(h.Faulty, func(f FaultyDevice) bool { return f.Uplink == u && f.Index == index })
 }
 
 // faultAt returns the fault of the uplink whose device has an index, or nil.

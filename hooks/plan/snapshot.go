@@ -66,7 +66,8 @@ type Snapshot struct {
 	Devices map[string]Device
 	// Uplinks holds the uplinks' devices, by uplink name.
 	Uplinks map[string]Device
-	// Faulty are the devices of uplinks whose sections of the configuration are faulty.
+	// Faulty are the devices of uplinks whose sections of the configuration are faulty, or
+	// could mean several.
 	Faulty []FaultyDevice
 	// Missing says why an uplink has no device.
 	Missing map[string]error

@@ -168,3 +168,30 @@ func TestDeadlineIsKept(t *testing.T) {
 	_, err := c.ByName(ctx, "lo")
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 }
+
+// The kernel's own devices, on PCI functions of a sysfs that this test makes.
+func TestDeviceOfAPCIFunction(t *testing.T) {
+	ctx, c, ip := namespace(t)
+	ip("link", "add", "nica", "type", "veth", "peer", "name", "nicb")
+	const devices = "/sys/bus/pci/devices"
+	require.NoError(t, unix.Mount("tmpfs", devices, "tmpfs", 0, ""))
+	for function, names := range map[string][]string{
+		"0000:03:00.0": {"nica", "nicb"}, "10000:e1:00.0": {"nicb"}, "0000:04:00.0": {}, "0000:05:00.0": {"other"},
+	} {
+		for _, n := range append(names, "") {
+			require.NoError(t, os.MkdirAll(devices+"/"+function+"/net/"+n, 0o755))
+		}
+	}
+	for _, spelling := range []string{"10000:e1:00.0", "10000:E1:0.0"} {
+		l, err := c.ByPCI(ctx, spelling)
+		require.NoError(t, err, spelling)
+		require.Equal(t, "nicb", l.Name)
+	}
+	_, err := c.ByPCI(ctx, "3:0.0")
+	require.ErrorIs(t, err, ErrAmbiguous)
+	require.ErrorContains(t, err, "look up PCI 3:0.0: several network devices answer to it: nica, nicb")
+	for _, none := range []string{"0000:04:00.0", "0000:05:00.0", "0000:06:00.0", "..", "*", ""} {
+		_, err := c.ByPCI(ctx, none)
+		require.ErrorIs(t, err, ErrNotFound, none)
+	}
+}

@@ -122,43 +122,49 @@ func (c *Conn) IsVF(_ context.Context, name string) bool {
 	return err == nil
 }
 
-// ByPCI looks up the network device of a PCI function, "0000:03:00.0": its own, or
-// that of the virtio device on it. A function with several is an error.
+// ByPCI looks up the network device of a PCI function, in any spelling that ParsePCI reads:
+// its own, or that of the virtio device on it. Representors, which are on their PF's
+// function, do not count. Several others are an error matching ErrAmbiguous.
 func (c *Conn) ByPCI(ctx context.Context, address string) (Link, error) {
 	fail := func(err error) (Link, error) {
 		return Link{}, &OpError{Op: "look up", Link: "PCI " + address, Err: err}
 	}
-	base := "/sys/bus/pci/devices/" + address
-	found, _ := filepath.Glob(base + "/net/*")
-	virtio, _ := filepath.Glob(base + "/virtio*/net/*")
-	found = append(found, virtio...)
-	switch len(found) {
-	case 0:
+	name, ok := ParsePCI(address)
+	if !ok {
 		return fail(ErrNotFound)
-	case 1:
-		return c.ByName(ctx, filepath.Base(found[0]))
-	default:
-		return fail(fmt.Errorf("it has %d network devices; name one with device=", len(found)))
 	}
+	name, err := Only(names(own(sys.netdevs(name))))
+	if err != nil {
+		return fail(err)
+	}
+	return c.ByName(ctx, name)
 }
 
 // ByPermanentMAC looks a link up by its permanent address (IFLA_PERM_ADDRESS). The
 // kernel has no index for it, so that this asks each device on a bus in turn; virtual
-// links, which can be thousands, are not among them.
+// links, which can be thousands, are not among them. That several have it, such as a
+// synthetic NIC and the virtual function behind it, is an error matching ErrAmbiguous.
 func (c *Conn) ByPermanentMAC(ctx context.Context, mac string) (Link, error) {
-	var names []string
-	for _, bus := range []string{"pci", "virtio", "usb", "platform", "vmbus", "xen"} {
-		found, _ := filepath.Glob("/sys/bus/" + bus + "/devices/*/net/*") // the pattern is well-formed
-		names = append(names, found...)
+	fail := func(err error) (Link, error) {
+		return Link{}, &OpError{Op: "look up", Link: "permanent MAC " + mac, Err: err}
 	}
-	for _, n := range names {
-		l, err := c.ByName(ctx, filepath.Base(n))
-		if err == nil && l.PermMAC == mac {
-			return l, nil
-		}
+	devices, err := sys.hardware()
+	if err != nil {
+		return fail(err)
+	}
+	var found []Link
+	var answer []string
+	for _, n := range devices {
+		l, err := c.ByName(ctx, n)
 		if err != nil && !errors.Is(err, ErrNotFound) {
 			return Link{}, err
 		}
+		if err == nil && l.PermMAC != "" && strings.EqualFold(l.PermMAC, mac) {
+			found, answer = append(found, l), append(answer, l.Name)
+		}
 	}
-	return Link{}, &OpError{Op: "look up", Link: "permanent MAC " + mac, Err: ErrNotFound}
+	if _, err := Only(answer); err != nil {
+		return fail(err)
+	}
+	return found[0], nil
 }

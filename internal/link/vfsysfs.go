@@ -1,13 +1,14 @@
 package link
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -121,8 +122,9 @@ func virtfns(pf string) (map[int]string, error) {
 }
 
 // PF looks up a PF's network device by its name on the bus. Of several the one is
-// taken that is the card's port itself: not a VF's representor, and the port with the
-// VF's phys_port_id, or the first.
+// taken that is the card's port itself, not a function's representor, and of several ports
+// the VF's: by its network device, with an error matching ErrAmbiguous where that does not
+// tell. A VF without one, which a guest has, leaves the first port, as it does for libvirt.
 func (c *Conn) PF(ctx context.Context, p VFPlace) (Link, error) {
 	name, err := sys.pfNetdev(p)
 	if err != nil {
@@ -131,39 +133,44 @@ func (c *Conn) PF(ctx context.Context, p VFPlace) (Link, error) {
 	return c.ByName(ctx, name)
 }
 
-// port is a phys_port_name of a port itself (Documentation/networking/devlink); those
-// of representors name a function too, "pf0vf3".
-var port = regexp.MustCompile(`^(p[0-9]+(s[0-9]+)?)?$`)
-
 func (s sysfs) pfNetdev(p VFPlace) (string, error) {
+	ports := own(s.onBus(p.PF))
+	vf := own(s.onBus(p.Device))
+	switch {
+	case len(ports) < 2:
+		return Only(names(ports))
+	case len(vf) > 0:
+		return Only(names(portsOf(ports, vf)))
+	}
+	return filepath.Base(slices.MinFunc(ports, func(a, b string) int { return cmp.Or(number(a)-number(b), strings.Compare(a, b)) })), nil
+}
+
+// onBus returns the folders of the network devices of a device by its name on its bus.
+func (s sysfs) onBus(device string) []string {
 	// The pattern is well-formed: names on a bus have none of its characters.
-	dirs, _ := filepath.Glob(filepath.Join(string(s), "bus/*/devices", p.PF, "net/*"))
-	var ports []string
-	for _, d := range dirs {
-		if port.MatchString(word(d, "phys_port_name")) {
-			ports = append(ports, d)
+	dirs, _ := filepath.Glob(filepath.Join(string(s), "bus/*/devices", device, "net/*"))
+	return dirs
+}
+
+// portsOf returns those of a card's ports that are the ports of a VF's network devices: with
+// the same phys_port_id, or where the driver has none, the same dev_port. All where nothing
+// tells.
+func portsOf(ports, vf []string) []string {
+	for _, same := range []func(port, dev string) bool{
+		func(port, dev string) bool {
+			id := word(dev, "phys_port_id")
+			return id != "" && id == word(port, "phys_port_id")
+		},
+		func(port, dev string) bool { return number(port) == number(dev) },
+	} {
+		found := slices.DeleteFunc(slices.Clone(ports), func(port string) bool {
+			return !slices.ContainsFunc(vf, func(dev string) bool { return same(port, dev) })
+		})
+		if len(found) > 0 {
+			return found
 		}
 	}
-	if len(ports) == 0 {
-		return "", ErrNotFound
-	}
-	vf, _ := filepath.Glob(filepath.Join(string(s), "bus/*/devices", p.Device, "net/*"))
-	if len(vf) > 0 && len(ports) > 1 {
-		if id := word(vf[0], "phys_port_id"); id != "" {
-			for _, d := range ports {
-				if word(d, "phys_port_id") == id {
-					return filepath.Base(d), nil
-				}
-			}
-		}
-	}
-	best := ports[0]
-	for _, d := range ports[1:] {
-		if number(d, "dev_port") < number(best, "dev_port") {
-			best = d
-		}
-	}
-	return filepath.Base(best), nil
+	return ports
 }
 
 // word reads a file of sysfs; "" where it is missing or cannot be read, as
@@ -176,8 +183,10 @@ func word(dir, name string) string {
 	return strings.TrimSpace(string(b))
 }
 
-func number(dir, name string) int {
-	n, _ := strconv.Atoi(word(dir, name))
+// number returns a network device's dev_port, by its folder; 0, as most drivers have it,
+// where the kernel is without.
+func number(dir string) int {
+	n, _ := strconv.Atoi(word(dir, "dev_port"))
 	return n
 }
 
@@ -215,8 +224,9 @@ func vfUse(vf string, p VFPlace) VFUse {
 	if node, err := strconv.Atoi(word(vf, "numa_node")); err == nil {
 		u.NUMA = node
 	}
-	if nets, err := os.ReadDir(filepath.Join(vf, "net")); err == nil && len(nets) > 0 {
-		u.Netdev = nets[0].Name()
+	nets, _ := filepath.Glob(vf + "/net/*") // names on a bus have none of a pattern's characters
+	if nets = own(nets); len(nets) > 0 {
+		u.Netdev = filepath.Base(nets[0])
 	}
 	return u
 }
@@ -257,7 +267,7 @@ func (c *Conn) PFs(context.Context) ([]string, error) {
 	var pfs []string
 	for _, f := range found {
 		name := filepath.Base(filepath.Dir(filepath.Dir(f)))
-		if port.MatchString(word(filepath.Join(string(sys), "class/net", name), "phys_port_name")) {
+		if !isRepresentor(filepath.Join(string(sys), "class/net", name)) {
 			pfs = append(pfs, name)
 		}
 	}
