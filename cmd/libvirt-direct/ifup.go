@@ -121,7 +121,7 @@ func (o *options) ifup(ctx context.Context, device, on string, vlan int) error {
 	if _, err := hooks.SweepPorts(ctx, k, db); err != nil {
 		return err
 	}
-	if err := k.DisableIPv6(ctx, device); err != nil {
+	if err := k.Silence(ctx, tap.Index); err != nil {
 		return err
 	}
 	if err := k.SetUp(ctx, tap.Index, true); err != nil {

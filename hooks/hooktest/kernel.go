@@ -617,15 +617,13 @@ func (k *Kernel) RemoveAltName(ctx context.Context, index int, name string) erro
 	})
 }
 
-// DisableIPv6 is link.Conn.DisableIPv6.
-func (k *Kernel) DisableIPv6(ctx context.Context, name string) error {
-	return k.change(context.WithoutCancel(ctx), "disable IPv6", name, func() error {
-		if l := k.inSysfs(name); l != nil {
-			if k.NoIPv6 == nil {
-				k.NoIPv6 = map[int]bool{}
-			}
-			k.NoIPv6[l.Index] = true
+// Silence is link.Conn.Silence.
+func (k *Kernel) Silence(ctx context.Context, index int) error {
+	return k.set(ctx, "silence", index, func(l *link.Link) error {
+		if k.NoIPv6 == nil {
+			k.NoIPv6 = map[int]bool{}
 		}
+		k.NoIPv6[l.Index] = true
 		return nil
 	})
 }

@@ -71,7 +71,7 @@ func (t *Tap) Do(ctx context.Context, e *Env) error {
 	if err := e.Kernel.SetAlias(ctx, t.Index, e.own()); err != nil {
 		return err
 	}
-	if err := e.Kernel.DisableIPv6(ctx, t.Name); err != nil {
+	if err := e.Kernel.Silence(ctx, t.Index); err != nil {
 		return err
 	}
 	if t.MTU > 0 {
