@@ -84,6 +84,7 @@ func TestRewriteNamesTwinsByAlias(t *testing.T) {
 		"libvirt's own":    twins("", "net0", "net1"),
 		"a user's":         twins("", "ua-a", ""),
 		"the same number":  twins("", "", "ua-ld-0"),
+		"the next number":  strings.Replace(twins("", "", ""), "<devices>", "<devices><disk><alias name='ua-ld-0'/></disk>", 1),
 		"another device's": strings.Replace(twins("", "", ""), "<devices>", "<devices><disk><alias name='ua-ld-1'/></disk>", 1),
 		"without MACs":     strings.ReplaceAll(twins("", "", ""), "<mac address='"+mac1+"'/>", ""),
 		"one has settings": twins("<ld:nic alias='ua-a' trust='yes'/>", "ua-a", "ua-b"),

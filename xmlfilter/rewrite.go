@@ -147,7 +147,7 @@ func (d *Domain) NewAlias(c Change) string {
 	if n.Settings != nil || !c.notes() || n.MAC != "" && !n.twin || n.UserAlias() {
 		return ""
 	}
-	for i := n.Index; ; i++ {
+	for i := n.Index; ; i += len(d.NICs) { // another one for each NIC
 		if alias := fmt.Sprintf("ua-ld-%d", i); !d.aliases[alias] {
 			return alias
 		}
