@@ -155,6 +155,15 @@ func Parse(raw []byte) (*Domain, error) {
 	if err != nil {
 		return nil, err
 	}
+	d, err := parseUTF8(doc)
+	if d != nil {
+		d.raw, d.charset = raw, charset
+	}
+	return d, err
+}
+
+// parseUTF8 reads a document that is in UTF-8, whatever it says.
+func parseUTF8(doc []byte) (*Domain, error) {
 	root, err := scan(doc)
 	if err != nil {
 		return nil, err
@@ -167,9 +176,7 @@ func Parse(raw []byte) (*Domain, error) {
 		UUID:    CanonicalUUID(text(root.child("uuid"))),
 		Type:    root.get("type"),
 		aliases: map[string]bool{},
-		raw:     raw,
 		doc:     doc,
-		charset: charset,
 		root:    root,
 	}
 	if tune := root.child("numatune"); tune != nil {
@@ -200,6 +207,9 @@ func Parse(raw []byte) (*Domain, error) {
 	}
 	return d, nil
 }
+
+// Bytes returns the document as it came.
+func (d *Domain) Bytes() []byte { return d.raw }
 
 // UUID returns a domain document's UUID in lower case, as libvirt writes it. It reads no
 // further than to there, so that neither the size nor the form of the rest matters. It

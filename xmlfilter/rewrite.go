@@ -44,7 +44,29 @@ type Change struct {
 // as it was. When there is nothing to change it returns the original bytes. A value
 // that XML cannot hold is an error matching ErrNIC.
 func (d *Domain) Rewrite(changes []Change) ([]byte, error) {
+	ed, err := d.rewrite(changes, "")
+	if err != nil {
+		return nil, err
+	}
+	doc := ed.bytes(d.root)
+	if slices.ContainsFunc(changes, func(c Change) bool { return c.Keep }) && !bytes.Equal(doc, d.doc) {
+		doc = d.exactly(doc, func(exact string) *editor {
+			ed, _ := d.rewrite(changes, exact) // as before
+			return ed
+		})
+	}
+	return d.encoded(doc), nil
+}
+
+// rewrite makes the edits of Rewrite; exact goes into the first NIC's <ld:was>.
+func (d *Domain) rewrite(changes []Change, exact string) (*editor, error) {
 	ed := newEditor(d.doc)
+	holder := slices.IndexFunc(d.NICs, func(n NIC) bool {
+		return n.Settings != nil && n.Settings.was != nil || slices.ContainsFunc(changes, func(c Change) bool { return c.NIC == n.Index && c.Keep })
+	})
+	if holder >= 0 && d.NICs[holder].Settings != nil && d.NICs[holder].Settings.was != nil && exact != "" {
+		ed.setAttr(d.NICs[holder].Settings.was, nameExact, exact)
+	}
 	var fresh []string // markup of new <nic> elements
 	for _, c := range changes {
 		if c.NIC < 0 || c.NIC >= len(d.NICs) {
@@ -60,7 +82,7 @@ func (d *Domain) Rewrite(changes []Change) ([]byte, error) {
 		alias := d.NewAlias(c)
 		was := ""
 		if c.Keep && (n.Settings == nil || n.Settings.was == nil) {
-			was = ed.keep(n, alias)
+			was = ed.keep(n, alias, exact, c.NIC == holder)
 		}
 		if n.Settings == nil {
 			if !c.notes() {
@@ -97,12 +119,11 @@ func (d *Domain) Rewrite(changes []Change) ([]byte, error) {
 	if len(fresh) > 0 {
 		d.addNICs(ed, fresh)
 	}
-	return d.edited(ed), nil
+	return ed, nil
 }
 
-// edited returns the document with an editor's changes, in the encoding in which it came.
-func (d *Domain) edited(ed *editor) []byte {
-	doc := ed.bytes(d.root)
+// encoded returns a document that was made of the domain's in the encoding in which that came.
+func (d *Domain) encoded(doc []byte) []byte {
 	if bytes.Equal(doc, d.doc) {
 		return d.raw
 	}
@@ -126,7 +147,7 @@ func (d *Domain) NewAlias(c Change) string {
 	if n.Settings != nil || !c.notes() || n.MAC != "" && !n.twin || n.UserAlias() {
 		return ""
 	}
-	for i := n.Index; ; i++ {
+	for i := n.Index; ; i += len(d.NICs) { // another one for each NIC
 		if alias := fmt.Sprintf("ua-ld-%d", i); !d.aliases[alias] {
 			return alias
 		}
@@ -215,7 +236,7 @@ func isKept(e *element) bool {
 
 // keep returns the markup of <ld:was>: the parts of the interface that Rewrite may
 // change, byte for byte, which settings were there, and the alias that Rewrite gives it.
-func (ed *editor) keep(n *NIC, alias string) string {
+func (ed *editor) keep(n *NIC, alias, exact string, holder bool) string {
 	var words []string
 	if n.Settings != nil {
 		for _, name := range settings.Names(settings.InNIC) {
@@ -242,6 +263,9 @@ func (ed *editor) keep(n *NIC, alias string) string {
 	}
 	if n.Settings != nil {
 		attrs += fmt.Sprintf(" words='%s'", strings.Join(words, " "))
+	}
+	if holder && exact != "" {
+		attrs += fmt.Sprintf(" %s='%s'", nameExact, escape(exact))
 	}
 	return fmt.Sprintf("<%[1]swas %[2]s>%[3]s</%[1]swas>", prefix, attrs, inner.String())
 }
@@ -304,7 +328,12 @@ func (d *Domain) addMetadata(ed *editor, markup string) {
 // Rewrite kept it, edits made since to other parts of the NIC staying. It returns
 // the original bytes when nothing was kept.
 func (d *Domain) Undo() ([]byte, error) {
+	return d.encoded(d.undone()), nil
+}
+
+func (d *Domain) undone() []byte {
 	ed := newEditor(d.doc)
+	var patches []string
 	var emptied []*element
 	for i := range d.NICs {
 		n := &d.NICs[i]
@@ -312,6 +341,9 @@ func (d *Domain) Undo() ([]byte, error) {
 			continue
 		}
 		ed.restore(n)
+		if exact, has := n.Settings.was.lookup(nameExact); has {
+			patches = append(patches, exact)
+		}
 		words, hadWords := n.Settings.was.lookup("words")
 		if !hadWords {
 			emptied = append(emptied, n.Settings.elem)
@@ -326,7 +358,13 @@ func (d *Domain) Undo() ([]byte, error) {
 		ed.dropKept(n.Settings)
 	}
 	d.dropEmptied(ed, emptied)
-	return d.edited(ed), nil
+	doc := ed.bytes(d.root)
+	for _, patch := range patches {
+		if exact, ok := applyPatch(doc, patch); ok && sameMeaning(doc, exact) {
+			return exact
+		}
+	}
+	return doc
 }
 
 // restore puts the kept parts back into an <interface>.
@@ -426,5 +464,5 @@ func (d *Domain) SetRewrite(wish string) ([]byte, error) {
 	} else {
 		d.addMetadata(ed, fmt.Sprintf("<ld:nics xmlns:ld='%s' rewrite='%s'/>", Namespace, escape(wish)))
 	}
-	return d.edited(ed), nil
+	return d.encoded(ed.bytes(d.root)), nil
 }

@@ -99,10 +99,26 @@ func (p macvtap) assisted(n *xmlfilter.NIC, s Settings) error {
 		}
 		return nil
 	}
+	if err := p.namesUplink(n, s.Uplink); err != nil {
+		return err
+	}
 	if u := p.host.Called(p.cfg, n.Source.Dev); u != nil {
 		return p.altName(n, u)
 	}
 	return p.namedVLAN(n, s)
+}
+
+// namesUplink checks that a <source> that is no device here does not name another uplink than
+// the NIC's settings.
+func (p macvtap) namesUplink(n *xmlfilter.NIC, u *config.Uplink) error {
+	dev, ok := p.find(n.Source.Dev)
+	if parent, _, isVLAN := SplitVLAN(n.Source.Dev); !ok && isVLAN {
+		dev, ok = p.find(parent)
+	}
+	if !ok {
+		return nil
+	}
+	return p.onUplink(n.Source.Dev, dev, u)
 }
 
 // altName lets libvirt find an uplink's device by the name that the domain uses.
@@ -161,6 +177,8 @@ func (p macvtap) assistedVLAN(n *xmlfilter.NIC, s Settings) error {
 	switch {
 	case there && source.Index == dev.Index:
 		return p.notRewritten(fmt.Sprintf("it asks for VLAN %d and its <source> is %s itself", s.VLAN, dev.Name))
+	case !there && p.host.Called(p.cfg, n.Source.Dev) != nil: // the next guest that names it would be in the VLAN
+		return p.notRewritten(fmt.Sprintf("it asks for VLAN %d and its <source> is uplink %q itself", s.VLAN, p.host.Called(p.cfg, n.Source.Dev).Name))
 	case there && isVLAN && vid != s.VLAN && s.Uplink == nil && s.Dev == "" && source.Kind == "vlan":
 		return p.notRewritten(fmt.Sprintf("it asks for VLAN %d and its <source> is VLAN %d", s.VLAN, source.VLANID))
 	case there && (source.Kind != "vlan" || source.VLANID != s.VLAN || source.Parent != dev.Index || dev.Index == 0):
@@ -375,13 +393,10 @@ func (p macvtap) toHookOwned(n *xmlfilter.NIC, s Settings) (xmlfilter.Change, er
 			return c, err
 		}
 	}
-	noted := pl.noted()
-	if s.Uplink != nil && pl.name != s.Uplink.Name { // dev says both
-		if n.Settings.Uplink == "" {
-			return c, step.Hint(step.ErrUnsuitable, "its profile says uplink, and its <source> a VLAN in a VLAN of that; say dev='%s' vlan='%d' in its settings, and leave uplink out of the profile", pl.name, pl.vid)
-		}
-		noted[settings.NameUplink] = ""
+	if s.Uplink != nil && pl.name != s.Uplink.Name { // dev would have to say both, and undo could not put uplink back
+		return c, step.Hint(step.ErrUnsuitable, "its settings say uplink, and its <source> a VLAN in a VLAN of that; say dev='%s' vlan='%d' in place of uplink", pl.name, pl.vid)
 	}
+	noted := pl.noted()
 	noted[settings.NameOwn] = settings.OwnHook
 	noted[settings.NameMode] = cmp.Or(s.Mode, n.Source.Mode, "vepa")
 	c.Settings = newSettings(n, noted)
