@@ -194,9 +194,10 @@ func (p *planner) vlan(n *xmlfilter.NIC, name string, parent Device, vid int) er
 	if err := p.cfg.VLANFault(); err != nil && !there {
 		return err
 	}
+	if err := p.host.allowed(p.cfg, parent, vid); err != nil {
+		return err
+	}
 	switch create := p.cfg.VLAN.Create; {
-	case u != nil && !u.Allows(vid):
-		return step.Hint(ErrNotAllowed, "VLAN %d on uplink %q; add it to vlans of [uplink.%s] in %s", vid, u.Name, u.Name, config.Path)
 	case there:
 	case create == "never":
 		return step.Hint(ErrNotAllowed, "%s is not there, and vlan.create = \"never\" in %s", name, config.Path)
