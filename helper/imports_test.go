@@ -62,7 +62,7 @@ func checkStatic(t *testing.T, bin string) {
 	t.Helper()
 	st, err := os.Stat(bin)
 	require.NoError(t, err)
-	require.Less(t, st.Size(), int64(2_000_000))
+	require.Less(t, st.Size(), int64(2<<20))
 	f, err := elf.Open(bin)
 	require.NoError(t, err)
 	defer f.Close()

@@ -1,6 +1,8 @@
 package hooks
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -74,4 +76,45 @@ func TestAmbiguousFaultyUplink(t *testing.T) {
 		require.ErrorContains(t, err, "uplink.lan.vlan", name)
 	}
 	w.must(step.Prepare, domain(uuidA, "<ld:nic mac='"+mac1+"' allmulticast='yes'/>", direct(mac1, "nicc", "bridge")))
+}
+
+// Two uplinks are one device, each found in its own way. Both limit who is on it, whichever is
+// named or comes first.
+func TestTwoUplinksAreOneDevice(t *testing.T) {
+	ld := func(attrs string) string { return "<ld:nic mac='" + mac1 + "' " + attrs + "/>" }
+	for _, order := range []string{"[uplink.a]\ndevice = \"%[1]s\"\n[uplink.b]\nmac = \"%[2]s\"\nvlans = [\"100\"]\n", "[uplink.b]\ndevice = \"%[1]s\"\n[uplink.a]\nmac = \"%[2]s\"\nvlans = [\"100\"]\n"} {
+		for name, c := range map[string]struct {
+			device, doc string
+			allowed     bool
+		}{
+			"by device":           {"nica", domain(uuidA, ld("vlan='200'"), direct(mac1, "nica.200", "bridge")), false},
+			"by device, allowed":  {"nica", domain(uuidA, ld("vlan='100'"), direct(mac1, "nica.100", "bridge")), true},
+			"by the limited":      {"nica", domain(uuidA, ld("own='hook' uplink='b' mode='bridge' vlan='200'"), owned(mac1, "ldt1")), false},
+			"by the other":        {"nica", domain(uuidA, ld("own='hook' uplink='a' mode='bridge' vlan='200'"), owned(mac1, "ldt1")), false},
+			"by one, allowed":     {"nica", domain(uuidA, ld("own='hook' uplink='a' mode='bridge' vlan='100'"), owned(mac1, "ldt1")), true},
+			"plain":               {"nica", domain(uuidA, "", direct(mac1, "nica.200", "bridge")), false},
+			"bridge":              {"br0", domain(uuidA, ld("vlan='200'"), bridged(mac1, "br0", "vnet0")), false},
+			"Open vSwitch":        {"ovsbr0", domain(uuidA, ld("isolated='yes'"), onSwitch(mac1, "<vlan><tag id='200'/></vlan>")), false},
+			"Open vSwitch, trunk": {"ovsbr0", domain(uuidA, ld("isolated='yes'"), onSwitch(mac1)), false},
+		} {
+			t.Run(name, func(t *testing.T) {
+				const card = "3c:fd:fe:00:11:22"
+				w := newWorld(t, fmt.Sprintf(order, c.device, card), "nica", "nicb", "ovsbr0")
+				withBridges(w.kernel)
+				w.withSwitch("ovsbr0")
+				l, err := w.kernel.ByName(t.Context(), c.device)
+				require.NoError(t, err)
+				w.kernel.Links[l.Index].PermMAC = card
+				_, err = w.run(step.Prepare, c.doc)
+				if err == nil && strings.Contains(name, "ridge") {
+					_, err = w.run(step.Start, c.doc)
+				}
+				if c.allowed {
+					require.NoError(t, err)
+					return
+				}
+				require.ErrorIs(t, err, plan.ErrNotAllowed)
+			})
+		}
+	}
 }

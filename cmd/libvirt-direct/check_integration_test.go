@@ -18,6 +18,7 @@ const (
 	helperPath = "/usr/libexec/qemu-direct-helper"
 	helperConf = "/etc/libvirt-direct/helper.conf"
 	bridgeConf = "/etc/qemu/bridge.conf"
+	pciDevices = "/sys/bus/pci/devices"
 )
 
 // journal writes a domain's journal by hand.
@@ -58,6 +59,17 @@ func TestCheck(t *testing.T) {
 		{"uplink", func(*fixture) {}, "ok uplink storage nica, MTU 1500", 0},
 		{"uplink down", func(h *fixture) { h.MustRun("ip", "link", "set", "nica", "down") }, "note uplink storage nica is down", 0},
 		{"uplink missing", func(h *fixture) { h.Configure("[uplink.storage]\ndevice = \"eth7\"\n") }, "FAULT uplink storage look up eth7: no such network device; fix [uplink.storage] in " + config.Path, exitFault},
+		{"uplink with two devices", func(h *fixture) {
+			h.MustRun("ip", "link", "add", "old", "type", "veth", "peer", "name", "old-peer")
+			h.MustRun("mount", "-t", "tmpfs", "tmpfs", pciDevices)
+			h.MustRun("mkdir", "-p", pciDevices+"/10000:e1:00.0/net/nica", pciDevices+"/10000:e1:00.0/net/old")
+			h.Configure("[uplink.storage]\npci = \"10000:E1:0.0\"\n")
+		}, "FAULT uplink storage look up PCI 10000:e1:00.0: several network devices answer to it: nica, old; name the one that is meant with device = \"NAME\"; fix [uplink.storage] in " + config.Path, exitFault},
+		{"two uplinks with one device", func(h *fixture) {
+			h.MustRun("ip", "link", "property", "add", "dev", "nica", "altname", "a-name-of-more-than-fifteen")
+			h.Configure(uplinkConfig + "[uplink.test]\ndevice = \"a-name-of-more-than-fifteen\"\n")
+		}, "note uplink test nica is the device of uplink storage, too:", 0},
+		{"config of Windows", func(h *fixture) { h.Configure("\ufeff" + strings.ReplaceAll(uplinkConfig, "\n", "\r\n")) }, "ok uplink storage nica, MTU 1500", 0},
 		{"no helper", func(*fixture) {}, "ok helper " + helperPath + " is not installed", 0},
 		{"helper", func(h *fixture) { h.installHelper("4750") }, "ok helper " + helperPath + ", mode 4750", 0},
 		{"helper not setuid", func(h *fixture) { h.installHelper("0755") }, "FAULT helper " + helperPath + " is not setuid: chmod 4750 " + helperPath, exitFault},
@@ -106,7 +118,7 @@ func TestCheck(t *testing.T) {
 			h := h.in(t)
 			defer func() {
 				h.Run(h.Ctx, "sh", "-c", "rm -rf "+hookFile+" "+hookFile+".d /etc/libvirt/hooks/network "+helperPath+" "+helperConf+" "+bridgeConf+
-					"; rm -rf /run/libvirt-direct; ip link set nica up; ip link del old; ip link del br9; virsh -q net-destroy pool")
+					"; rm -rf /run/libvirt-direct; ip link set nica up; ip link del old; ip link del br9; umount "+pciDevices+"; ip link property del dev nica altname a-name-of-more-than-fifteen; virsh -q net-destroy pool")
 				h.installHook(hookFile, 0o755)
 				h.Configure(uplinkConfig)
 			}()

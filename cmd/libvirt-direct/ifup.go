@@ -38,7 +38,7 @@ func asScript(args []string) []string {
 
 func ifupCommand(o *options) *cobra.Command {
 	var on string
-	var vlan int
+	var vlan vlanFlag
 	c := &cobra.Command{
 		Use:   "ifup --on NAME [--vlan VID] DEVICE",
 		Short: "Make a tap a port of Open vSwitch, as QEMU's script=",
@@ -57,16 +57,16 @@ port behind; the next ifup, gc and watch remove it.`,
 			if on == "" {
 				return usageError{errors.New("ifup needs --on NAME, or to be called as ifup-NAME")}
 			}
-			if vlan < 0 || vlan > 4094 {
+			if vlan > 4094 {
 				return usageError{fmt.Errorf("--vlan %d: want 1 to 4094", vlan)}
 			}
 			ctx, cancel := o.deadline(c)
 			defer cancel()
-			return o.ifup(ctx, args[0], on, vlan)
+			return o.ifup(ctx, args[0], on, int(vlan))
 		},
 	}
 	c.Flags().StringVar(&on, "on", "", "profile, uplink or bridge by its `NAME`")
-	c.Flags().IntVar(&vlan, "vlan", 0, "tag, instead of the profile's `VID`")
+	c.Flags().Var(&vlan, "vlan", "tag, instead of the profile's `VID`")
 	return c
 }
 

@@ -107,7 +107,7 @@ func parseNetwork(text string) (network, error) {
 		case "mac":
 			n.request.MAC, err = net.ParseMAC(value)
 		case "queues":
-			n.request.Queues, err = strconv.Atoi(value)
+			n.request.Queues, err = decimal(value, 1<<8)
 			if err == nil && n.request.Queues < 1 {
 				err = errors.New("at least 1")
 			}

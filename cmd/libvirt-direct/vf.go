@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -158,8 +157,8 @@ trust off, spoofchk on and linkstate auto, as far as the driver has these.`,
 
 // setVF sets what choose returns for the VF as it is now.
 func (o *options) setVF(c *cobra.Command, pf, number string, force bool, choose func(link.VFSettings) (want link.VFSettings, optional []string)) error {
-	n, err := strconv.Atoi(number)
-	if err != nil || n < 0 {
+	n, err := decimal(number, 1<<16-1)
+	if err != nil {
 		return usageError{fmt.Errorf("VF %q: want its number", number)}
 	}
 	if os.Geteuid() != 0 {
@@ -220,15 +219,20 @@ func parseVFSettings(args []string) (link.VFSettings, error) {
 	var s link.VFSettings
 	vlan := link.VFVLAN{Proto: link.Dot1Q}
 	attrs := link.VFAttributes()
+	given := map[string]bool{}
 	for _, arg := range args {
 		name, v, _ := strings.Cut(arg, "=")
+		if given[name] {
+			return s, fmt.Errorf("%s: %s is given twice", arg, name)
+		}
+		given[name] = true
 		var err error
 		switch name {
 		case link.AttrVLAN:
-			vlan.ID, err = strconv.Atoi(v)
+			vlan.ID, err = decimal(v, 4094)
 			s.VLAN = &vlan
 		case attrQoS:
-			vlan.QoS, err = strconv.Atoi(v)
+			vlan.QoS, err = decimal(v, 7)
 			s.VLAN = &vlan
 		case attrProto:
 			vlan.Proto = v

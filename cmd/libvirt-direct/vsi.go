@@ -235,7 +235,7 @@ type wantedVSI struct {
 	vdp.VSI      // what the flags fill in by themselves
 	uplink, mode string
 	mac, manager string
-	vlan         uint16
+	vlan         vlanFlag
 }
 
 // modes are what associate can ask for, the usual one first.
@@ -270,7 +270,7 @@ func (o *vsiOptions) associate() *cobra.Command {
 	flags.Uint32Var(&want.TypeID, "type", 0, "the VSI type's `ID`, 24 bits")
 	flags.Uint8Var(&want.TypeVersion, "type-version", 0, "the VSI type's version, a number `N`")
 	flags.StringVar(&want.mac, "mac", "", "the NIC's `MAC` address")
-	flags.Uint16Var(&want.vlan, "vlan", 0, "the VLAN `VID`; 0 lets the switch choose")
+	flags.Var(&want.vlan, "vlan", "the VLAN `VID`; 0 lets the switch choose")
 	complete(c, "mode", modes()...)
 	return c
 }
@@ -301,7 +301,7 @@ func (w *wantedVSI) parse(c *cobra.Command, args []string) (v vdp.VSI, mode vdp.
 		return fail("--mac %q: want a MAC address", w.mac)
 	}
 	v.Manager, v.FilterFormat = vdp.ManagerID{uint8(number)}, vdp.FilterMACVID
-	v.Filters = []vdp.Filter{{MAC: vdp.MAC(address), VID: w.vlan}}
+	v.Filters = []vdp.Filter{{MAC: vdp.MAC(address), VID: uint16(w.vlan)}}
 	if err := v.Validate(vdp.EditionAuto); err != nil {
 		return v, mode, usageError{err}
 	}

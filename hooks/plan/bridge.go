@@ -8,7 +8,6 @@ import (
 	"strconv"
 
 	"libvirt-direct/hooks/step"
-	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/link"
 	"libvirt-direct/internal/settings"
 	"libvirt-direct/xmlfilter"
@@ -100,11 +99,9 @@ func (p bridgePort) port(n *xmlfilter.NIC, s Settings) (*step.BridgePort, error)
 			return nil, p.notRewritten(fmt.Sprintf("uplink %q is %s here, and its <source> says %s", s.Uplink.Name, want.Name, n.Source.Bridge))
 		}
 	}
-	if u := p.host.uplinkOf(p.cfg, dev.Name); u != nil {
-		for _, v := range vlans {
-			if !u.Allows(v.ID) {
-				return nil, step.Hint(ErrNotAllowed, "VLAN %d on uplink %q; add it to vlans of [uplink.%s] in %s", v.ID, u.Name, u.Name, config.Path)
-			}
+	for _, v := range vlans {
+		if err := p.host.allowed(p.cfg, dev, v.ID); err != nil {
+			return nil, err
 		}
 	}
 	b := &step.BridgePort{Device: n.Target, Bridge: dev.Name, VLANs: vlans, Flags: link.PortFlags(s.Port.PortFlags)}

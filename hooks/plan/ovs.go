@@ -142,7 +142,16 @@ func (p ovsPort) port(in *xmlfilter.NIC, s Settings) (ovs.Port, error) {
 	if err != nil {
 		return ovs.Port{}, err
 	}
-	return portOf(in.Source.Bridge, p.domain.UUID, in.VLAN, s.VLAN, s.Port, s.OVS, u)
+	port, err := portOf(in.Source.Bridge, p.domain.UUID, in.VLAN, s.VLAN, s.Port, s.OVS, u)
+	if err != nil {
+		return port, err
+	}
+	for _, other := range p.host.uplinksAt(p.cfg, p.host.Devices[in.Source.Bridge]) {
+		if err := allowOVS(other, port.VLAN); err != nil {
+			return port, err
+		}
+	}
+	return port, nil
 }
 
 // ProfilePort is the port, but for its name, that a profile means without a domain, and

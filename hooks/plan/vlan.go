@@ -77,22 +77,19 @@ func (d Device) on(index int) bool {
 	return false
 }
 
-// leaving returns the uplink by which frames of a VLAN of a device leave this host, nil for
-// none, and the tag that they have there: that of the outermost VLAN.
-func (p stack) leaving(parent Device, vid int) (*config.Uplink, int) {
-	for {
-		if u := p.uplinkAt(parent.Index); u != nil {
-			return u, vid
-		}
+// leaving returns the device by which frames of a VLAN of a device leave this host, as far as
+// an uplink is there, and the tag that they have on it: that of the outermost VLAN.
+func (p stack) leaving(parent Device, vid int) (Device, int) {
+	for p.uplinkAt(parent.Index) == nil {
 		if parent.Below == nil {
-			break
+			if parent.Kind == "vlan" { // its parent is in another network namespace
+				return Device{}, 0
+			}
+			return Device{Index: parent.Parent}, vid // by a macvlan, for instance
 		}
 		vid, parent = parent.VLANID, *parent.Below
 	}
-	if parent.Kind == "vlan" { // its parent is in another network namespace
-		return nil, 0
-	}
-	return p.uplinkAt(parent.Parent), vid // by a macvlan, for instance
+	return parent, vid
 }
 
 // hold plans the VLAN sub-interface that a device is, and those that it stands on, the
@@ -118,18 +115,19 @@ func (p stack) vlan(n *xmlfilter.NIC, name string, parent Device, vid int) error
 	if err := p.hold(n, parent); err != nil {
 		return err
 	}
-	u, tag := p.leaving(parent, vid)
+	out, tag := p.leaving(parent, vid)
 	_, there := p.host.Devices[name]
 	if err := p.cfg.VLANFault(); err != nil && !there {
 		return err
 	}
+	if err := p.host.allowed(p.cfg, out, tag); err != nil {
+		return err
+	}
 	switch create := p.cfg.VLAN.Create; {
-	case u != nil && !u.Allows(tag):
-		return step.Hint(ErrNotAllowed, "VLAN %d on uplink %q; add it to vlans of [uplink.%s] in %s", tag, u.Name, u.Name, config.Path)
 	case there:
 	case create == "never":
 		return step.Hint(ErrNotAllowed, "%s is not there, and vlan.create = \"never\" in %s; make it: ip link add link %s name %[1]s type vlan id %[4]d", name, config.Path, parent.Name, vid)
-	case create == "uplinks" && u == nil:
+	case create == "uplinks" && p.uplinkAt(out.Index) == nil:
 		return step.Hint(ErrNotAllowed, "%s is not there, %s is no uplink, and vlan.create = \"uplinks\" in %s", name, parent.Name, config.Path)
 	}
 	p.add(step.Step{NIC: p.id(n), Kind: &step.VLAN{Name: name, Parent: parent.Name, ID: vid, ParentIndex: parent.Index}})

@@ -3,9 +3,14 @@ package checks
 import "context"
 
 // alsoNames says which of the names that other hosts use for an uplink's device mean another
-// device on this host. XML from elsewhere and this host's own then differ in what they mean
+// device on this host, and whether its own does. XML from elsewhere and this host's own then differ in what they mean
 // by it.
 func alsoNames(ctx context.Context, _ *Env, k kernel, u uplink) (found []Finding) {
+	if l, err := k.ByName(ctx, u.config.Name); err == nil && l.Index != u.device.Index {
+		found = append(found, finding(Note, "uplink "+u.config.Name,
+			"another device of this host has the uplink's name: %s; settings that name the uplink mean %s, and <source dev='%s'> here means the other: give the uplink another name",
+			l.Name, u.device.Name, u.config.Name))
+	}
 	for _, name := range u.config.Also {
 		l, err := k.ByName(ctx, name)
 		if err != nil || l.Index == u.device.Index {

@@ -77,6 +77,7 @@ func daemonChecks() []func(daemon) []Finding {
 // uplinkChecks is the table of what is asked of each uplink whose device is there.
 func uplinkChecks() []func(context.Context, *Env, kernel, uplink) []Finding {
 	return []func(context.Context, *Env, kernel, uplink) []Finding{
+		oneDevice,
 		alsoNames,
 		macvtap,
 		enforced,

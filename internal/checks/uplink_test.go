@@ -3,6 +3,8 @@ package checks
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -195,4 +197,42 @@ func TestLLDPAD(t *testing.T) {
 		{Note, "a", "to fix it: one"},
 		{Note, "a", "to fix it: two"},
 	}, ofLLDPAD("a", "eth0", lldpad.Report{Err: lldpad.ErrNeedsReload, Fix: []string{"one", "two"}}))
+}
+
+func TestNamesOfOtherDevices(t *testing.T) {
+	k := &fakeKernel{links: []link.Link{{Index: 1, Name: "eth0", AltNames: []string{"wan"}}, {Index: 2, Name: "eth1", AltNames: []string{"a-name-of-more-than-fifteen"}}}}
+	for name, c := range map[string]struct {
+		uplink config.Uplink
+		want   []string // the beginning of each text
+	}{
+		"of none":                    {config.Uplink{Name: "lan", Also: []string{"eno1", "wan"}}, nil},
+		"of its own device":          {config.Uplink{Name: "eth0", Also: []string{"wan"}}, nil},
+		"of another":                 {config.Uplink{Name: "eth1"}, []string{"another device of this host has the uplink's name: eth1; settings that name the uplink mean eth0"}},
+		"also of another":            {config.Uplink{Name: "lan", Also: []string{"eth1"}}, []string{"also names a device of this host: eth1;"}},
+		"also another's alternative": {config.Uplink{Name: "lan", Also: []string{"a-name-of-more-than-fifteen"}}, []string{"also names a device of this host: a-name-of-more-than-fifteen (eth1);"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			found := alsoNames(t.Context(), &Env{}, k, uplink{&c.uplink, k.links[0]})
+			require.Len(t, found, len(c.want))
+			for i, want := range c.want {
+				require.Equal(t, Note, found[i].Level)
+				require.Contains(t, found[i].Text, want)
+			}
+		})
+	}
+}
+
+func TestOneDevice(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "config.toml")
+	require.NoError(t, os.WriteFile(file, []byte("[uplink.a]\ndevice = \"eth0\"\n[uplink.b]\ndevice = \"wan\"\n[uplink.c]\ndevice = \"eth1\"\n[uplink.d]\ndevice = \"gone\"\n"), 0o600))
+	k := &fakeKernel{links: []link.Link{{Index: 1, Name: "eth0", AltNames: []string{"wan"}}, {Index: 2, Name: "eth1"}}}
+	for i, want := range []string{"", "eth0 is the device of uplink a, too: ", ""} {
+		found := oneDevice(t.Context(), &Env{Config: file}, k, uplink{&config.Uplink{Name: string(rune('a' + i))}, k.links[i/2]})
+		if want == "" {
+			require.Empty(t, found)
+			continue
+		}
+		require.Len(t, found, 1)
+		require.Contains(t, found[0].Text, want)
+	}
 }

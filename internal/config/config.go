@@ -26,6 +26,7 @@ import (
 
 	"libvirt-direct/internal/link"
 	"libvirt-direct/internal/settings"
+	"libvirt-direct/internal/tomltext"
 )
 
 // Path is where the host's configuration lies.
@@ -93,6 +94,7 @@ type Uplink struct {
 	// Device is a network device's name or altname.
 	Device string `toml:"device"`
 	// PCI is the address of the device's PCI function, "0000:03:00.0".
+	// Parse takes what lspci prints, too.
 	PCI string `toml:"pci"`
 	// MAC is the device's permanent address (IFLA_PERM_ADDRESS).
 	MAC string `toml:"mac"`
@@ -126,7 +128,7 @@ type VLANRange struct{ First, Last int }
 // UnmarshalText reads "100" or "100-199".
 func (r *VLANRange) UnmarshalText(b []byte) (err error) {
 	if r.First, r.Last, err = numbers(b, 1, 4094); err != nil {
-		return fmt.Errorf("%q: want a VLAN identifier or a range within 1-4094", b)
+		return fmt.Errorf("%q: want a VLAN identifier or a range within 1-4094, as in [\"100\", \"200-299\"]", b)
 	}
 	return nil
 }
@@ -140,7 +142,7 @@ type VFRange struct{ First, Last int }
 // UnmarshalText reads "2" or "2-7".
 func (r *VFRange) UnmarshalText(b []byte) (err error) {
 	if r.First, r.Last, err = numbers(b, 0, 1<<16-1); err != nil {
-		return fmt.Errorf("%q: want a virtual function's number or a range, such as \"2-7\"", b)
+		return fmt.Errorf("%q: want a virtual function's number or a range, as in [\"0\", \"2-7\"]", b)
 	}
 	return nil
 }
@@ -155,8 +157,9 @@ func numbers(b []byte, least, most int) (first, last int, err error) {
 	if !ranged {
 		to = from
 	}
-	first, err1 := strconv.Atoi(strings.TrimSpace(from))
-	last, err2 := strconv.Atoi(strings.TrimSpace(to))
+	low, err1 := strconv.ParseUint(strings.TrimSpace(from), 10, 16)
+	high, err2 := strconv.ParseUint(strings.TrimSpace(to), 10, 16)
+	first, last = int(low), int(high)
 	if err1 != nil || err2 != nil || first < least || last > most || first > last {
 		return 0, 0, errRange
 	}
@@ -204,6 +207,10 @@ func defaults() *Config {
 
 // Parse reads the text of a configuration, as Load does; file is its name for messages.
 func Parse(file string, data []byte) (*Config, error) {
+	data, err := tomltext.Plain(data)
+	if err != nil {
+		return nil, &Error{File: file, Line: 1, Msg: err.Error()}
+	}
 	r := reader{file: file, data: data, config: defaults()}
 	dec := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields()
 	if err := dec.Decode(r.config); err != nil {
@@ -236,12 +243,8 @@ func decodeError(file string, err error) *Error {
 		}
 		return fault
 	}
-	var dec *toml.DecodeError
-	if errors.As(err, &dec) {
-		row, _ := dec.Position()
-		return &Error{File: file, Line: row, Msg: strings.TrimPrefix(dec.Error(), "toml: ")}
-	}
-	return &Error{File: file, Msg: strings.TrimPrefix(err.Error(), "toml: ")}
+	line, msg := tomltext.Fault(err)
+	return &Error{File: file, Line: line, Msg: msg}
 }
 
 var uplinkName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$`)
@@ -249,6 +252,11 @@ var uplinkName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$`)
 // check takes out the sections whose values are wrong.
 func (r *reader) check() {
 	c := r.config
+	if c.Deadline != Duration(DefaultDeadline) && r.isNumber(rootDeadline) {
+		r.refuse(rootDeadline, "", "", "it is a number without a unit: want a duration such as \"10s\", at most 10m", "")
+		c.Deadline = defaults().Deadline
+	}
+	r.checkSpelling()
 	if !slices.Contains([]string{"any", "uplinks", "never"}, c.VLAN.Create) {
 		r.refuse(rootVLAN, "", "create", fmt.Sprintf("create = %q: want \"any\", \"uplinks\" or \"never\"", c.VLAN.Create), "")
 		c.VLAN = defaults().VLAN
@@ -297,22 +305,27 @@ func (u *Uplink) check(called map[string]string) (key, msg, fix string) {
 	if found != 1 {
 		return "", "say exactly one of device, pci and mac", ""
 	}
-	if u.Device != "" && !ValidIfname(u.Device) {
+	if u.Device != "" && !link.ValidAltName(u.Device) {
 		return "device", fmt.Sprintf("device = %q is no device name", u.Device), ""
 	}
 	if u.PCI != "" {
-		address, ok := link.ParsePCIAddress(u.PCI)
+		address, ok := link.ParsePCI(u.PCI)
 		if !ok {
-			return "pci", fmt.Sprintf("pci = %q: want 0000:03:00.0", u.PCI), ""
+			return "pci", fmt.Sprintf("pci = %q: want the address as lspci -D prints it, such as 0000:03:00.0", u.PCI), ""
 		}
 		u.PCI = address
 	}
 	if u.MAC != "" {
-		mac, err := net.ParseMAC(u.MAC)
-		if err != nil || len(mac) != 6 {
-			return "mac", fmt.Sprintf("mac = %q: want six octets", u.MAC), ""
+		mac, ok := permanentMAC(u.MAC)
+		if !ok {
+			return "mac", fmt.Sprintf("mac = %q: want the six octets of one card's address, such as 3c:fd:fe:00:11:22", u.MAC), ""
 		}
-		u.MAC = mac.String()
+		u.MAC = mac
+	}
+	for _, name := range u.Also {
+		if !link.ValidAltName(name) {
+			return "also", fmt.Sprintf("also: %q is no device name", name), ""
+		}
 	}
 	if u.Associate != "" && u.Associate != settings.OwnHook && u.Associate != settings.OwnLibvirt {
 		return "associate", fmt.Sprintf("associate = %q: want \"hook\" or \"libvirt\"", u.Associate), ""
@@ -333,6 +346,15 @@ func (u *Uplink) check(called map[string]string) (key, msg, fix string) {
 		called[n] = u.Name
 	}
 	return "", "", ""
+}
+
+// permanentMAC reads an address that a card can have, in any spelling with six octets.
+func permanentMAC(s string) (mac string, ok bool) {
+	b, err := net.ParseMAC(s)
+	if err != nil || len(b) != 6 || b[0]&1 != 0 || bytes.Equal(b, make([]byte, 6)) {
+		return "", false
+	}
+	return b.String(), true
 }
 
 // checkProfile returns which key of a profile is wrong, and what is. An uplink whose own

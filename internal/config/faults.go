@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 
@@ -186,6 +185,30 @@ func (r *reader) refuse(root, name, key, msg, fix string) {
 	r.config.faults = append(r.config.faults, e)
 }
 
+// isNumber reports whether a key of the top level is a number, whatever its letters' case.
+func (r *reader) isNumber(key string) bool {
+	var doc map[string]any
+	_ = toml.Unmarshal(r.data, &doc) // it has been read before
+	for k, v := range doc {
+		if _, is := v.(int64); is && strings.EqualFold(k, key) {
+			return true
+		}
+	}
+	return false
+}
+
+// checkSpelling refuses what stands in the file twice, in another case of letters: the
+// decoder takes any, and of two values the last.
+func (r *reader) checkSpelling() {
+	for _, s := range r.parts() {
+		if s.twice != "" {
+			r.refuse(s.root, s.name, s.twice, fmt.Sprintf("%s stands here twice, in other letters", s.twice), "leave one")
+			delete(r.config.Uplinks, s.name)
+			delete(r.config.Profiles, s.name)
+		}
+	}
+}
+
 // finish sorts the faults, and reads what can be read of faulty uplinks.
 func (r *reader) finish() {
 	c := r.config
@@ -240,16 +263,15 @@ func readFaulty(name string, table any, fault *Error) FaultyUplink {
 
 // ways are what a text can find a device by.
 func ways(name, text string) (ways []*Uplink) {
-	if link.ValidName(text) {
+	if link.ValidAltName(text) {
 		ways = append(ways, &Uplink{Name: name, Device: text})
 	}
-	for _, address := range []string{text, "0000:" + text} { // lspci leaves the domain out
-		if address, ok := link.ParsePCIAddress(address); ok {
-			ways = append(ways, &Uplink{Name: name, PCI: address})
-		}
+	text = strings.TrimSpace(text)
+	if address, ok := link.ParsePCI(text); ok {
+		ways = append(ways, &Uplink{Name: name, PCI: address})
 	}
-	if mac, err := net.ParseMAC(text); err == nil && len(mac) == 6 {
-		ways = append(ways, &Uplink{Name: name, MAC: mac.String()})
+	if mac, ok := permanentMAC(text); ok {
+		ways = append(ways, &Uplink{Name: name, MAC: mac})
 	}
 	return ways
 }

@@ -29,6 +29,7 @@ type section struct {
 	lines  []int          // the line in the file of each of these
 	keys   map[string]int // the line of each key, without the section's own name
 	header *expression    // the last table header in text
+	twice  string         // a key that stands in it again in other letters, or its own title
 }
 
 // line returns the line of a key, or else the section's first; 0 where it has none.
@@ -112,6 +113,11 @@ func split(data []byte) []*section {
 			s = known
 		} else {
 			byTitle[s.title] = s
+			for _, other := range all {
+				if strings.EqualFold(other.title, s.title) && other.root == s.root && other.name == s.name {
+					s.twice = s.title
+				}
+			}
 			all = append(all, s)
 		}
 		if table.path != nil && (s.header == nil || s.header.start != table.start) {
@@ -124,7 +130,13 @@ func split(data []byte) []*section {
 			if s.name != "" {
 				own = 2
 			}
-			s.keys[strings.Join(path[min(own, len(path)):], ".")] = e.line
+			key := strings.Join(path[min(own, len(path)):], ".")
+			for k := range s.keys {
+				if k != key && strings.EqualFold(k, key) {
+					s.twice = key
+				}
+			}
+			s.keys[key] = e.line
 			s.add(data, e)
 		}
 	}

@@ -34,6 +34,12 @@ func ValidName(s string) bool {
 	return s != "" && len(s) <= 15 && s != "." && s != ".." && !strings.ContainsAny(s, "/: \t\n\v\f\r\x00")
 }
 
+// ValidAltName reports whether the kernel would find a device by a name, which can be an
+// altname: those are longer, of at most 127 octets.
+func ValidAltName(s string) bool {
+	return len(s) <= 127 && (ValidName(s) || len(s) > 15 && ValidName(s[:15]) && !strings.ContainsAny(s, "/: \t\n\v\f\r\x00"))
+}
+
 // FreeIndex proposes an interface index for a new device. Node names count: the
 // kernel calls a macvtap's node /dev/tap<index> in every network namespace alike, so
 // an index is drawn at random from a wide range, and one whose node exists is

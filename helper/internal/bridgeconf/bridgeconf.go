@@ -52,13 +52,14 @@ type Device struct {
 const (
 	maxDepth = 8   // of includes
 	maxFiles = 64  // read in all
-	maxLine  = 255 // octets
+	maxLine  = 255 // octets of one that is no comment
 )
 
 // Causes of a denial, matched with errors.Is.
 var (
 	ErrDenied = errors.New("the bridge is not allowed")
 	ErrSyntax = errors.New("not one of: allow BRIDGE, deny BRIDGE, include FILE")
+	ErrMark   = errors.New("a byte order mark stands before the text: save the file without")
 	ErrLoop   = errors.New("includes nested too deeply, or too many of them")
 )
 
@@ -152,6 +153,9 @@ func (l *list) file(path string, depth int, mayAllow bool) error {
 	for n := 1; text != ""; n++ {
 		var line string
 		line, text, _ = strings.Cut(text, "\n")
+		if n == 1 && strings.HasPrefix(line, "\ufeff") { // qemu-bridge-helper reads no such file either
+			return at(path, n, ErrMark)
+		}
 		if err := l.line(path, line, depth, mayAllow); err == ErrSyntax {
 			return at(path, n, err)
 		} else if err != nil {
@@ -162,14 +166,11 @@ func (l *list) file(path string, depth int, mayAllow bool) error {
 }
 
 func (l *list) line(path, line string, depth int, mayAllow bool) error {
-	if len(line) > maxLine {
-		return ErrSyntax
-	}
 	words := fields(line)
-	if len(words) == 0 || words[0][0] == '#' {
+	if len(words) == 0 || words[0][0] == '#' { // however long
 		return nil
 	}
-	if len(words) != 2 {
+	if len(words) != 2 || len(line) > maxLine {
 		return ErrSyntax
 	}
 	match := words[1] == "all" || slices.Contains(l.device.Names, words[1])

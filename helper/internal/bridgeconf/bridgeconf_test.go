@@ -1,6 +1,7 @@
 package bridgeconf
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -56,10 +57,23 @@ func TestCheck(t *testing.T) {
 		{"too many words", "allow br0 br1", "", ErrSyntax},
 		{"capital", "Allow br0", "", ErrSyntax},
 		{"no word", "allow", "", ErrSyntax},
+		{"Windows' lines", "# one\r\n\r\nallow br0\r\n", "", nil},
+		{"a long comment", "#" + strings.Repeat(" x", 3000) + "\nallow br0", "", nil},
+		{"a long line", "allow " + strings.Repeat("x", 300), "", ErrSyntax},
+		{"a byte order mark", "\ufeffallow br0", "", ErrMark},
+		{"a byte order mark before a comment", "\ufeff# bridges\nallow br0", "", ErrMark},
+		{"one of an included file", "allow all\ninclude /i", "\ufeffdeny br0", ErrMark},
+		{"one that stands elsewhere", "\n\ufeffallow br0", "", ErrSyntax},
+		{"UTF-16", "\xff\xfea\x00l\x00l\x00", "", ErrSyntax},
+		{"a comment behind", "allow br0 # the LAN", "", ErrSyntax},
+		{"a comment behind a deny", "allow all\ndeny br0 #", "", ErrSyntax},
+		{"a comment at the word", "allow br0#", "", ErrDenied},
+		{"equals", "allow=br0", "", ErrSyntax},
+		{"no end", "allow br0", "", nil},
 		{"prefix", "allow br01\nallow br", "", ErrDenied},
 	} {
 		f := files{map[string]string{"/main": test.main, "/i": "allow br0", "/s": test.included}, secret}
-		if test.name == "included deny" || test.name == "included" {
+		if test.name == "included deny" || test.name == "included" || test.name == "one of an included file" {
 			f.text["/i"] = test.included
 		}
 		err := Check(f, main, br0)
@@ -134,6 +148,7 @@ func TestAllowing(t *testing.T) {
 
 func FuzzCheck(f *testing.F) {
 	f.Add("allow br0\ninclude /main", "deny br0")
+	f.Add("\ufeffallow br0\r\n", "# "+strings.Repeat("x", 300))
 	f.Fuzz(func(t *testing.T, text, included string) {
 		fs := files{map[string]string{"/main": text, "/i": included}, nil}
 		if Check(fs, main, br0) != nil {

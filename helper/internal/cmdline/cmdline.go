@@ -48,7 +48,7 @@ func Parse(args []string) (Request, error) {
 		case strings.HasPrefix(a, "--fd="):
 			n, err := number(a[len("--fd="):], 1<<20)
 			if err != nil {
-				return Request{}, errUsage
+				return Request{}, errors.New("--fd= takes the number of a socket, in decimal digits")
 			}
 			r.FD = n
 		case strings.HasPrefix(a, "--queues="):

@@ -22,6 +22,20 @@ func TestParse(t *testing.T) {
 	r, err = Parse([]string{"--br=br0", "--fd=3"})
 	require.NoError(t, err)
 	require.Equal(t, Request{Name: "br0", FD: 3, Queues: 1}, r)
+
+	r, err = Parse(strings.Fields("--br=br1 --fd=9 --queues=02 --br=br0 --fd=003"))
+	require.NoError(t, err)
+	require.Equal(t, Request{Name: "br0", FD: 3, Queues: 2}, r, "the last of each, in decimal, as qemu-bridge-helper's")
+}
+
+// What is wrong with a number is said, and no other is taken for it.
+func TestParseNumbers(t *testing.T) {
+	for _, n := range []string{"", "+3", "-3", " 3", "3 ", "0x3", "3.", "3e0", "1_0", "٣", "1048577", "4294967299", "18446744073709551619"} {
+		_, err := Parse([]string{"--br=br0", "--fd=" + n})
+		require.EqualError(t, err, "--fd= takes the number of a socket, in decimal digits", n)
+		_, err = Parse([]string{"--br=br0", "--fd=3", "--queues=" + n})
+		require.EqualError(t, err, "--queues= takes a number from 1 to 64", n)
+	}
 }
 
 func TestParseRefuses(t *testing.T) {

@@ -14,7 +14,8 @@ const maxLine = 1023 // octets
 //
 // The text is read line by line; blanks and tabs around a line, a key and a value do not count. Blank lines and lines
 // that begin with # are skipped. There are no trailing comments, no continuation lines, no quotes. A line is at most
-// 1023 octets of printable ASCII (and tabs) long.
+// 1023 octets of printable ASCII (and tabs) long. What editors put there is passed over: a byte order mark before the
+// text, and a carriage return at a line's end.
 //
 // [NAME] begins a profile; NAME is 1 to 31 characters of A–Z a–z 0–9 _ . - and does not begin with a dot or dash. Each
 // other line is KEY = VALUE; lists are separated by blanks. A key may stand once in a profile, except allow, whose
@@ -73,12 +74,12 @@ const maxLine = 1023 // octets
 // Open vSwitch is an access port of it, or with trunks a trunk port with that native VLAN.
 func Parse(text []byte) (*Config, error) {
 	p := parser{}
-	rest := string(text)
+	rest := strings.TrimPrefix(string(text), "\ufeff")
 	for n := 1; rest != ""; n++ {
 		var line string
 		line, rest, _ = strings.Cut(rest, "\n")
 		p.line = n
-		if msg := p.parseLine(line); msg != "" {
+		if msg := p.parseLine(strings.TrimSuffix(line, "\r")); msg != "" {
 			return nil, &Error{n, msg}
 		}
 	}

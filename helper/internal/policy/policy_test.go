@@ -121,7 +121,20 @@ func TestParseRefuses(t *testing.T) {
 		"[../x]\n":                                        ":1: a profile's name",
 		"[lan]x\n":                                        ":1: a profile's name",
 		lan + "mode = vepa\x00\n":                         ":4: not printable ASCII",
-		lan + "mode = vepa\r\n":                           ":4: not printable ASCII",
+		lan + "mode = ve\rpa\n":                           ":4: not printable ASCII",
+		lan + "mode = vepa\r\r\n":                         ":4: not printable ASCII",
+		lan + "\ufeffmode = vepa\n":                       ":4: not printable ASCII",
+		lan + "mode =\u00a0vepa\n":                        ":4: not printable ASCII",
+		"\xff\xfe[\x00":                                   ":1: not printable ASCII",
+		lan + "vlan = 0x64\n":                             ":4: vlan = 0x64: must be a number from 1 to 4094",
+		lan + "vlan = +5\n":                               ":4: vlan",
+		lan + "vlan = 4294967396\n":                       ":4: vlan",
+		lan + "vlan = 100 200\n":                          ":4: vlan",
+		lan + "guest-vlans = 10,20\n":                     ":4: guest-vlans",
+		lan + "guest-vlans = 10 - 20\n":                   ":4: guest-vlans",
+		lan + "guest-vlans = 10-20-30\n":                  ":4: guest-vlans",
+		lan + "max = 4 # each\n":                          ":4: max",
+		lan + "allow = uid:0x10\n":                        ":4: allow",
 		lan + "#" + strings.Repeat("x", 1023) + "\n":      ":4: line longer",
 	} {
 		_, err := Parse([]byte(text))
@@ -234,8 +247,23 @@ func TestOVSSocket(t *testing.T) {
 	require.Error(t, err, "it is not for one profile")
 }
 
+// What Windows' editors write is the same file.
+func TestParseTextOfEditors(t *testing.T) {
+	want, err := Parse([]byte(example))
+	require.NoError(t, err)
+	for _, text := range []string{
+		"\ufeff" + example, strings.ReplaceAll(example, "\n", "\r\n"), "\ufeff" + strings.ReplaceAll(example, "\n", "\r\n"),
+		strings.TrimSuffix(example, "\n"), strings.ReplaceAll(example, " = ", "\t=\t"),
+	} {
+		c, err := Parse([]byte(text))
+		require.NoError(t, err, "%q", text)
+		require.Equal(t, want, c)
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(example))
+	f.Add([]byte("\ufeff[a]\r\nkind = bridge\r\nbridge = b\r\n"))
 	f.Add([]byte("[a]\nkind = bridge\nbridge = b\n"))
 	f.Add([]byte("[a]\nkind = ovs\nbridge = b\nanti-spoof = yes\ndevice = isolated\nlink-protocols = lldp stp\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -8,9 +8,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 
 	"github.com/pelletier/go-toml/v2"
 
+	"libvirt-direct/internal/link"
+	"libvirt-direct/internal/tomltext"
 	"libvirt-direct/vdp"
 	"libvirt-direct/vdp/control"
 )
@@ -74,14 +77,19 @@ func ReadConfig(path string) (Config, error) {
 // ParseConfig reads a configuration and fills in the defaults.
 func ParseConfig(b []byte) (Config, error) {
 	c := Config{StateFile: DefaultStateFile, PidFile: DefaultPidFile, ControlSocket: control.DefaultPath}
+	b, err := tomltext.Plain(b)
+	if err != nil {
+		return c, fmt.Errorf("%w: %w", ErrConfig, err)
+	}
 	d := toml.NewDecoder(bytes.NewReader(b)).DisallowUnknownFields()
 	if err := d.Decode(&c); err != nil {
 		var strict *toml.StrictMissingError
 		if errors.As(err, &strict) && len(strict.Errors) > 0 {
 			row, _ := strict.Errors[0].Position()
-			return c, fmt.Errorf("%w: line %d: unknown key %q", ErrConfig, row, strict.Errors[0].Key())
+			return c, fmt.Errorf("%w: line %d: unknown key %q", ErrConfig, row, strings.Join(strict.Errors[0].Key(), "."))
 		}
-		return c, fmt.Errorf("%w: %w", ErrConfig, err)
+		row, msg := tomltext.Fault(err)
+		return c, fmt.Errorf("%w: line %d: %s", ErrConfig, row, msg)
 	}
 	return c, c.check()
 }
@@ -89,8 +97,8 @@ func ParseConfig(b []byte) (Config, error) {
 func (c *Config) check() error {
 	seen := make(map[string]bool)
 	for _, u := range c.Uplinks {
-		if u.Name == "" || len(u.Name) > 15 {
-			return fmt.Errorf("%w: uplink name %q", ErrConfig, u.Name)
+		if !link.ValidName(u.Name) {
+			return fmt.Errorf("%w: uplink name %q: want a network device's name, no altname", ErrConfig, u.Name)
 		}
 		if seen[u.Name] {
 			return fmt.Errorf("%w: uplink %s twice", ErrConfig, u.Name)

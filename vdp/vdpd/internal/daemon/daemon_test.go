@@ -49,8 +49,16 @@ ecp_rte = 8
 	require.True(t, s.EVB.ReflectiveRelay)
 	require.Equal(t, uint8(21), s.EVB.RKA)
 
+	c, err = ParseConfig([]byte("\ufeff[[uplink]]\r\nname = 'eth0'\r\n"))
+	require.NoError(t, err, "as Windows' editors write it")
+	require.Equal(t, "eth0", c.Uplinks[0].Name)
+
 	for in, want := range map[string]string{
-		"[[uplink]]\nname = 'eth0'\nedtion = 'draft'":  `bad configuration: line 3: unknown key ["uplink" "edtion"]`,
+		"[[uplink]]\nname = 'eth0'\nedtion = 'draft'":  `bad configuration: line 3: unknown key "uplink.edtion"`,
+		"[[uplink]]\nname = 'a'\nmax_vsis = '5'":       "bad configuration: line 3: max_vsis: it is a TOML string: want a number, without quotes",
+		"[[uplink]]\nname = 'a'\necp_retries = 256":    "bad configuration: line 3: ecp_retries: 256: want 0 to 255",
+		"[[uplink]]\nname = 'a/b'":                     `bad configuration: uplink name "a/b": want a network device's name, no altname`,
+		"\xff\xfe[\x00":                                "bad configuration: it is not in UTF-8 but in UTF-16: save it as UTF-8",
 		"[[uplink]]\nedition = 'auto'":                 `bad configuration: uplink name ""`,
 		"[[uplink]]\nname = 'a'\n[[uplink]]\nname='a'": "bad configuration: uplink a twice",
 		"[[uplink]]\nname = 'a'\nedition = '2013'":     `bad configuration: uplink a: edition "2013" is none of auto, draft, 2012: value out of range`,
