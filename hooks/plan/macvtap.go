@@ -102,6 +102,9 @@ func (p macvtap) assisted(n *xmlfilter.NIC, s Settings) error {
 		}
 		return nil
 	}
+	if err := p.namesUplink(n, s.Uplink); err != nil {
+		return err
+	}
 	if u := p.host.Called(p.cfg, n.Source.Dev); u != nil {
 		return p.altName(n, u)
 	}
@@ -111,6 +114,19 @@ func (p macvtap) assisted(n *xmlfilter.NIC, s Settings) error {
 		}
 	}
 	return noDevice(n.Source.Dev)
+}
+
+// namesUplink checks that a <source> that is no device here does not name another uplink than
+// the NIC's settings.
+func (p macvtap) namesUplink(n *xmlfilter.NIC, u *config.Uplink) error {
+	dev, ok := p.find(n.Source.Dev)
+	if parent, _, isVLAN := SplitVLAN(n.Source.Dev); !ok && isVLAN {
+		dev, ok = p.find(parent)
+	}
+	if !ok {
+		return nil
+	}
+	return p.onUplink(n.Source.Dev, dev, u)
 }
 
 // altName lets libvirt find an uplink's device by the name that the domain uses.
@@ -158,6 +174,8 @@ func (p macvtap) assistedVLAN(n *xmlfilter.NIC, s Settings, parentByName string)
 	}
 	if source, there := p.host.Devices[n.Source.Dev]; there && source.Index == dev.Index {
 		return p.notRewritten(fmt.Sprintf("it asks for VLAN %d and its <source> is %s itself", s.VLAN, dev.Name))
+	} else if u := p.host.Called(p.cfg, n.Source.Dev); u != nil && !there { // the next guest that names it would be in the VLAN
+		return p.notRewritten(fmt.Sprintf("it asks for VLAN %d and its <source> is uplink %q itself", s.VLAN, u.Name))
 	} else if there && (source.Kind != "vlan" || source.VLANID != s.VLAN || source.Parent != dev.Index) {
 		return step.Hint(step.ErrWrongDevice, "%s is not VLAN %d of %s", n.Source.Dev, s.VLAN, dev.Name)
 	}
