@@ -208,6 +208,9 @@ func parseUTF8(doc []byte) (*Domain, error) {
 	return d, nil
 }
 
+// Bytes returns the document as it came.
+func (d *Domain) Bytes() []byte { return d.raw }
+
 // UUID returns a domain document's UUID in lower case, as libvirt writes it. It reads no
 // further than to there, so that neither the size nor the form of the rest matters. It
 // returns "" when there is none, or the document cannot be read so far.
