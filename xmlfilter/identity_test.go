@@ -170,3 +170,19 @@ func TestEditsOfOneElement(t *testing.T) {
 		}
 	}
 }
+
+// A setting that Rewrite replaces comes back, one that it removes as well.
+func TestUndoPutsSettingsBack(t *testing.T) {
+	doc := twins("<ld:nic alias='ua-a' portprofile='a &amp; b' dev='old' vlan='5'/>", "ua-a")
+	d, err := Parse([]byte(doc))
+	require.NoError(t, err)
+	out, err := d.Rewrite([]Change{{NIC: 0, SourceDev: "b", Keep: true, Settings: map[string]string{settings.NamePortProfile: "c", settings.NameDev: "", settings.NameVLAN: "5", settings.NameUplink: "lan"}}})
+	require.NoError(t, err)
+	after, err := Parse(out)
+	require.NoError(t, err)
+	require.Equal(t, "c", after.NICs[0].Settings.VF.PortProfile)
+	require.Empty(t, after.NICs[0].Settings.Dev)
+	back, err := after.Undo()
+	require.NoError(t, err)
+	require.Equal(t, doc, string(back))
+}

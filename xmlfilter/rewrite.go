@@ -82,7 +82,7 @@ func (d *Domain) rewrite(changes []Change, exact string) (*editor, error) {
 		alias := d.NewAlias(c)
 		was := ""
 		if c.Keep && (n.Settings == nil || n.Settings.was == nil) {
-			was = ed.keep(n, alias, exact, c.NIC == holder)
+			was = ed.keep(n, c, alias, exact, c.NIC == holder)
 		}
 		if n.Settings == nil {
 			if !c.notes() {
@@ -234,14 +234,24 @@ func isKept(e *element) bool {
 	return slices.Contains(keptChildren, e.name.Local) && e.name.Space == ""
 }
 
+// replacedPrefix begins the names of attributes that keep values of settings that Rewrite
+// replaces.
+const replacedPrefix = "was-"
+
 // keep returns the markup of <ld:was>: the parts of the interface that Rewrite may
 // change, byte for byte, which settings were there, and the alias that Rewrite gives it.
-func (ed *editor) keep(n *NIC, alias, exact string, holder bool) string {
+func (ed *editor) keep(n *NIC, c Change, alias, exact string, holder bool) string {
 	var words []string
+	replaced := ""
 	if n.Settings != nil {
 		for _, name := range settings.Names(settings.InNIC) {
-			if _, ok := n.Settings.elem.lookup(name); ok {
-				words = append(words, name)
+			have, ok := n.Settings.elem.lookup(name)
+			if !ok {
+				continue
+			}
+			words = append(words, name)
+			if v, changes := c.Settings[name]; changes && v != have {
+				replaced += fmt.Sprintf(" %s%s='%s'", replacedPrefix, name, escape(have))
 			}
 		}
 	}
@@ -262,7 +272,7 @@ func (ed *editor) keep(n *NIC, alias, exact string, holder bool) string {
 		attrs += fmt.Sprintf(" alias='%s'", alias)
 	}
 	if n.Settings != nil {
-		attrs += fmt.Sprintf(" words='%s'", strings.Join(words, " "))
+		attrs += fmt.Sprintf(" words='%s'%s", strings.Join(words, " "), replaced)
 	}
 	if holder && exact != "" {
 		attrs += fmt.Sprintf(" %s='%s'", nameExact, escape(exact))
@@ -351,7 +361,9 @@ func (d *Domain) undone() []byte {
 		}
 		before := strings.Fields(words)
 		for _, name := range settings.Names(settings.InNIC) {
-			if !slices.Contains(before, name) {
+			if v, replaced := n.Settings.was.lookup(replacedPrefix + name); replaced {
+				ed.setAttr(n.Settings.elem, name, v)
+			} else if !slices.Contains(before, name) {
 				ed.dropAttr(n.Settings.elem, name)
 			}
 		}

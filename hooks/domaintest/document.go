@@ -155,7 +155,7 @@ func (g *generator) document() Document {
 func (g *generator) devices() []*node {
 	all := []*node{elem("devices")}
 	if g.is("another device's alias", 10) {
-		all[0].add(elem("disk", "type", "file", "device", "disk").add(elem("target", "dev", "vda", "bus", "virtio"), elem("alias", "name", g.Of("ua-ld-0", "ua-ld-1", "ua-d"))))
+		all[0].add(elem("disk", "type", "file", "device", "disk").add(elem("source", "file", "/dev/null"), elem("target", "dev", "vda", "bus", "virtio"), elem("alias", "name", g.Of("ua-ld-0", "ua-ld-1", "ua-d"))))
 	}
 	count := 1 + g.Next(4)
 	if g.is("no NIC", 12) {

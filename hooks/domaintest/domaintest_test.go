@@ -473,9 +473,13 @@ func started(d *xmlfilter.Domain, h *Host) ([]step.Step, error) {
 func does(d *xmlfilter.Domain, steps []step.Step, h *Host) (lines []string) {
 	called := map[string]string{}
 	for _, s := range steps {
-		if a, is := s.Kind.(*step.AltName); is {
-			called[a.Name] = a.Device
-		} else {
+		switch k := s.Kind.(type) {
+		case *step.AltName:
+			called[k.Name] = cmp.Or(called[k.Device], k.Device)
+		case *step.VLAN:
+			called[k.Name] = fmt.Sprintf("VLAN %d of %s", k.ID, k.Parent)
+			lines = append(lines, "make or share "+called[k.Name])
+		default:
 			lines = append(lines, s.String())
 		}
 	}
