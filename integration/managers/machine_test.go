@@ -60,7 +60,7 @@ func newMachine(t *testing.T, suite string, shield bool, files map[string]string
 		mkdir /run/root /run/layers; mount -t tmpfs -o mode=755 layers /run/layers; cd /run/layers; mkdir -m 755 upper work
 		mount -t overlay -o lowerdir="$0",upperdir=upper,workdir=work root /run/root; cd /run/root
 		mkdir -p proc sys dev run tmp root prog var/lib/systemd/network var/lib/NetworkManager etc/libvirt-direct
-		for d in bin sbin lib lib64; do [ -e $d ] || ln -s usr/$d $d; done; [ -e bin/sh ] || ln -s dash bin/sh
+		for d in bin sbin lib lib64; do [ -e $d ] || ln -s usr/$d $d; done; [ -e bin/sh ] || ln -s dash bin/sh; [ -e var/run ] || ln -s /run var/run
 		mount -t proc proc proc; mount --rbind /sys sys; mount --rbind /dev dev; mount -t tmpfs -o mode=755 run run; mount --bind "$1" prog
 		mkdir -p run/systemd/netif run/systemd/network run/udev run/dbus run/network run/libvirt run/lldpd run/lock
 		printf '%s:x:%d:%d::/:/bin/sh\n' root 0 0 systemd-network 998 998 messagebus 997 997 _lldpd 996 996 >etc/passwd
@@ -338,12 +338,15 @@ func (m *machine) ask(d made) {
 // requireAlone is for devices that nobody but us has done anything to.
 func (m *machine) requireAlone(d made) {
 	m.t.Helper()
+	links, files := m.links(), ""
 	for _, name := range d.all() {
-		l := m.device(name)
-		require.Empty(m.t, l.Has, name)
-		require.Contains(m.t, l.Flags, "NOARP", name)
-		require.Equal(m.t, "1\n", m.sh("cat /proc/sys/net/ipv6/conf/"+name+"/disable_ipv6"), name)
+		i := slices.IndexFunc(links, func(l device) bool { return l.Name == name })
+		require.GreaterOrEqual(m.t, i, 0, "%s is not there: %v", name, links)
+		require.Empty(m.t, links[i].Has, name)
+		require.Contains(m.t, links[i].Flags, "NOARP", name)
+		files += " /proc/sys/net/ipv6/conf/" + name + "/disable_ipv6"
 	}
+	require.Equal(m.t, strings.Repeat("1\n", len(d.all())), m.sh("cat"+files))
 	m.ask(d)
 	require.Empty(m.t, m.foreign(d))
 }
