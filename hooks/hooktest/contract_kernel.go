@@ -464,6 +464,17 @@ func KernelContract() Contract[KernelHost] {
 			require.True(a, h.IPv6("nica"))
 			require.ErrorIs(a, a.k.Silence(a.ctx, noIndex), link.ErrNotFound)
 		}),
+		row("Presence", "of a device that is silent, and of one that is not", func(a ask, _ KernelHost) {
+			tap := a.macvtap("tap0", "nica", "bridge", macA)
+			a.no(a.k.SetUp(a.ctx, tap.Index, true))
+			presence, err := a.k.Presence(a.ctx, tap)
+			a.no(err)
+			require.Equal(a, "IPv6 is on", presence)
+			a.no(a.k.Silence(a.ctx, tap.Index))
+			presence, err = a.k.Presence(a.ctx, tap)
+			a.no(err)
+			require.Empty(a, presence)
+		}),
 		row("SetPortFlags", "leaves what is not wanted as it is", func(a ask, h KernelHost) {
 			h.Bridge("br0")
 			h.Join("nica", "br0")

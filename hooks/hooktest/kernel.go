@@ -628,6 +628,20 @@ func (k *Kernel) Silence(ctx context.Context, index int) error {
 	})
 }
 
+// Presence is link.Conn.Presence.
+func (k *Kernel) Presence(ctx context.Context, l link.Link) (string, error) {
+	if err := k.read(ctx, "look for addresses of", l.Name); err != nil {
+		return "", err
+	}
+	for _, u := range k.Host[l.Name] {
+		return u.Evidence, nil
+	}
+	if !k.NoIPv6[l.Index] {
+		return "IPv6 is on", nil
+	}
+	return "", nil
+}
+
 // Dump is the devices' state for comparison. Indexes are left out, since they are drawn.
 func (d *Devices) Dump() string {
 	var lines []string

@@ -35,6 +35,7 @@ type Kernel interface {
 	AddAltName(ctx context.Context, index int, name string) error
 	RemoveAltName(ctx context.Context, index int, name string) error
 	Silence(ctx context.Context, index int) error
+	Presence(ctx context.Context, l link.Link) (string, error)
 
 	// Virtual functions.
 	VFOf(ctx context.Context, name string) (link.VFPlace, error)

@@ -56,7 +56,7 @@ func (m *Macvtap) Ifindex() int { return m.Index }
 func (m *Macvtap) Check() error { return checkNames(m.Name, m.Lower) }
 
 func (m *Macvtap) Observe(ctx context.Context, k Kernel, o *Observed) error {
-	return o.device(ctx, k, m.Index, func(l link.Link, differs differ) {
+	return o.silent(ctx, k, m.Index, func(l link.Link, differs differ) {
 		differs("name", m.Name, l.Name)
 		differs("MAC", m.MAC, l.MAC)
 		differs("mode", m.Mode, l.Mode)

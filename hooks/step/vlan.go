@@ -64,7 +64,11 @@ func (v *VLAN) Check() error {
 }
 
 func (v *VLAN) Observe(ctx context.Context, k Kernel, o *Observed) error {
-	return o.device(ctx, k, v.Index, func(l link.Link, differs differ) {
+	look := o.device
+	if v.Made {
+		look = o.silent
+	}
+	return look(ctx, k, v.Index, func(l link.Link, differs differ) {
 		differs("name", v.Name, l.Name)
 		differs("VLAN", v.ID, l.VLANID)
 		differs("up", true, l.Up)

@@ -61,6 +61,7 @@ func hostChecks() []check {
 		drivers,
 		helperProgram,
 		plainTaps,
+		managers,
 		claims,
 		leftovers,
 	}
