@@ -1,10 +1,12 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -248,6 +250,25 @@ func TestLinesOfFaults(t *testing.T) {
 	require.Equal(t, 11, c.Faults()[1].Line, c.Faults()[1])
 }
 
+// Whatever is in the file's place, the hook waits for nobody who would write there, and
+// does not read without end.
+func TestWhatIsNoFileIsAnErrorAtOnce(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	require.NoError(t, syscall.Mkfifo(fifo, 0o600))
+	long := filepath.Join(t.TempDir(), "long")
+	require.NoError(t, os.WriteFile(long, bytes.Repeat([]byte("#"), 1<<20+1), 0o600))
+	loop := filepath.Join(t.TempDir(), "loop")
+	require.NoError(t, os.Symlink(loop, loop))
+	for file, said := range map[string]string{
+		fifo: "not a regular file", "/dev/zero": "not a regular file", t.TempDir(): "not a regular file", long: "longer than 1 MiB",
+		loop: "too many levels of symbolic links",
+	} {
+		_, err := Load(file)
+		require.ErrorIs(t, err, ErrConfig, file)
+		require.ErrorContains(t, err, said)
+	}
+}
+
 func TestUnreadableIsAnError(t *testing.T) {
 	_, err := Load(t.TempDir())
 	require.ErrorIs(t, err, ErrConfig)
@@ -299,4 +320,22 @@ func TestUplinksPCIAddress(t *testing.T) {
 		require.NoError(t, err)
 		require.Error(t, c.UplinkFault("lan"), text)
 	}
+}
+
+// What is taken for a socket's path is one that the kernel takes, wherever a process is.
+func FuzzSocketPath(f *testing.F) {
+	for _, s := range []string{"/run/openvswitch/db.sock", "unix:/srv/db.sock", "unix:unix:/x", "tcp:127.0.0.1:6640", "", "/", "/a/../../b", "//x\x00"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		p, err := SocketPath(s)
+		if err != nil {
+			require.ErrorIs(t, err, ErrSocket)
+			return
+		}
+		require.True(t, filepath.IsAbs(p) && len(p) <= 107 && filepath.Clean(p) == p, p)
+		again, err := SocketPath(p)
+		require.NoError(t, err)
+		require.Equal(t, p, again)
+	})
 }
