@@ -154,6 +154,10 @@ install: build man completions ## install everything below DESTDIR, the hook as 
 	install -m 0644 packaging/systemd/*.service packaging/systemd/*.timer packaging/systemd/*.path '$(DESTDIR)$(UNITDIR)'
 	install -m 0644 packaging/sysusers/*.conf '$(DESTDIR)/usr/lib/sysusers.d'
 	install -m 0644 packaging/tmpfiles/*.conf '$(DESTDIR)/usr/lib/tmpfiles.d'
+	@for name in 0-libvirt-direct 0-libvirt-direct-helper; do \
+		install -D -m 0644 packaging/managers/udev.rules "$(DESTDIR)/usr/lib/udev/rules.d/$$name.rules"; \
+		for type in network link; do \
+			install -D -m 0644 packaging/managers/unmanaged.$$type "$(DESTDIR)/usr/lib/systemd/network/$$name.$$type"; done; done
 	@cd packaging/etc; for f in *; do \
 		[ -e "$(DESTDIR)/etc/libvirt-direct/$$f" ] || install -m 0644 $$f '$(DESTDIR)/etc/libvirt-direct'; done
 	@for page in bin/man/*; do install -D -m 0644 -t "$(DESTDIR)/usr/share/man/man$${page##*.}" $$page; done

@@ -1,6 +1,7 @@
 package hooks
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -196,8 +197,10 @@ func (c *Collector) strays(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	// What stands on a VLAN goes before it.
-	slices.SortStableFunc(links, func(a, b link.Link) int { return strings.Compare(a.Kind, b.Kind) })
+	// What stands on a VLAN goes before it, and a VLAN in a VLAN before that.
+	slices.SortStableFunc(links, func(a, b link.Link) int {
+		return cmp.Or(strings.Compare(a.Kind, b.Kind), depth(links, b)-depth(links, a))
+	})
 	var done []string
 	var errs []error
 	for _, l := range links {
@@ -215,6 +218,20 @@ func (c *Collector) strays(ctx context.Context) ([]string, error) {
 		}
 	}
 	return done, errors.Join(errs...)
+}
+
+// depth is how many VLANs a VLAN stands on.
+func depth(links []link.Link, l link.Link) int {
+	n := 0
+	for l.Kind == "vlan" && n < maxVLANs {
+		i := slices.IndexFunc(links, func(o link.Link) bool { return o.Index == l.Parent && !l.ParentElsewhere })
+		if i < 0 {
+			break
+		}
+		l = links[i]
+		n++
+	}
+	return n
 }
 
 func (c *Collector) stray(ctx context.Context, l link.Link, uuid string) (gone bool, err error) {

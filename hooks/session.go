@@ -133,6 +133,9 @@ func (a *session) put(s step.Step, phase journal.Phase) error {
 	}
 	e := &a.journal.Entries[i]
 	e.Phase, e.Step, e.Error, e.Expires = phase, data, "", 0
+	if e.Shared { // it may have been claimed before what it is on was there
+		e.Resource, _ = s.Resource()
+	}
 	a.steps[i] = s
 	return a.dir.Save(a.journal)
 }

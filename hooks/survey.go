@@ -75,11 +75,13 @@ func Survey(ctx context.Context, k step.Kernel, cfg *config.Config, rec Records,
 			}
 		}
 		for _, name := range names {
-			if parent, _, ok := plan.SplitVLAN(name); ok {
-				names = append(names, parent)
+			if err := lookDown(ctx, k, &h, name); err != nil {
+				return h, err
 			}
 		}
-		for _, name := range names {
+	}
+	for i := range d.NICs {
+		for _, name := range plan.VLANNames(cfg, h, &d.NICs[i]) {
 			if err := look(ctx, k, &h, name); err != nil {
 				return h, err
 			}
@@ -121,7 +123,7 @@ func (s *surveyor) lowers(ctx context.Context, h *plan.Snapshot) {
 				continue
 			}
 			if upper, err := s.kernel.ByName(ctx, o.Device); o.Device == "" || err != nil || upper.MAC != n.MAC {
-				h.Obstacles[plan.NICID(s.domain, n)] = append(h.Obstacles[plan.NICID(s.domain, n)], o)
+				h.Obstacles[n.ID()] = append(h.Obstacles[n.ID()], o)
 			}
 		}
 	}
@@ -234,6 +236,16 @@ func (s *surveyor) pools() []*xmlfilter.Network {
 	}
 	s.asked = true
 	return s.pooled
+}
+
+// lookDown looks a device up, and those of which its name says that it is a VLAN.
+func lookDown(ctx context.Context, k step.Kernel, h *plan.Snapshot, name string) error {
+	for ok := true; ok; name, _, ok = plan.SplitVLAN(name) {
+		if err := look(ctx, k, h, name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func look(ctx context.Context, k step.Kernel, h *plan.Snapshot, name string) error {

@@ -455,14 +455,25 @@ func KernelContract() Contract[KernelHost] {
 				require.NotErrorIs(a, err, link.ErrNotFound, name)
 			}
 		}),
-		row("DisableIPv6", "keeps the host's off", func(a ask, h KernelHost) {
+		row("Silence", "keeps the host's IPv6 off", func(a ask, h KernelHost) {
 			tap := a.macvtap("tap0", "nica", "bridge", macA)
 			require.True(a, h.IPv6("tap0"))
-			a.no(a.k.DisableIPv6(a.ctx, "tap0"))
+			a.no(a.k.Silence(a.ctx, tap.Index))
 			a.no(a.k.SetUp(a.ctx, tap.Index, true))
 			require.False(a, h.IPv6("tap0"))
 			require.True(a, h.IPv6("nica"))
-			a.no(a.k.DisableIPv6(a.ctx, noName))
+			require.ErrorIs(a, a.k.Silence(a.ctx, noIndex), link.ErrNotFound)
+		}),
+		row("Presence", "of a device that is silent, and of one that is not", func(a ask, _ KernelHost) {
+			tap := a.macvtap("tap0", "nica", "bridge", macA)
+			a.no(a.k.SetUp(a.ctx, tap.Index, true))
+			presence, err := a.k.Presence(a.ctx, tap)
+			a.no(err)
+			require.Equal(a, "IPv6 is on", presence)
+			a.no(a.k.Silence(a.ctx, tap.Index))
+			presence, err = a.k.Presence(a.ctx, tap)
+			a.no(err)
+			require.Empty(a, presence)
 		}),
 		row("SetPortFlags", "leaves what is not wanted as it is", func(a ask, h KernelHost) {
 			h.Bridge("br0")

@@ -617,17 +617,29 @@ func (k *Kernel) RemoveAltName(ctx context.Context, index int, name string) erro
 	})
 }
 
-// DisableIPv6 is link.Conn.DisableIPv6.
-func (k *Kernel) DisableIPv6(ctx context.Context, name string) error {
-	return k.change(context.WithoutCancel(ctx), "disable IPv6", name, func() error {
-		if l := k.inSysfs(name); l != nil {
-			if k.NoIPv6 == nil {
-				k.NoIPv6 = map[int]bool{}
-			}
-			k.NoIPv6[l.Index] = true
+// Silence is link.Conn.Silence.
+func (k *Kernel) Silence(ctx context.Context, index int) error {
+	return k.set(ctx, "silence", index, func(l *link.Link) error {
+		if k.NoIPv6 == nil {
+			k.NoIPv6 = map[int]bool{}
 		}
+		k.NoIPv6[l.Index] = true
 		return nil
 	})
+}
+
+// Presence is link.Conn.Presence.
+func (k *Kernel) Presence(ctx context.Context, l link.Link) (string, error) {
+	if err := k.read(ctx, "look for addresses of", l.Name); err != nil {
+		return "", err
+	}
+	for _, u := range k.Host[l.Name] {
+		return u.Evidence, nil
+	}
+	if !k.NoIPv6[l.Index] {
+		return "IPv6 is on", nil
+	}
+	return "", nil
 }
 
 // Dump is the devices' state for comparison. Indexes are left out, since they are drawn.

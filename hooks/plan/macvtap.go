@@ -3,8 +3,8 @@ package plan
 import (
 	"cmp"
 	"fmt"
-	"slices"
 	"strconv"
+	"strings"
 
 	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/config"
@@ -83,34 +83,42 @@ func (p macvtap) assisted(n *xmlfilter.NIC, s Settings) error {
 	if !config.ValidIfname(n.Source.Dev) {
 		return step.Hint(ErrNoDevice, "%q is no device name", n.Source.Dev)
 	}
-	parent, vid, isVLAN := SplitVLAN(n.Source.Dev)
 	if s.VLAN != 0 {
-		return p.assistedVLAN(n, s, parent)
+		return p.assistedVLAN(n, s)
 	}
 	if there {
 		if err := p.onUplink(n.Source.Dev, source, s.Uplink); err != nil {
 			return err
 		}
 		// Possibly ours: held, so that no other guest's end removes it.
-		if dev, ok := p.find(parent); ok && source.Kind == "vlan" && dev.Index == source.Parent {
-			if err := p.vlan(n, source.Name, dev, source.VLANID); err != nil {
-				return err
-			}
+		if err := p.stack().hold(n, source); err != nil {
+			return err
 		}
 		if source.Name != n.Source.Dev {
 			p.add(step.Step{NIC: p.id(n), Kind: &step.AltName{Device: source.Name, Name: n.Source.Dev, Planned: source.Index}})
 		}
 		return nil
 	}
+	if err := p.namesUplink(n, s.Uplink); err != nil {
+		return err
+	}
 	if u := p.host.Called(p.cfg, n.Source.Dev); u != nil {
 		return p.altName(n, u)
 	}
-	if isVLAN {
-		if u := p.host.Called(p.cfg, parent); u != nil || p.host.Devices[parent].Index != 0 {
-			return p.namedVLAN(n, parent, vid, u)
-		}
+	return p.namedVLAN(n, s)
+}
+
+// namesUplink checks that a <source> that is no device here does not name another uplink than
+// the NIC's settings.
+func (p macvtap) namesUplink(n *xmlfilter.NIC, u *config.Uplink) error {
+	dev, ok := p.find(n.Source.Dev)
+	if parent, _, isVLAN := SplitVLAN(n.Source.Dev); !ok && isVLAN {
+		dev, ok = p.find(parent)
 	}
-	return noDevice(n.Source.Dev)
+	if !ok {
+		return nil
+	}
+	return p.onUplink(n.Source.Dev, dev, u)
 }
 
 // altName lets libvirt find an uplink's device by the name that the domain uses.
@@ -128,40 +136,71 @@ func (p macvtap) altName(n *xmlfilter.NIC, u *config.Uplink) error {
 }
 
 // namedVLAN plans the sub-interface that <source dev='PARENT.VID'> names without its
-// being there. An uplink's name as parent makes it the device's own sub-interface,
-// called so as well: the kernel takes a parent's VLAN only once.
-func (p macvtap) namedVLAN(n *xmlfilter.NIC, parent string, vid int, u *config.Uplink) error {
-	if dev, ok := p.host.Devices[parent]; ok && dev.Name == parent {
-		return p.vlan(n, n.Source.Dev, dev, vid)
-	}
-	dev := p.host.Devices[parent]
-	if u != nil {
-		var err error
-		if dev, err = p.uplink(u); err != nil {
-			return err
-		}
-	}
-	name := vlanName(dev.Name, vid)
-	if err := p.vlan(n, name, dev, vid); err != nil {
+// being there, and that of PARENT, if that is one as well. An uplink's name makes it the
+// device's own sub-interface, called so as well: the kernel takes a parent's VLAN only once.
+func (p macvtap) namedVLAN(n *xmlfilter.NIC, s Settings) error {
+	if err := p.stack().missing(n.Source.Dev); err != nil {
 		return err
 	}
-	p.add(step.Step{NIC: p.id(n), Kind: &step.AltName{Device: name, Name: n.Source.Dev}})
+	dev, _, ok := p.stack().reach(n.Source.Dev)
+	if s.Uplink != nil {
+		want, err := p.uplink(s.Uplink)
+		if err != nil {
+			return err
+		}
+		if _, _, isVLAN := SplitVLAN(n.Source.Dev); !ok && isVLAN || ok && !dev.on(want.Index) {
+			return p.notRewritten(fmt.Sprintf("uplink %q is %s here, and its <source> says %s", s.Uplink.Name, want.Name, n.Source.Dev))
+		}
+	}
+	if !ok {
+		return noDevice(n.Source.Dev)
+	}
+	if err := p.stack().vlan(n, dev.Name, *dev.Below, dev.VLANID); err != nil {
+		return err
+	}
+	if dev.Name != n.Source.Dev {
+		p.add(step.Step{NIC: p.id(n), Kind: &step.AltName{Device: dev.Name, Name: n.Source.Dev}})
+	}
 	return nil
 }
 
 // assistedVLAN plans for a NIC whose settings name the VLAN; <source dev=> then is just
 // what its sub-interface is called.
-func (p macvtap) assistedVLAN(n *xmlfilter.NIC, s Settings, parentByName string) error {
-	dev, err := p.parent(s, cmp.Or(parentByName, n.Source.Dev))
+func (p macvtap) assistedVLAN(n *xmlfilter.NIC, s Settings) error {
+	parent, vid, isVLAN := SplitVLAN(n.Source.Dev)
+	dev, err := p.parent(s, cmp.Or(parent, n.Source.Dev))
 	if err != nil {
 		return err
 	}
-	if source, there := p.host.Devices[n.Source.Dev]; there && source.Index == dev.Index {
+	source, there := p.host.Devices[n.Source.Dev]
+	_, _, stacked := SplitVLAN(parent)
+	switch {
+	case there && source.Index == dev.Index:
 		return p.notRewritten(fmt.Sprintf("it asks for VLAN %d and its <source> is %s itself", s.VLAN, dev.Name))
-	} else if there && (source.Kind != "vlan" || source.VLANID != s.VLAN || source.Parent != dev.Index) {
+	case !there && p.host.Called(p.cfg, n.Source.Dev) != nil: // the next guest that names it would be in the VLAN
+		return p.notRewritten(fmt.Sprintf("it asks for VLAN %d and its <source> is uplink %q itself", s.VLAN, p.host.Called(p.cfg, n.Source.Dev).Name))
+	case there && isVLAN && vid != s.VLAN && s.Uplink == nil && s.Dev == "" && source.Kind == "vlan":
+		return p.notRewritten(fmt.Sprintf("it asks for VLAN %d and its <source> is VLAN %d", s.VLAN, source.VLANID))
+	case there && (source.Kind != "vlan" || source.VLANID != s.VLAN || source.Parent != dev.Index || dev.Index == 0):
 		return step.Hint(step.ErrWrongDevice, "%s is not VLAN %d of %s", n.Source.Dev, s.VLAN, dev.Name)
+	case !there && isVLAN && vid != s.VLAN:
+		return p.notRewritten(fmt.Sprintf("it asks for VLAN %d and its <source> says %s", s.VLAN, n.Source.Dev))
+	case !there && stacked && dev.Name != parent:
+		return p.notRewritten(fmt.Sprintf("it asks for VLAN %d of %s and its <source> says %s", s.VLAN, dev.Name, n.Source.Dev))
 	}
-	return p.vlan(n, n.Source.Dev, dev, s.VLAN)
+	return p.stack().vlan(n, n.Source.Dev, dev, s.VLAN)
+}
+
+// What the kernel takes of a macvtap or tap (MAX_TAP_QUEUES, ETH_MAX_MTU).
+const (
+	maxQueues = 256
+	maxMTU    = 65535
+)
+
+func madeByKernel(n *xmlfilter.NIC) bool { return n.Queues <= maxQueues && n.MTU <= maxMTU }
+
+func errTooMuch(n *xmlfilter.NIC) error {
+	return step.Hint(step.ErrUnsuitable, "<driver queues='%d'>, <mtu size='%d'>: its device has at most %d queues, and an MTU of %d", n.Queues, n.MTU, maxQueues, maxMTU)
 }
 
 // hookOwned plans the macvtap of a NIC that is <interface type='ethernet'> for
@@ -170,6 +209,8 @@ func (p macvtap) hookOwned(n *xmlfilter.NIC, s Settings) (lower string, err erro
 	switch {
 	case n.MAC == "":
 		return "", step.Hint(step.ErrUnsuitable, "it has no <mac address=>")
+	case !madeByKernel(n):
+		return "", errTooMuch(n)
 	case !config.ValidIfname(n.Target) || n.Managed != "no":
 		return "", p.notRewritten("it has no <target dev= managed='no'>")
 	}
@@ -179,10 +220,13 @@ func (p macvtap) hookOwned(n *xmlfilter.NIC, s Settings) (lower string, err erro
 	}
 	lower, planned := dev.Name, dev.Index
 	if s.VLAN != 0 {
-		lower, planned = vlanName(dev.Name, s.VLAN), 0
-		if err := p.vlan(n, lower, dev, s.VLAN); err != nil {
-			return "", err
-		}
+		lower, planned = VLANName(dev.Name, s.VLAN), 0
+		err = p.stack().vlan(n, lower, dev, s.VLAN)
+	} else {
+		err = p.stack().hold(n, dev)
+	}
+	if err != nil {
+		return "", err
 	}
 	p.add(step.Step{NIC: p.id(n), Kind: &step.Macvtap{
 		Name: n.Target, Lower: lower, Mode: cmp.Or(s.Mode, "vepa"), MAC: n.MAC,
@@ -232,6 +276,7 @@ func (p macvtap) remap(n *xmlfilter.NIC, s Settings) (r Rename, handled bool, er
 // place is where a NIC stands: on a device of this host, or on a VLAN of it.
 type place struct {
 	dev    Device
+	name   string         // what it is called, if possible on other hosts, too
 	uplink *config.Uplink // nil where none is concerned
 	vid    int            // 0: on the device itself
 }
@@ -253,36 +298,32 @@ func (p macvtap) locate(n *xmlfilter.NIC, s Settings) (place, error) {
 		pl.vid = n.VLAN.Tags[0]
 	}
 	name := cmp.Or(s.Dev, source)
-	if parent, vid, ok := SplitVLAN(name); ok && p.host.Called(p.cfg, name) == nil {
-		whole, there := p.host.Devices[name]
-		isVLAN := !there || whole.Kind == "vlan"
-		if isVLAN && (pl.vid == 0 || pl.vid == vid) {
-			name, pl.vid = parent, vid
-		}
+	if parent, vid, ok := p.stack().splitVLAN(name); ok && (pl.vid == 0 || pl.vid == vid && s.Dev == "") {
+		name, pl.vid = parent, vid
 	}
-	if pl.uplink == nil {
-		pl.uplink = p.host.Called(p.cfg, name)
-	}
-	var err error
 	if pl.uplink != nil {
-		pl.dev, err = p.uplink(pl.uplink)
+		return pl, p.stack().below(&pl, name, s)
+	}
+	if err := p.stack().missing(name); err != nil {
 		return pl, err
 	}
-	dev, ok := p.host.Devices[name]
-	if !ok {
+	ok := false
+	if pl.dev, pl.name, ok = p.stack().reach(name); !ok {
 		return pl, noDevice(name)
 	}
-	pl.dev = dev
+	if u := p.host.Called(p.cfg, name); u != nil {
+		pl.uplink = u
+	}
 	return pl, nil
 }
 
 // noted are the settings that say a place.
 func (pl place) noted() map[string]string {
 	w := map[string]string{}
-	if pl.uplink != nil {
+	if pl.uplink != nil && pl.name == pl.uplink.Name {
 		w[settings.NameUplink] = pl.uplink.Name
 	} else {
-		w[settings.NameDev] = pl.dev.Name
+		w[settings.NameDev] = pl.name
 	}
 	if pl.vid != 0 {
 		w[settings.NameVLAN] = strconv.Itoa(pl.vid)
@@ -298,7 +339,7 @@ func (p macvtap) convertAssisted(n *xmlfilter.NIC, s Settings) (xmlfilter.Change
 		c.SourceMode = s.Mode
 	}
 	source, there := p.host.Devices[n.Source.Dev]
-	if there && source.Name == n.Source.Dev && s.Uplink == nil && s.VLAN == 0 && n.VLAN == nil && p.foreign(n.Source.Dev) == nil {
+	if there && source.Name == n.Source.Dev && s.Uplink == nil && s.VLAN == 0 && n.VLAN == nil && p.stack().foreign(n.Source.Dev) == nil {
 		return c, nil // it is what it says: the host's own device, whatever its name looks like
 	}
 	pl, err := p.locate(n, s)
@@ -310,7 +351,7 @@ func (p macvtap) convertAssisted(n *xmlfilter.NIC, s Settings) (xmlfilter.Change
 	}
 	dev := pl.dev.Name
 	if pl.vid != 0 {
-		dev = vlanName(dev, pl.vid)
+		dev = VLANName(dev, pl.vid)
 		c.DropVLAN = n.VLAN != nil
 	}
 	if dev != n.Source.Dev {
@@ -321,24 +362,16 @@ func (p macvtap) convertAssisted(n *xmlfilter.NIC, s Settings) (xmlfilter.Change
 	}
 	// Words only where the new name does not say it all: so that the next host can
 	// map it back.
-	if pl.uplink != nil || pl.vid != 0 {
+	switch {
+	case s.Uplink != nil && pl.name != s.Uplink.Name:
+		// The uplink stays in the settings, and the name says in which of its VLANs.
+		if dev != pl.dev.Name+"."+strconv.Itoa(pl.vid) || !strings.HasPrefix(pl.dev.Name, s.Uplink.Device+".") && s.Uplink.Device != "" {
+			return c, step.Hint(step.ErrUnsuitable, "the name of VLAN %d of %s is too long; say dev='%s' vlan='%d' in its settings, in place of uplink", pl.vid, pl.name, pl.name, pl.vid)
+		}
+	case pl.uplink != nil || pl.vid != 0:
 		c.Settings = newSettings(n, pl.noted())
 	}
 	return c, nil
-}
-
-// foreign returns the uplink that a name means when another device of this host has
-// it by accident: other hosts' names go before, when the configuration lists them.
-func (p macvtap) foreign(name string) *config.Uplink {
-	if parent, _, ok := SplitVLAN(name); ok {
-		if u := p.host.Called(p.cfg, parent); u != nil && slices.Contains(u.Also, parent) {
-			return u
-		}
-	}
-	if u := p.host.Called(p.cfg, name); u != nil && slices.Contains(u.Also, name) {
-		return u
-	}
-	return nil
 }
 
 // toHookOwned turns <interface type='direct'> into type='ethernet' with a device that
@@ -359,6 +392,9 @@ func (p macvtap) toHookOwned(n *xmlfilter.NIC, s Settings) (xmlfilter.Change, er
 		if _, err := vsiOf(n.VirtualPort, n.MAC, pl.dev.Name, pl.vid); err != nil {
 			return c, err
 		}
+	}
+	if s.Uplink != nil && pl.name != s.Uplink.Name { // dev would have to say both, and undo could not put uplink back
+		return c, step.Hint(step.ErrUnsuitable, "its settings say uplink, and its <source> a VLAN in a VLAN of that; say dev='%s' vlan='%d' in place of uplink", pl.name, pl.vid)
 	}
 	noted := pl.noted()
 	noted[settings.NameOwn] = settings.OwnHook
@@ -384,10 +420,17 @@ func (p macvtap) lower(n *xmlfilter.NIC, s Settings) (string, error) {
 		return "", nil
 	}
 	pl, err := p.locate(n, s)
-	if err != nil || pl.uplink == nil && pl.dev.Name == s.Dev {
+	if err != nil {
 		return "", err
 	}
-	return pl.dev.Name, nil
+	lower, portable := pl.dev.Name, pl.name
+	if s.VLAN == 0 && pl.vid != 0 {
+		lower, portable = VLANName(lower, pl.vid), fmt.Sprintf("%s.%d", portable, pl.vid)
+	}
+	if s.Dev == lower || s.Dev == portable {
+		return "", nil
+	}
+	return lower, nil
 }
 
 func (p macvtap) remapOwned(n *xmlfilter.NIC, s Settings) (r Rename, err error) {
@@ -408,7 +451,7 @@ func (p macvtap) remapOwned(n *xmlfilter.NIC, s Settings) (r Rename, err error) 
 	}
 	dev := pl.dev.Name
 	if pl.vid != 0 {
-		dev = vlanName(dev, pl.vid)
+		dev = VLANName(dev, pl.vid)
 	}
 	if dev != was.Source.Dev {
 		r.Kept = dev

@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/config"
@@ -122,25 +121,7 @@ func (p *planner) add(s step.Step) {
 	}
 }
 
-func (p *planner) id(n *xmlfilter.NIC) string { return NICID(p.domain, n) }
-
-// NICID is what tells a NIC from the domain's others: its MAC, where the domain has it once;
-// else also its user's alias, or its position.
-func NICID(d *xmlfilter.Domain, n *xmlfilter.NIC) string {
-	same := 0
-	for i := range d.NICs {
-		if d.NICs[i].MAC == n.MAC {
-			same++
-		}
-	}
-	switch {
-	case same < 2:
-		return n.MAC
-	case strings.HasPrefix(n.Alias, "ua-"): // libvirt's own come only after prepare
-		return n.MAC + " " + n.Alias
-	}
-	return fmt.Sprintf("%s #%d", n.MAC, n.Index)
-}
+func (p *planner) id(n *xmlfilter.NIC) string { return n.ID() }
 
 func (p *planner) notRewritten(why string) error {
 	return step.Hint(ErrNotRewritten, "%s; run: libvirt-direct rewrite --domain %s", why, shellWord(p.domain.Name))
@@ -180,32 +161,11 @@ func (p *planner) parent(s Settings, otherwise string) (Device, error) {
 	if name == "" {
 		return Device{}, step.Hint(ErrNoDevice, "its settings name neither uplink nor dev")
 	}
-	dev, ok := p.find(name)
+	dev, _, ok := p.stack().reach(name)
 	if !ok {
 		return Device{}, noDevice(name)
 	}
 	return dev, nil
-}
-
-// vlan plans a sub-interface, if the host's configuration allows it.
-func (p *planner) vlan(n *xmlfilter.NIC, name string, parent Device, vid int) error {
-	u := p.host.uplinkOf(p.cfg, parent.Name)
-	_, there := p.host.Devices[name]
-	if err := p.cfg.VLANFault(); err != nil && !there {
-		return err
-	}
-	if err := p.host.allowed(p.cfg, parent, vid); err != nil {
-		return err
-	}
-	switch create := p.cfg.VLAN.Create; {
-	case there:
-	case create == "never":
-		return step.Hint(ErrNotAllowed, "%s is not there, and vlan.create = \"never\" in %s", name, config.Path)
-	case create == "uplinks" && u == nil:
-		return step.Hint(ErrNotAllowed, "%s is not there, %s is no uplink, and vlan.create = \"uplinks\" in %s", name, parent.Name, config.Path)
-	}
-	p.add(step.Step{NIC: p.id(n), Kind: &step.VLAN{Name: name, Parent: parent.Name, ID: vid, ParentIndex: parent.Index}})
-	return nil
 }
 
 // onUplink checks that a device leads to the uplink that the NIC's settings name: a
@@ -218,7 +178,7 @@ func (p *planner) onUplink(name string, dev Device, u *config.Uplink) error {
 	if err != nil {
 		return err
 	}
-	if dev.Index != want.Index && dev.Parent != want.Index {
+	if !dev.on(want.Index) {
 		return p.notRewritten(fmt.Sprintf("uplink %q is %s here, and its <source> says %s", u.Name, want.Name, name))
 	}
 	return nil

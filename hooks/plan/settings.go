@@ -64,6 +64,11 @@ func MayConcern(doc []byte) bool {
 		value("bridge") && (has("<vlan") || has(":vlan"))
 }
 
+// MaySay reports whether a document could hold settings of ours, as MayConcern does.
+func MaySay(doc []byte) bool {
+	return bytes.Contains(xmlfilter.ASCII(doc), []byte(xmlfilter.Namespace))
+}
+
 // Settings are what holds for a NIC: its own settings, then its profile's, then its
 // uplink's.
 type Settings struct {
@@ -144,9 +149,9 @@ func SplitVLAN(name string) (parent string, vid int, ok bool) {
 	return name[:i], vid, true
 }
 
-// vlanName is the name of a VLAN sub-interface: "eth0.100", or where that is longer
+// VLANName is the name of a VLAN sub-interface: "eth0.100", or where that is longer
 // than the kernel allows one drawn from the parent's name, the same at every start.
-func vlanName(parent string, vid int) string {
+func VLANName(parent string, vid int) string {
 	name := parent + "." + strconv.Itoa(vid)
 	if config.ValidIfname(name) {
 		return name
@@ -158,7 +163,7 @@ func vlanName(parent string, vid int) string {
 // targetName is the name of a hook-owned NIC's device, the same at every start and
 // different for every NIC of every domain.
 func targetName(d *xmlfilter.Domain, n *xmlfilter.NIC) string {
-	sum := sha256.Sum256([]byte(cmp.Or(d.UUID, d.Name) + " " + NICID(d, n)))
+	sum := sha256.Sum256([]byte(cmp.Or(d.UUID, d.Name) + " " + n.ID()))
 	return "ldt" + hex.EncodeToString(sum[:5])
 }
 

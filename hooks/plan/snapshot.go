@@ -114,13 +114,10 @@ func OriginOf(op step.Op) Origin {
 	return Here
 }
 
-// Called returns the uplink that a domain means by a name, nil for none. What other hosts
-// call an uplink, by its also, counts for XML from elsewhere; else only where no device of
-// this host has that name.
+// Called returns the uplink that a domain means by a name, nil for none. What an uplink is
+// called, by its own name or its also, counts for XML from elsewhere; else only where no
+// device of this host has that name: that is what libvirt opens.
 func (h Snapshot) Called(cfg *config.Config, name string) *config.Uplink {
-	if u := cfg.Uplinks[name]; u != nil {
-		return u
-	}
 	dev, there := h.Devices[name]
 	if h.Origin == Elsewhere || !there || dev.Name != name {
 		return cfg.UplinkCalled(name)

@@ -369,7 +369,7 @@ func (p function) meant(n *xmlfilter.NIC, s Settings, available bool) (*VFDevice
 	u := s.Uplink
 	if u == nil {
 		u = p.host.Called(p.cfg, n.Source.Dev)
-		if dev, there := p.host.Devices[n.Source.Dev]; u != nil && there && dev.Name == n.Source.Dev && p.macvtap().foreign(n.Source.Dev) == nil && n.Source.Dev != u.Name {
+		if dev, there := p.host.Devices[n.Source.Dev]; u != nil && there && dev.Name == n.Source.Dev && p.stack().foreign(n.Source.Dev) == nil && n.Source.Dev != u.Name {
 			u = nil // it names the device itself, not the network
 		}
 	}

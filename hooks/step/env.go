@@ -112,3 +112,16 @@ func (o *Observed) device(ctx context.Context, k Kernel, index int, f func(l lin
 	}
 	return nil
 }
+
+// silent is device for one that we made. This host is to be no station on it.
+func (o *Observed) silent(ctx context.Context, k Kernel, index int, f func(l link.Link, differs differ)) error {
+	if err := o.device(ctx, k, index, f); err != nil || o.Device == nil || o.Difference != "" {
+		return err
+	}
+	presence, err := k.Presence(ctx, *o.Device)
+	if err != nil || presence == "" {
+		return err
+	}
+	o.Difference = "this host is on it: " + presence
+	return nil
+}

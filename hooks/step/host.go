@@ -34,7 +34,8 @@ type Kernel interface {
 	SetName(ctx context.Context, index int, name string) error
 	AddAltName(ctx context.Context, index int, name string) error
 	RemoveAltName(ctx context.Context, index int, name string) error
-	DisableIPv6(ctx context.Context, name string) error
+	Silence(ctx context.Context, index int) error
+	Presence(ctx context.Context, l link.Link) (string, error)
 
 	// Virtual functions.
 	VFOf(ctx context.Context, name string) (link.VFPlace, error)

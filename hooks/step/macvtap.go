@@ -60,7 +60,7 @@ func (m *Macvtap) Ifindex() int { return m.Index }
 func (m *Macvtap) Check() error { return checkNames(m.Name, m.Lower) }
 
 func (m *Macvtap) Observe(ctx context.Context, k Kernel, o *Observed) error {
-	return o.device(ctx, k, m.Index, func(l link.Link, differs differ) {
+	return o.silent(ctx, k, m.Index, func(l link.Link, differs differ) {
 		differs("name", m.Name, l.Name)
 		differs("MAC", m.MAC, l.MAC)
 		differs("mode", m.Mode, l.Mode)
@@ -124,7 +124,7 @@ func (m *Macvtap) make(ctx context.Context, k Kernel, lower link.Link, alias str
 	if err := k.SetAlias(ctx, m.Index, alias); err != nil {
 		return err
 	}
-	if err := k.DisableIPv6(ctx, m.Name); err != nil {
+	if err := k.Silence(ctx, m.Index); err != nil {
 		return err
 	}
 	if m.Mode == "passthrough" && m.MAC != lower.MAC { // it was made with the lower device's MAC
@@ -146,6 +146,12 @@ func (m *Macvtap) make(ctx context.Context, k Kernel, lower link.Link, alias str
 	}
 	if made.MAC != m.MAC || made.Mode != m.Mode {
 		return fmt.Errorf("%w: %s came out with MAC %s and mode %s", ErrWrongDevice, m.Name, made.MAC, made.Mode)
+	}
+	if made.Name != m.Name { // libvirt opens it by its name in sysfs; no altname does
+		if err := k.SetName(ctx, m.Index, m.Name); err != nil {
+			return fmt.Errorf("%s has been renamed %s by another program of this host, see libvirt-direct check: %w", m.Name, made.Name, err)
+		}
+		made.Name = m.Name
 	}
 	if _, err := k.TapNode(ctx, made); err != nil {
 		return err

@@ -46,7 +46,7 @@ func (t *Tap) Ifindex() int { return t.Index }
 func (t *Tap) Check() error { return checkNames(t.Name) }
 
 func (t *Tap) Observe(ctx context.Context, k Kernel, o *Observed) error {
-	return o.device(ctx, k, t.Index, func(l link.Link, differs differ) {
+	return o.silent(ctx, k, t.Index, func(l link.Link, differs differ) {
 		differs("name", t.Name, l.Name)
 	})
 }
@@ -71,7 +71,7 @@ func (t *Tap) Do(ctx context.Context, e *Env) error {
 	if err := e.Kernel.SetAlias(ctx, t.Index, e.own()); err != nil {
 		return err
 	}
-	if err := e.Kernel.DisableIPv6(ctx, t.Name); err != nil {
+	if err := e.Kernel.Silence(ctx, t.Index); err != nil {
 		return err
 	}
 	if t.MTU > 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
@@ -17,7 +18,8 @@ type VLAN struct {
 	Parent string `json:"parent"`
 	ID     int    `json:"id"`
 
-	// What Do notes before it acts.
+	// What Do notes before it acts. The parent has no index while it is to be made, by
+	// another step before this one.
 	ParentIndex int  `json:"parent_index,omitempty"`
 	Index       int  `json:"index,omitempty"`
 	Made        bool `json:"made,omitempty"` // by us, for this domain or another
@@ -28,6 +30,9 @@ func (*VLAN) Type() string { return "vlan" }
 func (v *VLAN) Key() string { return "vlan " + v.Name }
 
 func (v *VLAN) Resource() (name string, shared bool) {
+	if v.ParentIndex == 0 { // nothing can be on it, and the claim is renewed with the index
+		return fmt.Sprintf("vlan/%s/%d", v.Parent, v.ID), true
+	}
 	return fmt.Sprintf("vlan/%d/%d", v.ParentIndex, v.ID), true
 }
 
@@ -59,7 +64,11 @@ func (v *VLAN) Check() error {
 }
 
 func (v *VLAN) Observe(ctx context.Context, k Kernel, o *Observed) error {
-	return o.device(ctx, k, v.Index, func(l link.Link, differs differ) {
+	look := o.device
+	if v.Made {
+		look = o.silent
+	}
+	return look(ctx, k, v.Index, func(l link.Link, differs differ) {
 		differs("name", v.Name, l.Name)
 		differs("VLAN", v.ID, l.VLANID)
 		differs("up", true, l.Up)
@@ -77,6 +86,9 @@ func (v *VLAN) Do(ctx context.Context, e *Env) error {
 	if err != nil {
 		return err
 	}
+	if v.ParentIndex == 0 {
+		v.ParentIndex = parent.Index
+	}
 	if v.ParentIndex != parent.Index {
 		return fmt.Errorf("%w: %s has changed since this moment; try again", ErrWrongDevice, v.Parent)
 	}
@@ -84,14 +96,27 @@ func (v *VLAN) Do(ctx context.Context, e *Env) error {
 		return err
 	}
 	have, err := e.Kernel.ByName(ctx, v.Name)
-	switch {
-	case errors.Is(err, link.ErrNotFound):
-		return v.make(ctx, e, parent)
-	case err != nil:
+	if errors.Is(err, link.ErrNotFound) {
+		err = v.make(ctx, e, parent)
+		if !errors.Is(err, link.ErrExists) {
+			return err
+		}
+		return v.share(ctx, e, parent, err)
+	}
+	if err != nil {
 		return err
-	case have.Kind != "vlan" || have.VLANID != v.ID || have.Parent != parent.Index:
+	}
+	if have.Kind != "vlan" || have.VLANID != v.ID || have.Parent != parent.Index {
 		return fmt.Errorf("%w: %s is not VLAN %d of %s", ErrWrongDevice, v.Name, v.ID, v.Parent)
 	}
+	if err := v.note(e, have); err != nil {
+		return err
+	}
+	return v.have(ctx, e, parent)
+}
+
+// note notes a sub-interface that is there.
+func (v *VLAN) note(e *Env, have link.Link) error {
 	v.Index = have.Index
 	v.Made = have.Alias == Alias
 	if have.Alias == "" { // whoever made it may have been killed before he marked it
@@ -101,11 +126,55 @@ func (v *VLAN) Do(ctx context.Context, e *Env) error {
 		}
 		v.Made = sharing.Made
 	}
+	return nil
+}
+
+// have takes part in a sub-interface that is there.
+func (v *VLAN) have(ctx context.Context, e *Env, parent link.Link) error {
 	if err := e.Save(journal.Done); err != nil {
 		return err
 	}
 	// Whoever made it may have been killed before it was ready.
 	return v.ready(ctx, e, parent)
+}
+
+// share takes part in a sub-interface that one of us has made and that has another name
+// since: udev renames by a rule for the MAC that it has from its parent, say. Somebody else's
+// can be gone, or be another device, when the guest is moved: that one a person names.
+func (v *VLAN) share(ctx context.Context, e *Env, parent link.Link, exists error) error {
+	all, err := e.Kernel.All(ctx)
+	if err != nil {
+		return err
+	}
+	for _, l := range all {
+		if l.Kind != "vlan" || l.VLANID != v.ID || l.Parent != parent.Index || l.ParentElsewhere {
+			continue
+		}
+		if err := v.note(e, l); err != nil {
+			return err
+		}
+		if !v.Made && !strings.HasPrefix(l.Alias, Alias) { // the helper's has more behind it
+			exists = fmt.Errorf("VLAN %d of %s is there under the name %s: name that as source: %w", v.ID, v.Parent, l.Name, exists)
+			break
+		}
+		if err := v.have(ctx, e, parent); err != nil {
+			return err
+		}
+		return v.answer(ctx, e)
+	}
+	v.Index, v.Made = 0, false
+	return exists
+}
+
+// answer has the kernel find the sub-interface by the name in the domain's XML, by which
+// libvirt is about to look for it. Who has renamed it could do so again: it keeps both.
+func (v *VLAN) answer(ctx context.Context, e *Env) error {
+	l, err := e.Kernel.ByIndex(ctx, v.Index)
+	if err != nil || l.Called(v.Name) {
+		return err
+	}
+	e.Event("%s has been renamed %s by another program of this host: see libvirt-direct check", v.Name, l.Name)
+	return e.Kernel.AddAltName(ctx, l.Index, v.Name)
 }
 
 func (v *VLAN) make(ctx context.Context, e *Env, parent link.Link) error {
@@ -118,15 +187,16 @@ func (v *VLAN) make(ctx context.Context, e *Env, parent link.Link) error {
 		return err
 	}
 	err = e.Kernel.AddVLAN(ctx, link.VLAN{Name: v.Name, Index: v.Index, Parent: parent.Index, ID: v.ID})
-	switch {
-	case errors.Is(err, link.ErrExists):
-		return fmt.Errorf("VLAN %d of %s is there under another name (ip -d link show type vlan): name that as source: %w", v.ID, v.Parent, err)
-	case errors.Is(err, link.ErrNotSupported):
+	if errors.Is(err, link.ErrNotSupported) {
 		return fmt.Errorf("%w; load the kernel module 8021q", err)
-	case err != nil:
+	}
+	if err != nil {
 		return err
 	}
 	if err := v.ready(ctx, e, parent); err != nil {
+		return err
+	}
+	if err := v.answer(ctx, e); err != nil {
 		return err
 	}
 	e.Event("made %s", v.Name)
@@ -142,7 +212,7 @@ func (v *VLAN) ready(ctx context.Context, e *Env, parent link.Link) error {
 	if err := e.Kernel.SetAlias(ctx, v.Index, Alias); err != nil {
 		return err
 	}
-	if err := e.Kernel.DisableIPv6(ctx, v.Name); err != nil {
+	if err := e.Kernel.Silence(ctx, v.Index); err != nil {
 		return err
 	}
 	if !parent.Up {

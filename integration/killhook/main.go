@@ -44,7 +44,7 @@ func main() {
 		os.Exit(2)
 	}
 	h := &hooks.Hook{
-		OVS:        hooks.OpenSwitch,
+		OVS:        hooks.OpenSwitch(config.Path),
 		Config:     func() (*config.Config, error) { return config.Load(config.Path) },
 		Kernel:     k.open,
 		Station:    k.openStation,
@@ -188,6 +188,6 @@ func (k *crashPoint) RemoveAltName(ctx context.Context, index int, name string) 
 	return k.change(func() error { return k.Kernel.RemoveAltName(ctx, index, name) })
 }
 
-func (k *crashPoint) DisableIPv6(ctx context.Context, name string) error {
-	return k.change(func() error { return k.Kernel.DisableIPv6(ctx, name) })
+func (k *crashPoint) Silence(ctx context.Context, index int) error {
+	return k.change(func() error { return k.Kernel.Silence(ctx, index) })
 }

@@ -55,11 +55,13 @@ func hostChecks() []check {
 		configuration,
 		uplinks, // and uplinkChecks
 		station,
+		virtualSwitch,
 		cardTables,
 		networkHook,
 		drivers,
 		helperProgram,
 		plainTaps,
+		managers,
 		claims,
 		leftovers,
 	}

@@ -10,6 +10,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -19,7 +20,9 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
+	"unicode"
 
 	"github.com/pelletier/go-toml/v2"
 
@@ -41,6 +44,7 @@ type Config struct {
 	Deadline Duration `toml:"deadline"`
 	VLAN     VLAN     `toml:"vlan"`
 	Watch    Watch    `toml:"watch"`
+	OVS      OVS      `toml:"ovs"`
 
 	// Uplinks by name: the networks that this host is attached to.
 	Uplinks map[string]*Uplink `toml:"uplink"`
@@ -63,6 +67,26 @@ type Watch struct {
 	// Domains are name patterns as in path.Match. Domains whose metadata says
 	// rewrite='yes' are rewritten anyway, those that say 'no' never.
 	Domains []string `toml:"domains"`
+}
+
+// OVS says where Open vSwitch is.
+type OVS struct {
+	// Socket is the path of its database's socket. Absent: OVS_RUNDIR's, or the packages'.
+	Socket string `toml:"socket"`
+}
+
+// ErrSocket: what should be the path of a socket is not.
+var ErrSocket = errors.New("not the absolute path of a socket")
+
+// SocketPath reads the path of a socket, which can be written as ovs-vsctl's --db takes it,
+// with "unix:" before it. An error matches ErrSocket.
+func SocketPath(s string) (string, error) {
+	file := strings.TrimPrefix(s, "unix:")
+	const longest = 107 // that the kernel takes
+	if !path.IsAbs(file) || len(file) > longest || strings.ContainsFunc(file, unicode.IsControl) {
+		return "", fmt.Errorf("%q: %w", s, ErrSocket)
+	}
+	return path.Clean(file), nil
 }
 
 // Uplink is a network by the name that all hosts know it by, and the device that
@@ -169,7 +193,7 @@ func (d *Duration) UnmarshalText(b []byte) error {
 // A file that cannot be read, or is no TOML, is an *Error. A section that is wrong is
 // none: the others hold, and Faults tells which it is.
 func Load(file string) (*Config, error) {
-	data, err := os.ReadFile(file)
+	data, err := read(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return Parse(file, nil)
 	}
@@ -177,6 +201,36 @@ func Load(file string) (*Config, error) {
 		return nil, &Error{File: file, Msg: err.Error()}
 	}
 	return Parse(file, data)
+}
+
+// maxSize bounds the file.
+const maxSize = 1 << 20
+
+var (
+	errNoFile  = errors.New("not a regular file")
+	errTooLong = errors.New("longer than 1 MiB")
+)
+
+// read reads a file and waits for nobody, as opening a pipe would: a hook that waits keeps
+// a guest waiting.
+func read(file string) ([]byte, error) {
+	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !fi.Mode().IsRegular() {
+		return nil, &fs.PathError{Op: "read", Path: file, Err: errNoFile}
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxSize+1))
+	if err == nil && len(data) > maxSize {
+		err = &fs.PathError{Op: "read", Path: file, Err: errTooLong}
+	}
+	return data, err
 }
 
 func defaults() *Config {
@@ -245,6 +299,13 @@ func (r *reader) check() {
 			c.Watch = Watch{}
 			break
 		}
+	}
+	if c.OVS.Socket != "" {
+		socket, err := SocketPath(c.OVS.Socket)
+		if err != nil {
+			r.refuse(rootOVS, "", "socket", fmt.Sprintf("socket = %v", err), "such as \"/usr/local/var/run/openvswitch/db.sock\"; other connections are not supported")
+		}
+		c.OVS.Socket = socket
 	}
 	called := map[string]string{}
 	for _, name := range c.UplinkNames() {

@@ -1,10 +1,12 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -56,6 +58,8 @@ func TestFaultsNameTheirPlace(t *testing.T) {
 		"[uplink.a]\ndevice = \"eth0\"\nvlan = 3\n":           `unknown key "uplink.a.vlan"; did you mean "vlans"?`,
 		"[uplnik.storage]\ndevice = \"eth0\"\n":               `unknown key "uplnik`,
 		"[uplnik.lan]\ndevice = \"eth0\"\n":                   `did you mean "uplink"?`,
+		"[ovs]\nsocket = \"tcp:127.0.0.1:6640\"\n":            `c:2: ovs: socket = "tcp:127.0.0.1:6640": not the absolute path of a socket; such as`,
+		"[ovs]\nsockets = \"/run/db.sock\"\n":                 `c:2: unknown key "ovs.sockets"; did you mean "socket"?`,
 		"zzzzzzzzzz = 1\n":                                    `c:1: unknown key "zzzzzzzzzz"`,
 		"deadline = \"soon\"\n":                               `c:1: deadline: "soon": want a duration such as "10s", at most 10m`,
 		"[vlan]\ncreate = \"some\"\n":                         `c:2: vlan: create = "some": want "any", "uplinks" or "never"`,
@@ -246,6 +250,25 @@ func TestLinesOfFaults(t *testing.T) {
 	require.Equal(t, 11, c.Faults()[1].Line, c.Faults()[1])
 }
 
+// Whatever is in the file's place, the hook waits for nobody who would write there, and
+// does not read without end.
+func TestWhatIsNoFileIsAnErrorAtOnce(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	require.NoError(t, syscall.Mkfifo(fifo, 0o600))
+	long := filepath.Join(t.TempDir(), "long")
+	require.NoError(t, os.WriteFile(long, bytes.Repeat([]byte("#"), 1<<20+1), 0o600))
+	loop := filepath.Join(t.TempDir(), "loop")
+	require.NoError(t, os.Symlink(loop, loop))
+	for file, said := range map[string]string{
+		fifo: "not a regular file", "/dev/zero": "not a regular file", t.TempDir(): "not a regular file", long: "longer than 1 MiB",
+		loop: "too many levels of symbolic links",
+	} {
+		_, err := Load(file)
+		require.ErrorIs(t, err, ErrConfig, file)
+		require.ErrorContains(t, err, said)
+	}
+}
+
 func TestUnreadableIsAnError(t *testing.T) {
 	_, err := Load(t.TempDir())
 	require.ErrorIs(t, err, ErrConfig)
@@ -281,5 +304,38 @@ func FuzzParse(f *testing.F) {
 		for name, u := range c.Uplinks {
 			require.Equal(t, name, u.Name)
 		}
+	})
+}
+
+// A PCI domain has up to 32 bits, and people write hexadecimal digits as they like.
+func TestUplinksPCIAddress(t *testing.T) {
+	for text, want := range map[string]string{"10000:01:00.0": "10000:01:00.0", "0000:3B:00.0": "0000:3b:00.0", "A1B2:00:02.0": "a1b2:00:02.0", "00000000:05:00.0": "0000:05:00.0"} {
+		c, err := Parse("config.toml", []byte("[uplink.lan]\npci = \""+text+"\"\n"))
+		require.NoError(t, err)
+		require.NoError(t, c.UplinkFault("lan"))
+		require.Equal(t, want, c.Uplinks["lan"].PCI)
+	}
+	for _, text := range []string{"10000:01:00", "100000000:01:00.0", "0000:01:20.0", "0000:01:00.8"} {
+		c, err := Parse("config.toml", []byte("[uplink.lan]\npci = \""+text+"\"\n"))
+		require.NoError(t, err)
+		require.Error(t, c.UplinkFault("lan"), text)
+	}
+}
+
+// What is taken for a socket's path is one that the kernel takes, wherever a process is.
+func FuzzSocketPath(f *testing.F) {
+	for _, s := range []string{"/run/openvswitch/db.sock", "unix:/srv/db.sock", "unix:unix:/x", "tcp:127.0.0.1:6640", "", "/", "/a/../../b", "//x\x00"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		p, err := SocketPath(s)
+		if err != nil {
+			require.ErrorIs(t, err, ErrSocket)
+			return
+		}
+		require.True(t, filepath.IsAbs(p) && len(p) <= 107 && filepath.Clean(p) == p, p)
+		again, err := SocketPath(p)
+		require.NoError(t, err)
+		require.Equal(t, p, again)
 	})
 }

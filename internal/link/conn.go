@@ -11,6 +11,8 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"libvirt-direct/helper/devgroup"
 )
 
 // filterSkipStats is RTEXT_FILTER_SKIP_STATS of include/uapi/linux/rtnetlink.h.
@@ -223,10 +225,14 @@ func (c *Conn) AddMacvtap(ctx context.Context, m Macvtap) error {
 	return c.create(ctx, "macvtap", m.Name, m.Index, m.Lower, data, attrs...)
 }
 
+// group marks a device as one of a guest, for the host's network managers.
+func group() *nl.RtAttr { return nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(devgroup.Group)) }
+
 func (c *Conn) create(ctx context.Context, kind, name string, index, parent int, data *nl.RtAttr, attrs ...*nl.RtAttr) error {
 	req := message(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK, index)
 	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
 	req.AddData(nl.NewRtAttr(unix.IFLA_LINK, nl.Uint32Attr(uint32(parent))))
+	req.AddData(group())
 	for _, a := range attrs {
 		req.AddData(a)
 	}
@@ -320,14 +326,41 @@ func (c *Conn) altName(ctx context.Context, typ int, op string, index int, name 
 	return err
 }
 
-// DisableIPv6 keeps the host's own IPv6 off a device that is a guest's: no
-// link-local address with the guest's MAC, no address from the guest network's
-// router advertisements (Documentation/networking/ip-sysctl.rst). A kernel without
-// IPv6 has nothing to disable.
-func (c *Conn) DisableIPv6(_ context.Context, name string) error {
-	err := os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", []byte("1"), 0)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return &OpError{Op: "disable IPv6 on", Link: name, Err: err}
+// Silence keeps the host's own voice off a device that is a guest's, and its ears: the host
+// answers no ARP request there, as it else does for each of its addresses on each of its
+// devices; it has no link-local address, takes none from router advertisements, and joins
+// no multicast group; and IPv4 packets for it are not for it, unless a route leads back there
+// (Documentation/networking/ip-sysctl.rst). The device is told by its index, for whoever
+// names devices may be giving it another name. A kernel without IPv6 has nothing to disable.
+func (c *Conn) Silence(ctx context.Context, index int) error {
+	if err := c.setFlag(ctx, "silence", index, unix.IFF_NOARP, true); err != nil {
+		return err
+	}
+	l, err := c.ByIndex(ctx, index)
+	for range 5 { // nobody renames a device that often
+		if err != nil {
+			return err
+		}
+		was := l.Name
+		if err := silence(was); err != nil {
+			return &OpError{Op: "silence", Link: was, Err: err}
+		}
+		if l, err = c.ByIndex(ctx, index); err == nil && l.Name == was {
+			return nil
+		}
+	}
+	return &OpError{Op: "silence", Link: l.Name, Err: ErrNotFound}
+}
+
+func silence(name string) error {
+	for _, p := range []struct{ file, value string }{
+		{"ipv6/conf/" + name + "/disable_ipv6", "1"},
+		{"ipv4/conf/" + name + "/rp_filter", "1"},
+	} {
+		err := os.WriteFile("/proc/sys/net/"+p.file, []byte(p.value), 0)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
 	}
 	return nil
 }

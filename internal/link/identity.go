@@ -101,6 +101,12 @@ func (s sysfs) hardware() ([]string, error) {
 
 var pciForm = regexp.MustCompile(`^(?:([0-9a-fA-F]{1,8}):)?([0-9a-fA-F]{1,2}):([0-9a-fA-F]{1,2})\.([0-7])$`)
 
+// PCIAddress is a PCI function's name on the bus, "0000:03:00.0". A domain has 32 bits: cards
+// behind a host bridge that firmware does not number, as Intel's VMD, have "10000:01:00.0".
+func PCIAddress(domain uint32, bus, slot, function uint8) string {
+	return fmt.Sprintf("%04x:%02x:%02x.%x", domain, bus, slot, function)
+}
+
 // ParsePCI reads the address of a PCI function as people write it and returns it as sysfs
 // has it, "0000:03:00.0". lspci leaves the domain 0 out, people leading zeros; a domain can
 // have more than four digits (VMD, Azure).
@@ -116,5 +122,5 @@ func ParsePCI(s string) (address string, ok bool) {
 	if part[2] > 0x1f {
 		return "", false
 	}
-	return fmt.Sprintf("%04x:%02x:%02x.%x", part[0], part[1], part[2], part[3]), true
+	return PCIAddress(uint32(part[0]), uint8(part[1]), uint8(part[2]), uint8(part[3])), true
 }

@@ -8,11 +8,14 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"libvirt-direct/helper/devgroup"
 )
 
 // namespace puts the test, on a thread of its own, into fresh network and mount
@@ -71,7 +74,7 @@ func TestMacvtapModes(t *testing.T) {
 		require.NoError(t, c.SetMAC(ctx, index, "52:54:00:00:00:02"))
 		require.NoError(t, c.SetAlias(ctx, index, "an alias"))
 		require.NoError(t, c.SetAllMulticast(ctx, index, true))
-		require.NoError(t, c.DisableIPv6(ctx, "ldt0"))
+		require.NoError(t, c.Silence(ctx, index))
 		require.NoError(t, c.SetUp(ctx, lower.Index, true))
 		require.NoError(t, c.SetUp(ctx, index, true))
 		l, err = c.ByIndex(ctx, index)
@@ -79,6 +82,7 @@ func TestMacvtapModes(t *testing.T) {
 		require.Equal(t, "52:54:00:00:00:02", l.MAC)
 		require.Equal(t, "an alias", l.Alias)
 		require.True(t, l.Up && l.AllMulti)
+		requireSilent(t, "ldt0")
 		out, err := exec.CommandContext(ctx, "ip", "-6", "addr", "show", "dev", "ldt0").Output()
 		require.NoError(t, err)
 		require.Empty(t, string(out), "the host has no address on a guest's device")
@@ -193,5 +197,20 @@ func TestDeviceOfAPCIFunction(t *testing.T) {
 	for _, none := range []string{"0000:04:00.0", "0000:05:00.0", "0000:06:00.0", "..", "*", ""} {
 		_, err := c.ByPCI(ctx, none)
 		require.ErrorIs(t, err, ErrNotFound, none)
+	}
+}
+
+// requireSilent is for a device on which the host neither speaks nor answers, and which its
+// network managers can tell from theirs.
+func requireSilent(t *testing.T, name string) {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "ip", "-details", "link", "show", "dev", name).Output()
+	require.NoError(t, err)
+	require.Contains(t, string(out), "NOARP")
+	require.Contains(t, string(out), " group "+strconv.Itoa(devgroup.Group)+" ")
+	for file, want := range map[string]string{"ipv6/conf/" + name + "/disable_ipv6": "1\n", "ipv4/conf/" + name + "/rp_filter": "1\n"} {
+		have, err := os.ReadFile("/proc/sys/net/" + file)
+		require.NoError(t, err)
+		require.Equal(t, want, string(have), file)
 	}
 }

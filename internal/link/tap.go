@@ -22,14 +22,15 @@ type Tap struct {
 
 // AddTap makes a tap device, down, that stays until it is deleted. A tap of that name is
 // an error matching ErrExists; that of another device is the kernel's, EINVAL.
-func (c *Conn) AddTap(_ context.Context, t Tap) error {
+func (c *Conn) AddTap(ctx context.Context, t Tap) error {
 	if err := addTap(t); err != nil {
 		if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) {
 			err = fmt.Errorf("%w: %w", ErrExists, err)
 		}
 		return &OpError{Op: "create tap", Link: t.Name, Err: err}
 	}
-	return nil
+	// The kernel takes no group with the ioctl: until now its name has told what it is.
+	return c.set(ctx, "set group of", t.Index, group())
 }
 
 func addTap(t Tap) error {

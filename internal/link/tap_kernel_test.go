@@ -35,6 +35,8 @@ func TestTaps(t *testing.T) {
 		}
 		require.NoError(t, c.AddTap(ctx, Tap{Name: name, Index: index, Queues: queues}))
 		require.True(t, only(t, c).Abandoned())
+		require.NoError(t, c.Silence(ctx, index))
+		requireSilent(t, name)
 		for _, state := range []string{"up", "down"} {
 			fd := open()
 			ip("link", "set", name, state)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
 
 	"libvirt-direct/hooks"
@@ -65,7 +64,7 @@ func Collect(ctx context.Context, s Sources) (t *Topology, missing []error, err 
 	if err := t.askLibvirt(ctx, s.Libvirt); err != nil {
 		missing = append(missing, err)
 	}
-	if err := t.askVirtualSwitch(ctx); err != nil {
+	if err := t.askVirtualSwitch(ctx, hooks.FindSwitch(s.Config)); err != nil {
 		missing = append(missing, err)
 	}
 	if err := t.askStation(ctx, s.Station); err != nil {
@@ -215,18 +214,17 @@ func guestOf(d *xmlfilter.Domain) Guest {
 	g := Guest{Name: d.Name, UUID: d.UUID}
 	for i := range d.NICs {
 		n := &d.NICs[i]
-		g.NICs = append(g.NICs, NIC{Type: n.Type, MAC: n.MAC, Target: n.Target, PCI: n.Source.PCI})
+		g.NICs = append(g.NICs, NIC{ID: n.ID(), Type: n.Type, MAC: n.MAC, Target: n.Target, PCI: n.Source.PCI})
 	}
 	return g
 }
 
-func (t *Topology) askVirtualSwitch(ctx context.Context) error {
-	if _, err := os.Stat(ovs.Socket); err != nil { // most hosts have none
+func (t *Topology) askVirtualSwitch(ctx context.Context, db *ovs.DB) error {
+	place, err := db.Place()
+	if err == nil && !place.Installed() { // most hosts have none
 		return nil
 	}
-	db := ovs.Open("")
 	defer db.Close()
-	var err error
 	t.VirtualSwitches, err = db.Bridges(ctx)
 	return err
 }

@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"libvirt-direct/helper/devgroup"
 	"libvirt-direct/helper/internal/ether"
 )
 
@@ -188,6 +189,7 @@ func (m *Batch) AddMacvlan(d Macvlan) {
 	m.begin(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
 	m.link(unix.AF_UNSPEC, d.Index, d.Flags, d.Flags)
 	m.attrString(unix.IFLA_IFNAME, d.Name)
+	m.group()
 	m.attr32(unix.IFLA_LINK, uint32(d.Lower))
 	if d.MAC != nil {
 		m.attr(unix.IFLA_ADDRESS, d.MAC[:])
@@ -219,6 +221,7 @@ func (m *Batch) AddVeth(d Veth) {
 	m.begin(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
 	m.link(unix.AF_UNSPEC, d.Index, unix.IFF_NOARP, unix.IFF_NOARP)
 	m.attrString(unix.IFLA_IFNAME, d.Name)
+	m.group()
 	m.attr(unix.IFLA_ADDRESS, d.MAC[:])
 	m.attr32(unix.IFLA_MTU, d.MTU)
 	m.nest(unix.IFLA_LINKINFO, func() {
@@ -254,11 +257,23 @@ func (m *Batch) AddVLAN(name string, index, lower int, vid uint16) {
 	m.begin(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
 	m.link(unix.AF_UNSPEC, index, unix.IFF_NOARP, unix.IFF_NOARP)
 	m.attrString(unix.IFLA_IFNAME, name)
+	m.group()
 	m.attr32(unix.IFLA_LINK, uint32(lower))
 	m.nest(unix.IFLA_LINKINFO, func() {
 		m.attrString(unix.IFLA_INFO_KIND, "vlan")
 		m.nest(unix.IFLA_INFO_DATA, func() { m.attr16(unix.IFLA_VLAN_ID, vid) })
 	})
+	m.end()
+}
+
+// group marks a device that is being made as one that the host's network managers leave alone.
+func (m *Batch) group() { m.attr32(unix.IFLA_GROUP, devgroup.Group) }
+
+// SetGroup marks a device that could not be marked when it was made.
+func (m *Batch) SetGroup(index int) {
+	m.begin(unix.RTM_SETLINK, 0)
+	m.link(unix.AF_UNSPEC, index, 0, 0)
+	m.group()
 	m.end()
 }
 

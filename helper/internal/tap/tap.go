@@ -44,6 +44,7 @@ func Open(host *rtnl.Conn, ns *netns.Namespace, home int, net *sysctl.Net, s Spe
 		}
 		m = rtnl.Batch{}
 	}
+	m.SetGroup(s.Index)
 	m.SetMAC(s.Index, s.Own)
 	m.SetMTU(s.Index, s.Port.Bridge.MTU)
 	m.NoARP(s.Index)
