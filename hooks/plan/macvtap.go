@@ -95,7 +95,7 @@ func (p macvtap) assisted(n *xmlfilter.NIC, s Settings) error {
 			return err
 		}
 		if source.Name != n.Source.Dev {
-			p.add(step.Step{NIC: p.id(n), Kind: &step.AltName{Device: source.Name, Name: n.Source.Dev}})
+			p.add(step.Step{NIC: p.id(n), Kind: &step.AltName{Device: source.Name, Name: n.Source.Dev, Planned: source.Index}})
 		}
 		return nil
 	}
@@ -131,7 +131,7 @@ func (p macvtap) altName(n *xmlfilter.NIC, u *config.Uplink) error {
 		// libvirt tells a VF by its name in sysfs, where altnames do not exist.
 		return p.notRewritten(fmt.Sprintf("%q is the VF %s here", n.Source.Dev, dev.Name))
 	}
-	p.add(step.Step{NIC: p.id(n), Kind: &step.AltName{Device: dev.Name, Name: n.Source.Dev}})
+	p.add(step.Step{NIC: p.id(n), Kind: &step.AltName{Device: dev.Name, Name: n.Source.Dev, Planned: dev.Index}})
 	return nil
 }
 
@@ -218,9 +218,9 @@ func (p macvtap) hookOwned(n *xmlfilter.NIC, s Settings) (lower string, err erro
 	if err != nil {
 		return "", err
 	}
-	lower = dev.Name
+	lower, planned := dev.Name, dev.Index
 	if s.VLAN != 0 {
-		lower = VLANName(dev.Name, s.VLAN)
+		lower, planned = VLANName(dev.Name, s.VLAN), 0
 		err = p.stack().vlan(n, lower, dev, s.VLAN)
 	} else {
 		err = p.stack().hold(n, dev)
@@ -230,7 +230,7 @@ func (p macvtap) hookOwned(n *xmlfilter.NIC, s Settings) (lower string, err erro
 	}
 	p.add(step.Step{NIC: p.id(n), Kind: &step.Macvtap{
 		Name: n.Target, Lower: lower, Mode: cmp.Or(s.Mode, "vepa"), MAC: n.MAC,
-		MTU: n.MTU, Queues: n.Queues, AllMulti: s.AllMulti,
+		MTU: n.MTU, Queues: n.Queues, AllMulti: s.AllMulti, Planned: planned,
 	}})
 	if n.Settings == nil || n.Settings.Was == nil || !isQbg(n.Settings.Was.VirtualPort) {
 		return lower, nil

@@ -17,6 +17,10 @@ type AltName struct {
 
 	Index int  `json:"index,omitempty"`
 	Made  bool `json:"made,omitempty"`
+
+	// Planned is the index of the device for which it was planned, 0 where that is a VLAN
+	// still to be made.
+	Planned int `json:"-"`
 }
 
 func (*AltName) Type() string { return "altname" }
@@ -53,6 +57,9 @@ func (n *AltName) Do(ctx context.Context, e *Env) error {
 	dev, err := e.Kernel.ByName(ctx, n.Device)
 	if err != nil {
 		return err
+	}
+	if n.Planned != 0 && n.Planned != dev.Index {
+		return fmt.Errorf("%w: %s has changed since this moment; try again", ErrWrongDevice, n.Device)
 	}
 	n.Index = dev.Index
 	if err := e.Lock(ctx, LinkLock(dev.Index)); err != nil {

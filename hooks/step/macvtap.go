@@ -21,6 +21,10 @@ type Macvtap struct {
 	AllMulti bool   `json:"allmulti,omitempty"`
 
 	Index int `json:"index,omitempty"`
+
+	// Planned is the index of the lower device for which it was planned, 0 where that is a VLAN
+	// still to be made.
+	Planned int `json:"-"`
 }
 
 func (*Macvtap) Type() string { return "macvtap" }
@@ -71,6 +75,9 @@ func (m *Macvtap) Do(ctx context.Context, e *Env) error {
 	lower, err := e.Kernel.ByName(ctx, m.Lower)
 	if err != nil {
 		return err
+	}
+	if m.Planned != 0 && m.Planned != lower.Index {
+		return fmt.Errorf("%w: %s has changed since this moment; try again", ErrWrongDevice, m.Lower)
 	}
 	if err := e.clearLeftover(ctx, m.Name, "macvtap"); err != nil {
 		return err

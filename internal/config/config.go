@@ -369,6 +369,11 @@ func (u *Uplink) check(called map[string]string) (key, msg, fix string) {
 	if u.Device != "" && u.Device != u.Name {
 		names = append(names, u.Device)
 	}
+	for _, way := range []string{u.PCI, u.MAC} { // no name has a colon
+		if way != "" {
+			names = append(names, way)
+		}
+	}
 	for _, n := range names {
 		if by, taken := called[n]; taken && by != u.Name {
 			return "", fmt.Sprintf("%q already means uplink %q", n, by), "leave it to one of them"

@@ -97,3 +97,27 @@ func TestValuesAsPeopleWriteThem(t *testing.T) {
 		require.Equal(t, &want, c.Uplinks["a"], text)
 	}
 }
+
+// A name, a PCI function and a MAC mean one uplink, however they are written.
+func TestUplinksOfOneName(t *testing.T) {
+	for text, want := range map[string]string{
+		"[uplink.a]\ndevice='x'\nalso=['y']\n[uplink.b]\ndevice='y'\n":                         `"y" already means uplink "a"`,
+		"[uplink.a]\ndevice='x'\nalso=['y']\n[uplink.b]\ndevice='z'\nalso=['y']\n":             `"y" already means uplink "a"`,
+		"[uplink.a]\ndevice='b'\n[uplink.b]\ndevice='z'\n":                                     `"b" already means uplink "a"`,
+		"[uplink.a]\ndevice='x'\n[uplink.b]\ndevice='a'\n":                                     `"a" already means uplink "a"`,
+		"[uplink.a]\npci='03:00.0'\n[uplink.b]\npci='0000:03:00.0'\n":                          `"0000:03:00.0" already means uplink "a"`,
+		"[uplink.a]\nmac='3C-FD-FE-00-11-22'\n[uplink.b]\nmac='3cfd.fe00.1122'\n":              `"3c:fd:fe:00:11:22" already means uplink "a"`,
+		"[uplink.a]\ndevice='x'\n[uplink.b]\npci='03:00.0'\n[uplink.c]\npci='10000:03:00.0'\n": "",
+	} {
+		c, err := Parse("c", []byte(text))
+		require.NoError(t, err, text)
+		if want == "" {
+			require.Empty(t, c.Faults(), text)
+			continue
+		}
+		require.Len(t, c.Faults(), 1, text)
+		require.Equal(t, "uplink.b", c.Faults()[0].Section, text)
+		require.ErrorContains(t, c.Faults()[0], want+"; leave it to one of them")
+		require.Equal(t, []string{"a"}, c.UplinkNames())
+	}
+}
