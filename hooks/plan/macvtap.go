@@ -74,6 +74,9 @@ func (p macvtap) assisted(n *xmlfilter.NIC, s Settings) error {
 		// As an altname it would give the guest the whole card, the host's own address with it.
 		return p.notRewritten(fmt.Sprintf("%q is to be a virtual function of uplink %q", n.Source.Dev, u.Name))
 	}
+	if n.VLAN != nil && (n.VLAN.Trunk || len(n.VLAN.Tags) != 1) && n.Source.Mode != "passthrough" {
+		return tags(n.VLAN)
+	}
 	if n.VLAN != nil && !(there && source.VF && n.Source.Mode == "passthrough") {
 		return p.notRewritten("libvirt refuses <vlan> in this mode")
 	}
@@ -249,6 +252,13 @@ type place struct {
 	vid    int            // 0: on the device itself
 }
 
+func tags(v *xmlfilter.VLAN) error {
+	if len(v.Tags) == 1 {
+		return step.Hint(step.ErrUnsuitable, "<vlan> is a trunk; a macvtap stands on one VLAN")
+	}
+	return step.Hint(step.ErrUnsuitable, "<vlan> has %d tags; a macvtap stands on one VLAN", len(v.Tags))
+}
+
 // locate finds out where a NIC stands from its settings and its <source dev=>, which
 // may be this host's name, an uplink's, or another host's.
 func (p macvtap) locate(n *xmlfilter.NIC, s Settings) (place, error) {
@@ -257,7 +267,7 @@ func (p macvtap) locate(n *xmlfilter.NIC, s Settings) (place, error) {
 	if n.VLAN != nil {
 		switch {
 		case len(n.VLAN.Tags) != 1 || n.VLAN.Trunk:
-			return pl, step.Hint(step.ErrUnsuitable, "<vlan> has %d tags; a macvtap stands on one VLAN", len(n.VLAN.Tags))
+			return pl, tags(n.VLAN)
 		case n.VLAN.Tags[0] == 0 || n.VLAN.Tags[0] > 4094:
 			return pl, step.Hint(step.ErrUnsuitable, "<vlan> tag %d; VLANs are 1 to 4094", n.VLAN.Tags[0])
 		case pl.vid != 0 && pl.vid != n.VLAN.Tags[0]:

@@ -75,6 +75,11 @@ func (p *planner) nic(n *xmlfilter.NIC) error {
 	if err := plan(n, s); err != nil {
 		return err
 	}
+	if p.op == step.Prepare && n.Settings != nil { // what a plain guest cannot have, libvirt says
+		if err := libvirtRefuses(p.host, n); err != nil {
+			return err
+		}
+	}
 	return p.enforce(n)
 }
 

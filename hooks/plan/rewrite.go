@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"maps"
 	"strings"
 
@@ -41,7 +42,7 @@ func (p *planner) convert(n *xmlfilter.NIC) (xmlfilter.Change, error) {
 	}
 	for _, a := range p.attachments() {
 		if c, handled, err := a.convert(n, s); handled || err != nil {
-			return c, err
+			return c, cmp.Or(err, libvirtRefuses(p.host, changed(n, c)))
 		}
 	}
 	return xmlfilter.Change{}, unsuited(n)
