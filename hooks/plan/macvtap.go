@@ -69,8 +69,11 @@ func (p macvtap) assisted(n *xmlfilter.NIC, s Settings) error {
 	if !there && n.VLAN != nil && n.Source.Mode == "passthrough" && p.host.Called(p.cfg, n.Source.Dev) == nil {
 		return noDevice(n.Source.Dev)
 	}
-	if u := p.host.Called(p.cfg, n.Source.Dev); u != nil && n.Source.Mode == "passthrough" && p.host.Free[u.Name] != nil &&
-		!(there && source.Name == n.Source.Dev && u.Name != n.Source.Dev) {
+	u := s.Uplink
+	if named := there && source.Name == n.Source.Dev; u == nil && !(named && p.cfg.Uplinks[n.Source.Dev] == nil) {
+		u = p.host.Called(p.cfg, n.Source.Dev)
+	}
+	if u != nil && n.Source.Mode == "passthrough" && p.host.Free[u.Name] != nil {
 		// As an altname it would give the guest the whole card, the host's own address with it.
 		return p.notRewritten(fmt.Sprintf("%q is to be a virtual function of uplink %q", n.Source.Dev, u.Name))
 	}
@@ -103,9 +106,43 @@ func (p macvtap) assisted(n *xmlfilter.NIC, s Settings) error {
 		return nil
 	}
 	if u := p.host.Called(p.cfg, n.Source.Dev); u != nil {
+		dev, err := p.uplink(u)
+		if err == nil {
+			err = p.onUplink(n.Source.Dev, dev, s.Uplink)
+		}
+		if err != nil {
+			return err
+		}
 		return p.altName(n, u)
 	}
 	return p.namedVLAN(n, s)
+}
+
+// onDev checks that a NIC's <source> is the device that its settings say in dev.
+func (p macvtap) onDev(n *xmlfilter.NIC, s Settings) error {
+	at, err := p.atDev(n, s)
+	if err == nil && at.Source.Dev != n.Source.Dev && p.host.Devices[n.Source.Dev].Name != at.Source.Dev {
+		return p.notRewritten(fmt.Sprintf("dev='%s' is %s here, and its <source> says %s", s.Dev, at.Source.Dev, n.Source.Dev))
+	}
+	return err
+}
+
+// atDev is the NIC on the device that its settings say in dev. Beside a VLAN that is the
+// VLAN's parent, and beside an uplink nothing.
+func (p macvtap) atDev(n *xmlfilter.NIC, s Settings) (*xmlfilter.NIC, error) {
+	if n.Type != "direct" || n.Source.Network != "" || s.Own || s.Dev == "" || s.Uplink != nil {
+		return n, nil
+	}
+	dev, _, ok := p.stack().reach(s.Dev)
+	if s.VLAN != 0 && !(dev.VF && cmp.Or(s.Mode, n.Source.Mode) == "passthrough") {
+		return n, nil
+	}
+	if !ok {
+		return n, noDevice(s.Dev)
+	}
+	at := *n
+	at.Source.Dev = dev.Name
+	return &at, nil
 }
 
 // altName lets libvirt find an uplink's device by the name that the domain uses.
@@ -250,6 +287,7 @@ type place struct {
 	name   string         // what it is called, if possible on other hosts, too
 	uplink *config.Uplink // nil where none is concerned
 	vid    int            // 0: on the device itself
+	whole  bool           // dev is the uplink's device
 }
 
 func tags(v *xmlfilter.VLAN) error {
@@ -275,9 +313,14 @@ func (p macvtap) locate(n *xmlfilter.NIC, s Settings) (place, error) {
 		}
 		pl.vid = n.VLAN.Tags[0]
 	}
+	if s.Uplink != nil {
+		s.Dev = "" // it goes before
+	}
 	name := cmp.Or(s.Dev, source)
 	if parent, vid, ok := p.stack().splitVLAN(name); ok && (pl.vid == 0 || pl.vid == vid && s.Dev == "") {
 		name, pl.vid = parent, vid
+	} else if dev := p.host.Devices[name]; pl.vid != 0 && dev.VLANID == pl.vid && dev.Below != nil && s.Dev == "" && dev.Name == name {
+		name = dev.Below.Name // an uplink that is that VLAN
 	}
 	if pl.uplink != nil {
 		return pl, p.stack().below(&pl, name, s)
@@ -289,16 +332,21 @@ func (p macvtap) locate(n *xmlfilter.NIC, s Settings) (place, error) {
 	if pl.dev, pl.name, ok = p.stack().reach(name); !ok {
 		return pl, noDevice(name)
 	}
-	if u := p.host.Called(p.cfg, name); u != nil {
-		pl.uplink = u
+	// An uplink in the settings would mean one of its virtual functions in passthrough mode,
+	// and this is the device itself, or a VLAN of it.
+	if u := p.host.Called(p.cfg, name); u != nil && (s.Own || cmp.Or(s.Mode, n.Source.Mode) != "passthrough" || p.host.Free[u.Name] == nil) {
+		pl.uplink, pl.whole = u, true
 	}
 	return pl, nil
 }
 
+// stacked reports whether a place is not on the uplink's device itself, or on one VLAN of it.
+func (pl place) stacked(s Settings) bool { return s.Uplink != nil && !pl.whole }
+
 // noted are the settings that say a place.
 func (pl place) noted() map[string]string {
 	w := map[string]string{}
-	if pl.uplink != nil && pl.name == pl.uplink.Name {
+	if pl.uplink != nil && pl.whole {
 		w[settings.NameUplink] = pl.uplink.Name
 	} else {
 		w[settings.NameDev] = pl.name
@@ -341,7 +389,7 @@ func (p macvtap) convertAssisted(n *xmlfilter.NIC, s Settings) (xmlfilter.Change
 	// Words only where the new name does not say it all: so that the next host can
 	// map it back.
 	switch {
-	case s.Uplink != nil && pl.name != s.Uplink.Name:
+	case pl.stacked(s):
 		// The uplink stays in the settings, and the name says in which of its VLANs.
 		if dev != pl.dev.Name+"."+strconv.Itoa(pl.vid) || !strings.HasPrefix(pl.dev.Name, s.Uplink.Device+".") && s.Uplink.Device != "" {
 			return c, step.Hint(step.ErrUnsuitable, "the name of VLAN %d of %s is too long; say dev='%s' vlan='%d' in its settings, in place of uplink", pl.vid, pl.name, pl.name, pl.vid)
@@ -372,7 +420,7 @@ func (p macvtap) toHookOwned(n *xmlfilter.NIC, s Settings) (xmlfilter.Change, er
 		}
 	}
 	noted := pl.noted()
-	if s.Uplink != nil && pl.name != s.Uplink.Name { // dev says both
+	if pl.stacked(s) { // dev says both
 		if n.Settings.Uplink == "" {
 			return c, step.Hint(step.ErrUnsuitable, "its profile says uplink, and its <source> a VLAN in a VLAN of that; say dev='%s' vlan='%d' in its settings, and leave uplink out of the profile", pl.name, pl.vid)
 		}

@@ -225,6 +225,9 @@ func (p *planner) start(n *xmlfilter.NIC, s Settings) error {
 }
 
 func (p *planner) prepare(n *xmlfilter.NIC, s Settings) error {
+	if err := (macvtap{p}).onDev(n, s); err != nil {
+		return err
+	}
 	for _, a := range p.attachments() {
 		if handled, err := a.prepare(n, s); handled || err != nil {
 			return err

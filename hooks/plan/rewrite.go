@@ -40,8 +40,15 @@ func (p *planner) convert(n *xmlfilter.NIC) (xmlfilter.Change, error) {
 	if err != nil {
 		return xmlfilter.Change{}, err
 	}
+	was := n.Source.Dev
+	if n, err = (macvtap{p}).atDev(n, s); err != nil {
+		return xmlfilter.Change{}, err
+	}
 	for _, a := range p.attachments() {
 		if c, handled, err := a.convert(n, s); handled || err != nil {
+			if c.SourceDev == "" && c.Ethernet == "" && n.Source.Dev != was {
+				c.SourceDev = n.Source.Dev
+			}
 			return c, cmp.Or(err, libvirtRefuses(p.host, changed(n, c)))
 		}
 	}
