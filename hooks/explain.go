@@ -194,6 +194,9 @@ func explainChange(d *xmlfilter.Domain, c xmlfilter.Change) string {
 			parts = append(parts, fmt.Sprintf("noted: %s='%s'", name, v))
 		}
 	}
+	if alias := d.NewAlias(c); alias != "" {
+		parts = append(parts, fmt.Sprintf("it gets <alias name='%s'/>, by which its settings name it", alias))
+	}
 	if c.WasDev != "" {
 		parts = append(parts, fmt.Sprintf("the kept original names '%s'", c.WasDev))
 	}

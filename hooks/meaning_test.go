@@ -52,7 +52,7 @@ func (w *world) meaningOf(d *xmlfilter.Domain, n *xmlfilter.NIC, steps []step.St
 		vlans = fmt.Sprint(n.VLAN.Tags, n.VLAN.Trunk, n.VLAN.NativeMode, n.VLAN.NativeTag)
 	}
 	for _, s := range steps {
-		if s.NIC != plan.NICID(d, n) {
+		if s.NIC != n.ID() {
 			continue
 		}
 		switch k := s.Kind.(type) {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
+	"strings"
 
 	"libvirt-direct/hooks/plan"
 	"libvirt-direct/hooks/step"
@@ -86,12 +87,7 @@ func (h networkPort) created(ctx context.Context, n *xmlfilter.Network) error {
 		return err
 	}
 	defer closeKernel()
-	var place link.VFPlace
-	if p.PCI != "" {
-		place, err = k.VFAt(ctx, p.PCI)
-	} else {
-		place, err = k.VFOf(ctx, p.Dev)
-	}
+	place, err := h.place(ctx, k)
 	isVF := err == nil
 	if err := step.Ignore(step.Ignore(err, link.ErrNoVF), link.ErrNotFound); err != nil {
 		return err
@@ -118,6 +114,14 @@ func (h networkPort) created(ctx context.Context, n *xmlfilter.Network) error {
 		}
 		return a.apply(ctx, p.Owner, steps)
 	})
+}
+
+// place finds the virtual function that the port has.
+func (h networkPort) place(ctx context.Context, k step.Kernel) (link.VFPlace, error) {
+	if h.PCI != "" {
+		return k.VFAt(ctx, h.PCI)
+	}
+	return k.VFOf(ctx, h.Dev)
 }
 
 // handedOut refuses a device that a pool hands out and another domain has: a virtual
@@ -229,7 +233,15 @@ func (h networkPort) deleted(ctx context.Context) error {
 	}
 	defer closeKernel()
 	return h.ofOwner(ctx, k, func(a *session) error {
-		return a.undoAll(ctx, func(_ string, s step.Step) bool { return s.NIC == p.MAC })
+		place, err := h.place(ctx, k)
+		return a.undoAll(ctx, func(_ string, s step.Step) bool {
+			name, _ := s.Resource()
+			if err != nil || !strings.HasPrefix(name, "vf/") { // the function is gone, or it is about another thing
+				return s.NIC == p.MAC
+			}
+			// Another NIC of the domain can have the MAC.
+			return name == step.VFResource(place) && (s.NIC == p.MAC || strings.HasPrefix(s.NIC, p.MAC+" "))
+		})
 	})
 }
 

@@ -178,3 +178,23 @@ func TestOwnChoiceLeavesPools(t *testing.T) {
 		})
 	}
 }
+
+// Two NICs of one domain that have one MAC, as a team's do: unplugging one leaves the other's
+// virtual function as it is.
+func TestNetworkPortsOfOneMAC(t *testing.T) {
+	w := newVFWorld(t)
+	const plugVF1 = "<plug type='direct' dev='vf1' mode='passthrough'/>"
+	before := w.all()
+	first, second := portXML(uuidA, mac1, plugVF0, "", goldPool), portXML(uuidA, mac1, plugVF1, "fast", goldPool)
+	require.NoError(t, w.runNetwork(step.PortCreated, first))
+	require.NoError(t, w.runNetwork(step.PortCreated, second))
+	require.Equal(t, 100, *w.kernel.Function(0).MaxRate)
+	require.Equal(t, 1000, *w.kernel.Function(1).MaxRate)
+
+	require.NoError(t, w.runNetwork(step.PortDeleted, second))
+	require.Equal(t, 100, *w.kernel.Function(0).MaxRate, "it still has this one")
+	require.Equal(t, 0, *w.kernel.Function(1).MaxRate)
+	require.NoError(t, w.runNetwork(step.PortDeleted, first))
+	require.Equal(t, before, w.all())
+	require.Empty(t, w.journals())
+}

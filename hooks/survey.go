@@ -121,7 +121,7 @@ func (s *surveyor) lowers(ctx context.Context, h *plan.Snapshot) {
 				continue
 			}
 			if upper, err := s.kernel.ByName(ctx, o.Device); o.Device == "" || err != nil || upper.MAC != n.MAC {
-				h.Obstacles[plan.NICID(s.domain, n)] = append(h.Obstacles[plan.NICID(s.domain, n)], o)
+				h.Obstacles[n.ID()] = append(h.Obstacles[n.ID()], o)
 			}
 		}
 	}

@@ -10,7 +10,7 @@ import (
 	"encoding/xml"
 	"errors"
 	"fmt"
-	"net"
+	"math"
 	"strconv"
 	"strings"
 )
@@ -43,7 +43,7 @@ func (e *SyntaxError) Is(target error) bool { return target == ErrSyntax }
 // bytes.
 type Domain struct {
 	Name string
-	UUID string // lower case, as libvirt writes it; "" when the document has none
+	UUID string // as libvirt writes it; "" when the document has none
 	Type string // "qemu", "kvm" …
 
 	// NICs are the <interface> elements below <devices>, in document order, of
@@ -62,8 +62,9 @@ type Domain struct {
 	// domain, for instance because it was detached.
 	Stray []string
 
-	raw     []byte // as it came
-	doc     []byte // in UTF-8
+	aliases map[string]bool // of its devices
+	raw     []byte          // as it came
+	doc     []byte          // in UTF-8
 	charset charset
 	root    *element
 }
@@ -95,6 +96,7 @@ type NIC struct {
 
 	err  error
 	elem *element
+	twin bool // another NIC of the domain has its MAC
 }
 
 // Source is an interface's <source>. Network-backed NICs of a running domain
@@ -134,13 +136,24 @@ type VirtualPort struct {
 // apart because a NIC that is not ours must not fail a guest.
 func (n *NIC) Err() error { return n.err }
 
-// String names the NIC for a message: its MAC, or its position.
-func (n *NIC) String() string {
-	if n.MAC != "" {
-		return "NIC " + n.MAC
+// ID tells a NIC from the domain's others: its MAC, where the domain has it once; else also
+// its user alias, or its position.
+func (n *NIC) ID() string {
+	switch {
+	case n.MAC != "" && !n.twin:
+		return n.MAC
+	case n.UserAlias():
+		return strings.TrimSpace(n.MAC + " " + n.Alias)
 	}
-	return fmt.Sprintf("NIC %d", n.Index)
+	return strings.TrimSpace(fmt.Sprintf("%s #%d", n.MAC, n.Index))
 }
+
+// String names the NIC for a message, by its ID.
+func (n *NIC) String() string { return "NIC " + strings.TrimPrefix(n.ID(), "#") }
+
+// UserAlias reports whether its alias is one that a user has given it: libvirt keeps those,
+// and gives its own anew at each start, after prepare.
+func (n *NIC) UserAlias() bool { return isUserAlias(n.Alias) }
 
 // Parse reads a domain document. It fails with an error matching ErrSyntax, ErrEncoding,
 // ErrNotDomain or ErrSettings; interfaces and elements that it does not know are no
@@ -151,6 +164,15 @@ func Parse(raw []byte) (*Domain, error) {
 	if err != nil {
 		return nil, err
 	}
+	d, err := parseUTF8(doc)
+	if d != nil {
+		d.raw, d.charset = raw, charset
+	}
+	return d, err
+}
+
+// parseUTF8 reads a document that is in UTF-8, whatever it says.
+func parseUTF8(doc []byte) (*Domain, error) {
 	root, err := scan(doc)
 	if err != nil {
 		return nil, err
@@ -160,28 +182,43 @@ func Parse(raw []byte) (*Domain, error) {
 	}
 	d := &Domain{
 		Name:    text(root.child("name")),
-		UUID:    strings.ToLower(text(root.child("uuid"))),
+		UUID:    CanonicalUUID(text(root.child("uuid"))),
 		Type:    root.get("type"),
-		raw:     raw,
+		aliases: map[string]bool{},
 		doc:     doc,
-		charset: charset,
 		root:    root,
 	}
 	if tune := root.child("numatune"); tune != nil {
 		d.Nodes = nodes(tune.child("memory").get("nodeset"))
 	}
-	if devices := root.child("devices"); devices != nil {
+	for _, devices := range root.children { // of several libvirt reads all
+		if devices.name.Local != "devices" || devices.name.Space != "" {
+			continue
+		}
 		for _, e := range devices.children {
+			if alias := e.child("alias").get("name"); alias != "" {
+				d.aliases[alias] = true
+			}
 			if e.name.Local == "interface" && e.name.Space == "" {
 				d.NICs = append(d.NICs, readNIC(len(d.NICs), e))
 			}
 		}
+	}
+	byMAC := map[string]int{}
+	for _, n := range d.NICs {
+		byMAC[n.MAC]++
+	}
+	for i := range d.NICs {
+		d.NICs[i].twin = byMAC[d.NICs[i].MAC] > 1
 	}
 	if err := d.readSettings(); err != nil {
 		return d, err
 	}
 	return d, nil
 }
+
+// Bytes returns the document as it came.
+func (d *Domain) Bytes() []byte { return d.raw }
 
 // UUID returns a domain document's UUID in lower case, as libvirt writes it. It reads no
 // further than to there, so that neither the size nor the form of the rest matters. It
@@ -208,7 +245,7 @@ func UUID(raw []byte) string {
 				if err := dec.DecodeElement(&uuid, &t); err != nil {
 					return ""
 				}
-				return strings.ToLower(strings.TrimSpace(uuid))
+				return CanonicalUUID(uuid)
 			}
 		case xml.EndElement:
 			if depth--; depth == 0 {
@@ -280,21 +317,20 @@ func readNIC(index int, e *element) NIC {
 	if a := source.child("address"); a != nil && a.get("type") == "pci" {
 		n.Source.PCI = n.pci(a)
 	}
-	if s := e.child("mac").get("address"); s != "" {
-		mac, err := net.ParseMAC(s)
-		if err != nil || len(mac) != 6 {
-			n.fail("mac address", s)
+	if s, there := e.child("mac").lookup("address"); there {
+		if mac, ok := parseMAC(s); ok {
+			n.MAC = mac
 		} else {
-			n.MAC = mac.String()
+			n.fail("mac address", s)
 		}
 	}
-	n.Queues = n.number("driver queues", e.child("driver").get("queues"), 256)
-	n.MTU = n.number("mtu size", e.child("mtu").get("size"), 65535)
+	n.Queues = n.number("driver queues", e.child("driver"), "queues", math.MaxUint32)
+	n.MTU = n.number("mtu size", e.child("mtu"), "size", math.MaxUint32)
 	if v := e.child("vlan"); v != nil {
-		n.VLAN = &VLAN{Trunk: v.get("trunk") == "yes"}
+		n.VLAN = &VLAN{Trunk: strings.EqualFold(v.get("trunk"), "yes")}
 		for _, c := range v.children {
 			if c.name.Local == "tag" {
-				n.VLAN.Tags = append(n.VLAN.Tags, n.number("vlan tag id", c.get("id"), 4095))
+				n.VLAN.Tags = append(n.VLAN.Tags, n.number("vlan tag id", c, "id", 4095))
 				if mode := c.get("nativeMode"); mode == "tagged" || mode == "untagged" {
 					n.VLAN.NativeMode, n.VLAN.NativeTag = mode, n.VLAN.Tags[len(n.VLAN.Tags)-1]
 					n.VLAN.Trunk = true
@@ -314,36 +350,8 @@ func readNIC(index int, e *element) NIC {
 	return n
 }
 
-// pci reads <address type='pci'>; libvirt reads its numbers with base 0.
-func (n *NIC) pci(a *element) string {
-	var v [4]uint64
-	for i, name := range []string{"domain", "bus", "slot", "function"} {
-		if s := a.get(name); s != "" {
-			var err error
-			if v[i], err = strconv.ParseUint(s, 0, 16); err != nil {
-				n.fail("address "+name, s)
-				return ""
-			}
-		}
-	}
-	return fmt.Sprintf("%04x:%02x:%02x.%x", v[0], v[1], v[2], v[3])
-}
-
 func (n *NIC) fail(what, value string) {
 	if n.err == nil {
 		n.err = fmt.Errorf("%w: %s: %s %q", ErrNIC, n, what, value)
 	}
-}
-
-// number reads an unsigned decimal; an absent one is 0.
-func (n *NIC) number(what, s string, most uint64) int {
-	if s == "" {
-		return 0
-	}
-	v, err := strconv.ParseUint(s, 10, 32)
-	if err != nil || v > most {
-		n.fail(what, s)
-		return 0
-	}
-	return int(v)
 }

@@ -242,13 +242,6 @@ func TestSetRewrite(t *testing.T) {
 	}
 }
 
-func TestWordsNeedAMAC(t *testing.T) {
-	d, err := Parse([]byte("<domain><devices><interface type='direct'/></devices></domain>"))
-	require.NoError(t, err)
-	_, err = d.Rewrite([]Change{{NIC: 0, Settings: map[string]string{settings.NameVLAN: "3"}}})
-	require.ErrorIs(t, err, ErrNIC)
-}
-
 // requireSameElsewhere checks with an independent parser that nothing but the
 // changed interfaces and our metadata differs.
 func requireSameElsewhere(t *testing.T, before, after []byte, changes []Change) {

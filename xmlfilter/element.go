@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -147,65 +148,169 @@ func errTooDeep() error {
 	return &SyntaxError{Err: fmt.Errorf("elements nest more than %d deep", maxDepth)}
 }
 
-// splice is one replacement of document bytes [from,to) by text.
-type splice struct {
-	from, to int
-	text     string
-}
-
-// editor collects splices on one document.
+// editor collects what is to become of a document's elements. Edits of one element add up,
+// in whatever order they are asked for: of those of one attribute the last holds, and what is
+// done inside an element that goes, or is replaced, goes with it.
 type editor struct {
-	doc     []byte
-	splices []splice
+	doc   []byte
+	edits map[*element]*edit
 }
 
-func (ed *editor) replace(from, to int, text string) {
-	ed.splices = append(ed.splices, splice{from, to, text})
+// edit is what becomes of one element.
+type edit struct {
+	attrs    []attrEdit
+	appended []string // markup of new children, behind all others
+	after    []string // markup behind the element
+	removed  bool     // with the white space that leads to it
+	replaced bool     // by text
+	text     string
+	emptied  bool // written as one tag, without what stood in it
 }
 
-// bytes returns the document with all splices made; splices at the same place
-// keep the order in which they were asked for.
-func (ed *editor) bytes() ([]byte, error) {
-	s := slices.Clone(ed.splices)
-	slices.SortStableFunc(s, func(a, b splice) int { return a.from - b.from })
-	var out bytes.Buffer
-	at := 0
-	for _, sp := range s {
-		if sp.from < at {
-			return nil, fmt.Errorf("xmlfilter: two edits overlap at byte %d", sp.from)
-		}
-		out.Write(ed.doc[at:sp.from])
-		out.WriteString(sp.text)
-		at = sp.to
+type attrEdit struct {
+	name, value string
+	drop        bool
+}
+
+func newEditor(doc []byte) *editor { return &editor{doc: doc, edits: map[*element]*edit{}} }
+
+func (ed *editor) of(e *element) *edit {
+	if ed.edits[e] == nil {
+		ed.edits[e] = &edit{}
 	}
-	out.Write(ed.doc[at:])
-	return out.Bytes(), nil
+	return ed.edits[e]
+}
+
+// bytes returns the document, whose root is given, with all edits made.
+func (ed *editor) bytes(root *element) []byte {
+	if len(ed.edits) == 0 {
+		return ed.doc
+	}
+	var out bytes.Buffer
+	out.Write(ed.doc[:root.start])
+	ed.write(&out, root)
+	out.Write(ed.doc[root.end:])
+	return out.Bytes()
+}
+
+func (ed *editor) write(out *bytes.Buffer, e *element) {
+	done := ed.edits[e]
+	if done == nil {
+		done = &edit{}
+	}
+	switch {
+	case done.removed:
+	case done.replaced:
+		out.WriteString(done.text)
+	default:
+		ed.writeTag(out, e, done)
+		ed.writeContent(out, e, done)
+	}
+	for _, markup := range done.after {
+		out.WriteString(ed.leading(e) + markup)
+	}
+}
+
+// writeTag writes a start tag, or an element that stays one tag.
+func (ed *editor) writeTag(out *bytes.Buffer, e *element, done *edit) {
+	at, end := e.start, e.openEnd-1
+	if e.selfClosed() {
+		end--
+	}
+	last := end // behind the last attribute
+	for last > e.start && isSpace(ed.doc[last-1]) {
+		last--
+	}
+	changed := map[int]string{} // values and whole attributes, by where they begin
+	upTo := map[int]int{}
+	added := ""
+	for i, a := range done.attrs {
+		if slices.ContainsFunc(done.attrs[i+1:], func(o attrEdit) bool { return o.name == a.name }) {
+			continue
+		}
+		sp, has := ed.attrSpan(e, a.name)
+		switch {
+		case has && a.drop:
+			changed[sp.start], upTo[sp.start] = "", sp.end
+		case has && e.get(a.name) != a.value:
+			changed[sp.value], upTo[sp.value] = escape(a.value), sp.valueEnd
+		case !has && !a.drop:
+			added += " " + a.name + "='" + escape(a.value) + "'"
+		}
+	}
+	for _, from := range slices.Sorted(maps.Keys(changed)) {
+		out.Write(ed.doc[at:from])
+		out.WriteString(changed[from])
+		at = upTo[from]
+	}
+	out.Write(ed.doc[at:last])
+	out.WriteString(added)
+	if done.emptied {
+		out.WriteString("/>")
+		return
+	}
+	if e.selfClosed() && len(done.appended) > 0 {
+		out.WriteString(">")
+		return
+	}
+	out.Write(ed.doc[last:e.openEnd])
+}
+
+// writeContent writes what stands between the tags, and the end tag.
+func (ed *editor) writeContent(out *bytes.Buffer, e *element, done *edit) {
+	if done.emptied {
+		return
+	}
+	indent := ed.childIndent(e)
+	if e.selfClosed() {
+		if len(done.appended) > 0 {
+			for _, markup := range done.appended {
+				out.WriteString(indent + markup)
+			}
+			out.WriteString(ed.leading(e) + "</" + ed.rawName(e) + ">")
+		}
+		return
+	}
+	at := e.openEnd
+	for _, c := range e.children {
+		to := c.start
+		if o := ed.edits[c]; o != nil && o.removed {
+			for to > at && isSpace(ed.doc[to-1]) {
+				to--
+			}
+		}
+		out.Write(ed.doc[at:to])
+		ed.write(out, c)
+		at = c.end
+	}
+	if len(done.appended) > 0 {
+		tail := e.closeTag
+		for tail > at && isSpace(ed.doc[tail-1]) {
+			tail--
+		}
+		out.Write(ed.doc[at:tail])
+		for _, markup := range done.appended {
+			out.WriteString(indent + markup)
+		}
+		if tail == e.closeTag { // nothing but <a></a>, or text, up to the end tag
+			out.WriteString(ed.leading(e))
+		}
+		at = tail
+	}
+	out.Write(ed.doc[at:e.end])
 }
 
 // setAttr changes an attribute's value in place, or adds the attribute as the
 // last one of the start tag.
 func (ed *editor) setAttr(e *element, name, value string) {
-	if sp, ok := ed.attrSpan(e, name); ok {
-		if e.get(name) != value {
-			ed.replace(sp.value, sp.valueEnd, escape(value))
-		}
-		return
-	}
-	at := e.openEnd - 1
-	if e.selfClosed() {
-		at--
-	}
-	for at > e.start && isSpace(ed.doc[at-1]) {
-		at--
-	}
-	ed.replace(at, at, " "+name+"='"+escape(value)+"'")
+	done := ed.of(e)
+	done.attrs = append(done.attrs, attrEdit{name: name, value: value})
 }
 
 // dropAttr removes an attribute and the white space before it.
 func (ed *editor) dropAttr(e *element, name string) {
-	if sp, ok := ed.attrSpan(e, name); ok {
-		ed.replace(sp.start, sp.end, "")
-	}
+	done := ed.of(e)
+	done.attrs = append(done.attrs, attrEdit{name: name, drop: true})
 }
 
 type attrSpan struct {
@@ -254,41 +359,28 @@ func (ed *editor) attrSpan(e *element, name string) (attrSpan, bool) {
 
 // remove deletes an element together with the white space that leads to it, so
 // that no empty line stays.
-func (ed *editor) remove(e *element) {
-	from := e.start
-	for from > 0 && isSpace(ed.doc[from-1]) {
-		from--
-	}
-	ed.replace(from, e.end, "")
+func (ed *editor) remove(e *element) { ed.of(e).removed = true }
+
+// replace puts markup in an element's place.
+func (ed *editor) replace(e *element, markup string) {
+	done := ed.of(e)
+	done.replaced, done.text = true, markup
 }
+
+// empty makes one tag of an element, without what stands in it.
+func (ed *editor) empty(e *element) { ed.of(e).emptied = true }
 
 // appendChild adds markup as the last child of parent, on a line of its own when
 // the parent's other children stand so.
 func (ed *editor) appendChild(parent *element, markup string) {
-	indent := ed.childIndent(parent)
-	if parent.selfClosed() {
-		slash := parent.end - 2
-		for slash > parent.start && isSpace(ed.doc[slash-1]) {
-			slash--
-		}
-		name := ed.rawName(parent)
-		ed.replace(slash, parent.end, ">"+indent+markup+ed.leading(parent)+"</"+name+">")
-		return
-	}
-	at := parent.closeTag
-	for at > parent.openEnd && isSpace(ed.doc[at-1]) {
-		at--
-	}
-	tail := ""
-	if at == parent.closeTag { // nothing but <a></a>, or text, up to the end tag
-		tail = ed.leading(parent)
-	}
-	ed.replace(at, at, indent+markup+tail)
+	done := ed.of(parent)
+	done.appended = append(done.appended, markup)
 }
 
 // insertAfter adds markup behind a sibling, indented like it.
 func (ed *editor) insertAfter(sibling *element, markup string) {
-	ed.replace(sibling.end, sibling.end, ed.leading(sibling)+markup)
+	done := ed.of(sibling)
+	done.after = append(done.after, markup)
 }
 
 // leading returns the white space in front of an element's start tag.

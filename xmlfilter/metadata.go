@@ -24,6 +24,7 @@ type Settings struct {
 	// Was is the interface as it was before Rewrite, as far as Rewrite changed it.
 	Was *NIC
 
+	key       nicKey
 	elem, was *element
 }
 
@@ -69,12 +70,14 @@ func (d *Domain) readSettings() error {
 		if err != nil {
 			return err
 		}
-		n := byKey[key]
+		n, err := key.only(byKey[key])
 		switch {
+		case err != nil:
+			return err
 		case n == nil:
-			d.Stray = append(d.Stray, key)
+			d.Stray = append(d.Stray, key.value)
 		case n.Settings != nil:
-			return fmt.Errorf("%w: two <nic> elements mean the same %s", ErrSettings, n)
+			return fmt.Errorf("%w: %s and %s mean the same %s; keep one of them", ErrSettings, n.Settings.key, key, n)
 		default:
 			n.Settings = w
 		}
@@ -82,24 +85,49 @@ func (d *Domain) readSettings() error {
 	return nil
 }
 
-// byKey returns the NICs by MAC and by alias; the first one that has a key is meant.
-func (d *Domain) byKey() map[string]*NIC {
-	byKey := make(map[string]*NIC, 2*len(d.NICs))
+// nicKey is the attribute by which a <nic> names its NIC.
+type nicKey struct{ attr, value string }
+
+func (k nicKey) String() string { return fmt.Sprintf("<nic %s='%s'>", k.attr, k.value) }
+
+// byKey returns the NICs that each key can mean.
+func (d *Domain) byKey() map[nicKey][]*NIC {
+	byKey := make(map[nicKey][]*NIC, 2*len(d.NICs))
 	for i := range d.NICs {
 		n := &d.NICs[i]
-		for _, key := range []string{n.MAC, n.Alias} {
-			if byKey[key] == nil {
-				byKey[key] = n
-			}
+		for _, k := range []nicKey{{"mac", n.MAC}, {nameAlias, n.Alias}} {
+			byKey[k] = append(byKey[k], n)
 		}
 	}
 	return byKey
 }
 
+// only returns the NIC that a key means of those that answer to it, nil for none. Of several
+// none is meant.
+func (k nicKey) only(found []*NIC) (*NIC, error) {
+	switch len(found) {
+	case 0:
+		return nil, nil
+	case 1:
+		return found[0], nil
+	}
+	var candidates []string
+	example := "ua-…"
+	for _, n := range found {
+		candidates = append(candidates, fmt.Sprintf("%s (type='%s')", n, n.Type))
+		if n.UserAlias() && k.attr == "mac" {
+			example = n.Alias
+		}
+	}
+	return nil, fmt.Errorf("%w: %s can mean %s; name it by an alias that it alone has: <alias name='%[4]s'/> in its <interface>, and <nic alias='%[4]s'>",
+		ErrSettings, k, strings.Join(candidates, " or "), example)
+}
+
 func isXMLNS(space, local string) bool { return space == "xmlns" || (space == "" && local == "xmlns") }
 
-// readNICSettings reads one <nic>. key is its MAC, normalised, or its alias.
-func readNICSettings(e *element) (key string, w *Settings, err error) {
+// readNICSettings reads one <nic>, and the key by which it names its NIC: a MAC, as NIC has it,
+// or a user alias.
+func readNICSettings(e *element) (key nicKey, w *Settings, err error) {
 	w = &Settings{elem: e}
 	for _, a := range e.attr {
 		name, v := a.Name.Local, a.Value
@@ -111,38 +139,45 @@ func readNICSettings(e *element) (key string, w *Settings, err error) {
 		}
 		switch name {
 		case "mac":
-			mac, err := net.ParseMAC(v)
-			if err != nil || len(mac) != 6 {
-				return "", nil, bad("six octets, as in 52:54:00:00:00:01")
+			mac, ok := parseMAC(v)
+			if other, err := net.ParseMAC(v); !ok && err == nil && len(other) == 6 { // dashes, dots
+				mac, ok = other.String(), true
 			}
-			v = mac.String()
+			if !ok {
+				return key, nil, bad("six octets, as in 52:54:00:00:00:01")
+			}
+			v = mac
 			fallthrough
-		case "alias":
-			if key != "" {
-				return "", nil, bad("either mac or alias, not both")
+		case nameAlias:
+			if key.attr != "" {
+				return key, nil, bad("either mac or alias, not both")
 			}
-			key = v
+			if name == nameAlias && !isUserAlias(v) {
+				return key, nil, bad("an alias that begins with ua- and has no other characters than A-Z, a-z, 0-9, - and _; libvirt keeps no others")
+			}
+			key = nicKey{name, v}
 		default:
 			setting, known := settings.Lookup(settings.InNIC, name)
 			if !known {
-				return "", nil, fmt.Errorf("%w: <nic %s=%q> is not known; known are mac, alias, %s", ErrSettings, name, v, strings.Join(settings.Names(settings.InNIC), ", "))
+				return key, nil, fmt.Errorf("%w: <nic %s=%q> is not known; known are mac, alias, %s", ErrSettings, name, v, strings.Join(settings.Names(settings.InNIC), ", "))
 			}
 			if err := setting.Parse(&w.NIC, v); err != nil {
-				return "", nil, fmt.Errorf("%w: <nic>: %w", ErrSettings, err)
+				return key, nil, fmt.Errorf("%w: <nic>: %w", ErrSettings, err)
 			}
 		}
 	}
-	if key == "" {
-		return "", nil, fmt.Errorf("%w: a <nic> says neither mac nor alias", ErrSettings)
+	if key.attr == "" {
+		return key, nil, fmt.Errorf("%w: a <nic> says neither mac nor alias", ErrSettings)
 	}
 	for _, c := range e.children {
 		if !c.inMetadata("was") || w.was != nil {
-			return "", nil, fmt.Errorf("%w: <%s> inside <nic>", ErrSettings, c.name.Local)
+			return key, nil, fmt.Errorf("%w: <%s> inside <nic>", ErrSettings, c.name.Local)
 		}
 		w.was = c
 		was := readNIC(0, plain(c))
 		w.Was = &was
 	}
+	w.key = key
 	return key, w, nil
 }
 

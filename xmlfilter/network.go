@@ -181,7 +181,7 @@ func readPort(e *element) (*NetworkPort, error) {
 	n := readNIC(0, e)
 	owner, plug := e.child("owner"), e.child("plug")
 	p := &NetworkPort{
-		Owner: text(owner.child("name")), OwnerUUID: strings.ToLower(text(owner.child("uuid"))), MAC: n.MAC,
+		Owner: text(owner.child("name")), OwnerUUID: CanonicalUUID(text(owner.child("uuid"))), MAC: n.MAC,
 		Portgroup: text(e.child("group")), Dev: plug.get("dev"), Mode: plug.get("mode"),
 	}
 	if a := plug.child("address"); plug.get("type") == "hostdev-pci" && a != nil {

@@ -1,6 +1,8 @@
 package xmlfilter
 
 import (
+	"bytes"
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -42,7 +44,29 @@ type Change struct {
 // as it was. When there is nothing to change it returns the original bytes. A value
 // that XML cannot hold is an error matching ErrNIC.
 func (d *Domain) Rewrite(changes []Change) ([]byte, error) {
-	ed := &editor{doc: d.doc}
+	ed, err := d.rewrite(changes, "")
+	if err != nil {
+		return nil, err
+	}
+	doc := ed.bytes(d.root)
+	if slices.ContainsFunc(changes, func(c Change) bool { return c.Keep }) && !bytes.Equal(doc, d.doc) {
+		doc = d.exactly(doc, func(exact string) *editor {
+			ed, _ := d.rewrite(changes, exact) // as before
+			return ed
+		})
+	}
+	return d.encoded(doc), nil
+}
+
+// rewrite makes the edits of Rewrite; exact goes into the first NIC's <ld:was>.
+func (d *Domain) rewrite(changes []Change, exact string) (*editor, error) {
+	ed := newEditor(d.doc)
+	holder := slices.IndexFunc(d.NICs, func(n NIC) bool {
+		return n.Settings != nil && n.Settings.was != nil || slices.ContainsFunc(changes, func(c Change) bool { return c.NIC == n.Index && c.Keep })
+	})
+	if holder >= 0 && d.NICs[holder].Settings != nil && d.NICs[holder].Settings.was != nil && exact != "" {
+		ed.setAttr(d.NICs[holder].Settings.was, nameExact, exact)
+	}
 	var fresh []string // markup of new <nic> elements
 	for _, c := range changes {
 		if c.NIC < 0 || c.NIC >= len(d.NICs) {
@@ -54,17 +78,24 @@ func (d *Domain) Rewrite(changes []Change) ([]byte, error) {
 				return nil, fmt.Errorf("%w: %s: %q cannot be written", ErrNIC, n, v)
 			}
 		}
+		ed.change(n, c)
+		alias := d.NewAlias(c)
 		was := ""
 		if c.Keep && (n.Settings == nil || n.Settings.was == nil) {
-			was = ed.keep(n)
+			was = ed.keep(n, c, alias, exact, c.NIC == holder)
 		}
-		ed.change(n, c)
 		if n.Settings == nil {
-			if markup, err := newNIC(n, c.Settings, was); err != nil {
-				return nil, err
-			} else if markup != "" {
-				fresh = append(fresh, markup)
+			if !c.notes() {
+				continue
 			}
+			key, err := d.keyFor(n, alias)
+			if err != nil {
+				return nil, err
+			}
+			if alias != "" {
+				ed.name(n, alias)
+			}
+			fresh = append(fresh, newNIC(key, c.Settings, was))
 			continue
 		}
 		for _, name := range settings.Names(settings.InNIC) {
@@ -88,19 +119,62 @@ func (d *Domain) Rewrite(changes []Change) ([]byte, error) {
 	if len(fresh) > 0 {
 		d.addNICs(ed, fresh)
 	}
-	return d.edited(ed)
+	return ed, nil
 }
 
-// edited returns the document with an editor's changes, in the encoding in which it came.
-func (d *Domain) edited(ed *editor) ([]byte, error) {
-	if len(ed.splices) == 0 {
-		return d.raw, nil
+// encoded returns a document that was made of the domain's in the encoding in which that came.
+func (d *Domain) encoded(doc []byte) []byte {
+	if bytes.Equal(doc, d.doc) {
+		return d.raw
 	}
-	doc, err := ed.bytes()
-	if err != nil {
-		return nil, err
+	return d.charset.encode(doc)
+}
+
+// notes reports whether something is written into the NIC's metadata.
+func (c Change) notes() bool {
+	for _, v := range c.Settings {
+		if v != "" {
+			return true
+		}
 	}
-	return d.charset.encode(doc), nil
+	return c.Keep
+}
+
+// NewAlias returns the user alias that Rewrite gives a NIC so that its settings can name it,
+// "" where it needs none: its MAC tells it from the others, or it has a user alias.
+func (d *Domain) NewAlias(c Change) string {
+	n := &d.NICs[c.NIC]
+	if n.Settings != nil || !c.notes() || n.MAC != "" && !n.twin || n.UserAlias() {
+		return ""
+	}
+	for i := n.Index; ; i += len(d.NICs) { // another one for each NIC
+		if alias := fmt.Sprintf("ua-ld-%d", i); !d.aliases[alias] {
+			return alias
+		}
+	}
+}
+
+// keyFor returns the attribute by which new settings name a NIC.
+func (d *Domain) keyFor(n *NIC, alias string) (string, error) {
+	if n.MAC != "" && !n.twin {
+		return "mac='" + n.MAC + "'", nil
+	}
+	alias = cmp.Or(alias, n.Alias)
+	for i := range d.NICs {
+		if o := &d.NICs[i]; o != n && o.Alias == alias {
+			return "", fmt.Errorf("%w: %s and %s have the same alias %q, so nothing can be noted for one of them", ErrNIC, n, o, alias)
+		}
+	}
+	return "alias='" + alias + "'", nil
+}
+
+// name gives a NIC a user alias, in place of what libvirt calls it.
+func (ed *editor) name(n *NIC, alias string) {
+	if e := n.elem.child("alias"); e != nil {
+		ed.setAttr(e, "name", alias)
+		return
+	}
+	ed.appendChild(n.elem, "<alias name='"+alias+"'/>")
 }
 
 // change makes a Change's edits of the <interface> itself.
@@ -132,32 +206,52 @@ func (ed *editor) change(n *NIC, c Change) {
 	markup := fmt.Sprintf("<target dev='%s' managed='no'/>", escape(c.Ethernet))
 	switch {
 	case source != nil:
-		ed.replace(source.start, source.end, markup)
+		ed.replace(source, markup)
 		ed.removeChild(n.elem, "target")
 	case target != nil:
-		ed.replace(target.start, target.end, markup)
+		ed.replace(target, markup)
 	default:
 		ed.appendChild(n.elem, markup)
 	}
 }
 
 func (ed *editor) removeChild(e *element, name string) {
-	if c := e.child(name); c != nil {
-		ed.remove(c)
+	for _, c := range e.children {
+		if c.name.Local == name && c.name.Space == "" {
+			ed.remove(c)
+		}
 	}
 }
 
 // keptChildren are the children of <interface> that Rewrite may change.
 var keptChildren = []string{"source", "target", "vlan", "virtualport"}
 
+// nameAlias is the element that is kept where Rewrite gives the NIC another alias, and the
+// attribute that says which.
+const nameAlias = "alias"
+
+func isKept(e *element) bool {
+	return slices.Contains(keptChildren, e.name.Local) && e.name.Space == ""
+}
+
+// replacedPrefix begins the names of attributes that keep values of settings that Rewrite
+// replaces.
+const replacedPrefix = "was-"
+
 // keep returns the markup of <ld:was>: the parts of the interface that Rewrite may
-// change, byte for byte, and which settings were there.
-func (ed *editor) keep(n *NIC) string {
+// change, byte for byte, which settings were there, and the alias that Rewrite gives it.
+func (ed *editor) keep(n *NIC, c Change, alias, exact string, holder bool) string {
 	var words []string
+	replaced := ""
 	if n.Settings != nil {
 		for _, name := range settings.Names(settings.InNIC) {
-			if _, ok := n.Settings.elem.lookup(name); ok {
-				words = append(words, name)
+			have, ok := n.Settings.elem.lookup(name)
+			if !ok {
+				continue
+			}
+			words = append(words, name)
+			if v, changes := c.Settings[name]; changes && v != have {
+				replaced += fmt.Sprintf(" %s%s='%s'", replacedPrefix, name, escape(have))
 			}
 		}
 	}
@@ -166,7 +260,7 @@ func (ed *editor) keep(n *NIC) string {
 		prefix = prefixOf(ed.rawName(n.Settings.elem))
 	}
 	for _, c := range n.elem.children {
-		if slices.Contains(keptChildren, c.name.Local) && c.name.Space == "" {
+		if isKept(c) || alias != "" && c == n.elem.child(nameAlias) {
 			inner.Write(ed.doc[c.start:c.end])
 		}
 	}
@@ -174,8 +268,14 @@ func (ed *editor) keep(n *NIC) string {
 	if v, ok := n.elem.lookup("trustGuestRxFilters"); ok {
 		attrs += fmt.Sprintf(" trustGuestRxFilters='%s'", escape(v))
 	}
+	if alias != "" {
+		attrs += fmt.Sprintf(" alias='%s'", alias)
+	}
 	if n.Settings != nil {
-		attrs += fmt.Sprintf(" words='%s'", strings.Join(words, " "))
+		attrs += fmt.Sprintf(" words='%s'%s", strings.Join(words, " "), replaced)
+	}
+	if holder && exact != "" {
+		attrs += fmt.Sprintf(" %s='%s'", nameExact, escape(exact))
 	}
 	return fmt.Sprintf("<%[1]swas %[2]s>%[3]s</%[1]swas>", prefix, attrs, inner.String())
 }
@@ -188,25 +288,19 @@ func prefixOf(raw string) string {
 	return ""
 }
 
-// newNIC returns the markup of a new <ld:nic>, or "" when it would say nothing.
-func newNIC(n *NIC, values map[string]string, was string) (string, error) {
+// newNIC returns the markup of a new <ld:nic>.
+func newNIC(key string, values map[string]string, was string) string {
 	var b strings.Builder
+	fmt.Fprintf(&b, "<ld:nic %s", key)
 	for _, name := range settings.Names(settings.InNIC) {
 		if v := values[name]; v != "" {
 			fmt.Fprintf(&b, " %s='%s'", name, escape(v))
 		}
 	}
-	if b.Len() == 0 && was == "" {
-		return "", nil
-	}
-	if n.MAC == "" {
-		return "", fmt.Errorf("%w: %s has no <mac address=>, so nothing can be noted for it", ErrNIC, n)
-	}
-	head := fmt.Sprintf("<ld:nic mac='%s'%s", n.MAC, b.String())
 	if was == "" {
-		return head + "/>", nil
+		return b.String() + "/>"
 	}
-	return head + ">" + was + "</ld:nic>", nil
+	return b.String() + ">" + was + "</ld:nic>"
 }
 
 // addNICs adds <ld:nic> elements, with the elements around them as far as they
@@ -244,7 +338,12 @@ func (d *Domain) addMetadata(ed *editor, markup string) {
 // Rewrite kept it, edits made since to other parts of the NIC staying. It returns
 // the original bytes when nothing was kept.
 func (d *Domain) Undo() ([]byte, error) {
-	ed := &editor{doc: d.doc}
+	return d.encoded(d.undone()), nil
+}
+
+func (d *Domain) undone() []byte {
+	ed := newEditor(d.doc)
+	var patches []string
 	var emptied []*element
 	for i := range d.NICs {
 		n := &d.NICs[i]
@@ -252,6 +351,9 @@ func (d *Domain) Undo() ([]byte, error) {
 			continue
 		}
 		ed.restore(n)
+		if exact, has := n.Settings.was.lookup(nameExact); has {
+			patches = append(patches, exact)
+		}
 		words, hadWords := n.Settings.was.lookup("words")
 		if !hadWords {
 			emptied = append(emptied, n.Settings.elem)
@@ -259,14 +361,22 @@ func (d *Domain) Undo() ([]byte, error) {
 		}
 		before := strings.Fields(words)
 		for _, name := range settings.Names(settings.InNIC) {
-			if !slices.Contains(before, name) {
+			if v, replaced := n.Settings.was.lookup(replacedPrefix + name); replaced {
+				ed.setAttr(n.Settings.elem, name, v)
+			} else if !slices.Contains(before, name) {
 				ed.dropAttr(n.Settings.elem, name)
 			}
 		}
 		ed.dropKept(n.Settings)
 	}
 	d.dropEmptied(ed, emptied)
-	return d.edited(ed)
+	doc := ed.bytes(d.root)
+	for _, patch := range patches {
+		if exact, ok := applyPatch(doc, patch); ok && sameMeaning(doc, exact) {
+			return exact
+		}
+	}
+	return doc
 }
 
 // restore puts the kept parts back into an <interface>.
@@ -276,6 +386,13 @@ func (ed *editor) restore(n *NIC) {
 	if v, ok := was.lookup("trustGuestRxFilters"); ok {
 		ed.setAttr(n.elem, "trustGuestRxFilters", v)
 	}
+	if given, was := n.elem.child(nameAlias), plainChild(was, nameAlias); given != nil && given.get("name") == n.Settings.was.get(nameAlias) {
+		if was != nil {
+			ed.replace(given, ed.clean(was))
+		} else {
+			ed.remove(given)
+		}
+	}
 	var kept []string
 	for _, c := range was.children {
 		if slices.Contains(keptChildren, c.name.Local) {
@@ -284,7 +401,7 @@ func (ed *editor) restore(n *NIC) {
 	}
 	var at *element // the first of the changed children: there the kept ones go
 	for _, c := range n.elem.children {
-		if !slices.Contains(keptChildren, c.name.Local) || c.name.Space != "" {
+		if !isKept(c) {
 			continue
 		}
 		if at == nil {
@@ -293,13 +410,16 @@ func (ed *editor) restore(n *NIC) {
 			ed.remove(c)
 		}
 	}
-	if at == nil {
+	switch {
+	case at == nil:
 		for _, markup := range kept {
 			ed.appendChild(n.elem, markup)
 		}
-		return
+	case len(kept) == 0:
+		ed.remove(at)
+	default:
+		ed.replace(at, strings.Join(kept, ed.leading(at)))
 	}
-	ed.replace(at.start, at.end, strings.Join(kept, ed.leading(at)))
 }
 
 // clean returns a kept element's bytes without the indentation that libvirt's
@@ -320,11 +440,12 @@ func plainChild(e *element, name string) *element {
 
 // dropKept removes <ld:was>; a <nic> that holds nothing else becomes one tag again.
 func (ed *editor) dropKept(w *Settings) {
-	at := w.elem.openEnd - 1
-	for at > w.elem.start && isSpace(ed.doc[at-1]) {
-		at--
+	rest := slices.Concat(ed.doc[w.elem.openEnd:w.was.start], ed.doc[w.was.end:w.elem.closeTag])
+	if len(bytes.TrimSpace(rest)) == 0 {
+		ed.empty(w.elem)
+	} else {
+		ed.remove(w.was)
 	}
-	ed.replace(at, w.elem.end, "/>")
 }
 
 // dropEmptied removes <nic> elements that Rewrite had made, and the elements
@@ -349,11 +470,11 @@ func (d *Domain) dropEmptied(ed *editor, emptied []*element) {
 // SetRewrite returns the document with the domain's wish to be rewritten at define
 // time set to "yes" or "no".
 func (d *Domain) SetRewrite(wish string) ([]byte, error) {
-	ed := &editor{doc: d.doc}
+	ed := newEditor(d.doc)
 	if nics := d.nicsElement(); nics != nil {
 		ed.setAttr(nics, "rewrite", wish)
 	} else {
 		d.addMetadata(ed, fmt.Sprintf("<ld:nics xmlns:ld='%s' rewrite='%s'/>", Namespace, escape(wish)))
 	}
-	return d.edited(ed)
+	return d.encoded(ed.bytes(d.root)), nil
 }

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -176,7 +177,7 @@ func (p bridgePort) convert(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, h
 		}
 		c.DropVLAN, c.Settings = true, newSettings(n, words)
 		s.VLAN, _ = strconv.Atoi(words[settings.NameVLAN])
-		s.Port.Trunk, s.Port.Native = words[settings.NameTrunk], words[settings.NameNative]
+		s.Port.Trunk, s.Port.Native = words[settings.NameTrunk], cmp.Or(words[settings.NameNative], s.Port.Native)
 	}
 	here := *n
 	if n.Type == "bridge" && s.Uplink != nil {
@@ -213,6 +214,9 @@ func vlanSettings(v *xmlfilter.VLAN, s Settings) (map[string]string, error) {
 	vlan := ""
 	if s.VLAN != 0 {
 		vlan = strconv.Itoa(s.VLAN)
+	}
+	if have := s.Port.Native; have != "" && v.NativeMode != "" && have != v.NativeMode {
+		return nil, step.Hint(step.ErrUnsuitable, "<vlan> says nativeMode='%s' and its settings say native='%s'", v.NativeMode, have)
 	}
 	for name, have := range map[string]string{settings.NameVLAN: vlan, settings.NameTrunk: s.Port.Trunk} {
 		if have != "" && have != words[name] {

@@ -42,7 +42,7 @@ func Describe(d *xmlfilter.Domain, cfg *config.Config, host Snapshot, n *xmlfilt
 	if s.Uplink != nil {
 		text += fmt.Sprintf(", uplink %q", s.Uplink.Name)
 	}
-	for _, o := range host.Obstacles[NICID(d, n)] {
+	for _, o := range host.Obstacles[n.ID()] {
 		text += "; on its device: " + o.String()
 	}
 	text += tagging

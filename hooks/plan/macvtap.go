@@ -205,6 +205,8 @@ func (p macvtap) assistedVLAN(n *xmlfilter.NIC, s Settings) error {
 		return p.notRewritten(fmt.Sprintf("it asks for VLAN %d and its <source> is VLAN %d", s.VLAN, source.VLANID))
 	case there && (source.Kind != "vlan" || source.VLANID != s.VLAN || source.Parent != dev.Index || dev.Index == 0):
 		return step.Hint(step.ErrWrongDevice, "%s is not VLAN %d of %s", n.Source.Dev, s.VLAN, dev.Name)
+	case !there && p.host.Called(p.cfg, n.Source.Dev) != nil: // the next guest that names it would be in the VLAN
+		return p.notRewritten(fmt.Sprintf("it asks for VLAN %d and its <source> is uplink %q itself", s.VLAN, p.host.Called(p.cfg, n.Source.Dev).Name))
 	case !there && isVLAN && vid != s.VLAN:
 		return p.notRewritten(fmt.Sprintf("it asks for VLAN %d and its <source> says %s", s.VLAN, n.Source.Dev))
 	case !there && stacked && dev.Name != parent:
@@ -213,12 +215,26 @@ func (p macvtap) assistedVLAN(n *xmlfilter.NIC, s Settings) error {
 	return p.stack().vlan(n, n.Source.Dev, dev, s.VLAN)
 }
 
+// What the kernel takes of a macvtap or tap (MAX_TAP_QUEUES, ETH_MAX_MTU).
+const (
+	maxQueues = 256
+	maxMTU    = 65535
+)
+
+func madeByKernel(n *xmlfilter.NIC) bool { return n.Queues <= maxQueues && n.MTU <= maxMTU }
+
+func errTooMuch(n *xmlfilter.NIC) error {
+	return step.Hint(step.ErrUnsuitable, "<driver queues='%d'>, <mtu size='%d'>: its device has at most %d queues, and an MTU of %d", n.Queues, n.MTU, maxQueues, maxMTU)
+}
+
 // hookOwned plans the macvtap of a NIC that is <interface type='ethernet'> for
 // libvirt, on a lower device that it returns.
 func (p macvtap) hookOwned(n *xmlfilter.NIC, s Settings) (lower string, err error) {
 	switch {
 	case n.MAC == "":
 		return "", step.Hint(step.ErrUnsuitable, "it has no <mac address=>")
+	case !madeByKernel(n):
+		return "", errTooMuch(n)
 	case !config.ValidIfname(n.Target) || n.Managed != "no":
 		return "", p.notRewritten("it has no <target dev= managed='no'>")
 	}
@@ -420,11 +436,8 @@ func (p macvtap) toHookOwned(n *xmlfilter.NIC, s Settings) (xmlfilter.Change, er
 		}
 	}
 	noted := pl.noted()
-	if pl.stacked(s) { // dev says both
-		if n.Settings.Uplink == "" {
-			return c, step.Hint(step.ErrUnsuitable, "its profile says uplink, and its <source> a VLAN in a VLAN of that; say dev='%s' vlan='%d' in its settings, and leave uplink out of the profile", pl.name, pl.vid)
-		}
-		noted[settings.NameUplink] = ""
+	if pl.stacked(s) { // an uplink in the settings goes before dev
+		return c, step.Hint(step.ErrUnsuitable, "its uplink is %q, and its <source> is a VLAN in a VLAN of that; say dev='%s' vlan='%d' in its settings, in place of uplink", s.Uplink.Name, pl.name, pl.vid)
 	}
 	noted[settings.NameOwn] = settings.OwnHook
 	noted[settings.NameMode] = cmp.Or(s.Mode, n.Source.Mode, "vepa")

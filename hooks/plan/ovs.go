@@ -101,6 +101,8 @@ func (p ovsPort) start(n *xmlfilter.NIC, s Settings) (handled bool, err error) {
 // for libvirt. was is the NIC before that.
 func (p ovsPort) hookOwned(n, was *xmlfilter.NIC, s Settings) error {
 	switch {
+	case !madeByKernel(n):
+		return errTooMuch(n)
 	case n.MAC == "":
 		return step.Hint(step.ErrUnsuitable, "it has no <mac address=>")
 	case !config.ValidIfname(n.Target) || n.Managed != "no":

@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/config"
@@ -127,25 +126,7 @@ func (p *planner) add(s step.Step) {
 	}
 }
 
-func (p *planner) id(n *xmlfilter.NIC) string { return NICID(p.domain, n) }
-
-// NICID is what tells a NIC from the domain's others: its MAC, where the domain has it once;
-// else also its user's alias, or its position.
-func NICID(d *xmlfilter.Domain, n *xmlfilter.NIC) string {
-	same := 0
-	for i := range d.NICs {
-		if d.NICs[i].MAC == n.MAC {
-			same++
-		}
-	}
-	switch {
-	case same < 2:
-		return n.MAC
-	case strings.HasPrefix(n.Alias, "ua-"): // libvirt's own come only after prepare
-		return n.MAC + " " + n.Alias
-	}
-	return fmt.Sprintf("%s #%d", n.MAC, n.Index)
-}
+func (p *planner) id(n *xmlfilter.NIC) string { return n.ID() }
 
 func (p *planner) notRewritten(why string) error {
 	return step.Hint(ErrNotRewritten, "%s; run: libvirt-direct rewrite --domain %s", why, shellWord(p.domain.Name))

@@ -160,7 +160,7 @@ func VLANName(parent string, vid int) string {
 // targetName is the name of a hook-owned NIC's device, the same at every start and
 // different for every NIC of every domain.
 func targetName(d *xmlfilter.Domain, n *xmlfilter.NIC) string {
-	sum := sha256.Sum256([]byte(cmp.Or(d.UUID, d.Name) + " " + NICID(d, n)))
+	sum := sha256.Sum256([]byte(cmp.Or(d.UUID, d.Name) + " " + n.ID()))
 	return "ldt" + hex.EncodeToString(sum[:5])
 }
 

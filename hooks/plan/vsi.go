@@ -2,7 +2,6 @@ package plan
 
 import (
 	"cmp"
-	"strconv"
 
 	"libvirt-direct/hooks/step"
 	"libvirt-direct/vdp"
@@ -22,8 +21,8 @@ func vsiOf(v *xmlfilter.VirtualPort, mac, port string, vlan int) (*step.VSI, err
 		return nil, step.Hint(step.ErrUnsuitable, "802.1Qbg needs a VLAN: name it in <source dev='%s.VID'>, or a VF's in <vlan>", port)
 	}
 	number := func(name string, bits int) (uint64, error) {
-		n, err := strconv.ParseUint(v.Parameters[name], 0, bits) // base 0, as libvirt reads it
-		if err != nil {
+		n, ok := xmlfilter.Number(v.Parameters[name], 0, bits)
+		if !ok {
 			return 0, step.Hint(step.ErrUnsuitable, "<virtualport> %s=%q; want a number of %d bits", name, v.Parameters[name], bits)
 		}
 		return n, nil
@@ -43,7 +42,7 @@ func vsiOf(v *xmlfilter.VirtualPort, mac, port string, vlan int) (*step.VSI, err
 	if err != nil {
 		return nil, err
 	}
-	instance, err := vdp.ParseUUID(v.Parameters["instanceid"])
+	instance, err := vdp.ParseUUID(xmlfilter.CanonicalUUID(v.Parameters["instanceid"]))
 	if err != nil {
 		return nil, step.Hint(step.ErrUnsuitable, "<virtualport> instanceid=%q; define the domain first, libvirt gives it one", v.Parameters["instanceid"])
 	}

@@ -222,10 +222,7 @@ func decodeError(file string, err error) *Error {
 	return &Error{File: file, Msg: strings.TrimPrefix(err.Error(), "toml: ")}
 }
 
-var (
-	uplinkName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$`)
-	pciAddress = regexp.MustCompile(`^[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$`)
-)
+var uplinkName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$`)
 
 // check takes out the sections whose values are wrong.
 func (r *reader) check() {
@@ -274,8 +271,12 @@ func (u *Uplink) check(called map[string]string) (key, msg, fix string) {
 	if u.Device != "" && !ValidIfname(u.Device) {
 		return "device", fmt.Sprintf("device = %q is no device name", u.Device), ""
 	}
-	if u.PCI != "" && !pciAddress.MatchString(u.PCI) {
-		return "pci", fmt.Sprintf("pci = %q: want 0000:03:00.0", u.PCI), ""
+	if u.PCI != "" {
+		address, ok := link.ParsePCIAddress(u.PCI)
+		if !ok {
+			return "pci", fmt.Sprintf("pci = %q: want 0000:03:00.0", u.PCI), ""
+		}
+		u.PCI = address
 	}
 	if u.MAC != "" {
 		mac, err := net.ParseMAC(u.MAC)

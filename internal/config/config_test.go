@@ -283,3 +283,18 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// A PCI domain has up to 32 bits, and people write hexadecimal digits as they like.
+func TestUplinksPCIAddress(t *testing.T) {
+	for text, want := range map[string]string{"10000:01:00.0": "10000:01:00.0", "0000:3B:00.0": "0000:3b:00.0", "A1B2:00:02.0": "a1b2:00:02.0", "00000000:05:00.0": "0000:05:00.0"} {
+		c, err := Parse("config.toml", []byte("[uplink.lan]\npci = \""+text+"\"\n"))
+		require.NoError(t, err)
+		require.NoError(t, c.UplinkFault("lan"))
+		require.Equal(t, want, c.Uplinks["lan"].PCI)
+	}
+	for _, text := range []string{"10000:01:00", "100000000:01:00.0", "0000:01:20.0", "0000:01:00.8", "03:00.0"} {
+		c, err := Parse("config.toml", []byte("[uplink.lan]\npci = \""+text+"\"\n"))
+		require.NoError(t, err)
+		require.Error(t, c.UplinkFault("lan"), text)
+	}
+}

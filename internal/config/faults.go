@@ -237,7 +237,7 @@ func ways(name, text string) (ways []*Uplink) {
 		ways = append(ways, &Uplink{Name: name, Device: text})
 	}
 	for _, address := range []string{text, "0000:" + text} { // lspci leaves the domain out
-		if address = strings.ToLower(address); pciAddress.MatchString(address) {
+		if address, ok := link.ParsePCIAddress(address); ok {
 			ways = append(ways, &Uplink{Name: name, PCI: address})
 		}
 	}

@@ -106,10 +106,12 @@ func (b *builder) nic(uuid string, index int, n NIC) string {
 		}
 	}
 	for _, h := range b.holdings(uuid) { // libvirt does not show what it took from a pool
-		if h.VF != "" && h.NIC == n.MAC {
-			if id, found := b.vfAt(h.VF); found {
-				return id
-			}
+		if h.VF == "" || h.NIC != n.MAC && h.NIC != n.ID {
+			continue
+		}
+		// Of two NICs of one MAC each has its own.
+		if id, found := b.vfAt(h.VF); found && b.macs[id] == "" {
+			return id
 		}
 	}
 	node := graph.Node{ID: fmt.Sprintf("nic %s %d", uuid, index), Class: graph.Other, Title: "type '" + n.Type + "'"}

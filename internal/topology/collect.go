@@ -215,7 +215,7 @@ func guestOf(d *xmlfilter.Domain) Guest {
 	g := Guest{Name: d.Name, UUID: d.UUID}
 	for i := range d.NICs {
 		n := &d.NICs[i]
-		g.NICs = append(g.NICs, NIC{Type: n.Type, MAC: n.MAC, Target: n.Target, PCI: n.Source.PCI})
+		g.NICs = append(g.NICs, NIC{ID: n.ID(), Type: n.Type, MAC: n.MAC, Target: n.Target, PCI: n.Source.PCI})
 	}
 	return g
 }

@@ -42,8 +42,8 @@ func TestGuestOf(t *testing.T) {
 		<interface type='direct'><mac address='52:54:00:00:00:03'/><source dev='eth0' mode='vepa'/><target dev='macvtap3'/></interface></devices></domain>`))
 	require.NoError(t, err)
 	require.Equal(t, Guest{Name: "<vm>", UUID: "aaaaaaaa-0000-4000-8000-000000000001", NICs: []NIC{
-		{Type: "hostdev", MAC: "52:54:00:00:00:02", PCI: "0000:05:10.1"},
-		{Type: "direct", MAC: "52:54:00:00:00:03", Target: "macvtap3"},
+		{ID: "52:54:00:00:00:02", Type: "hostdev", MAC: "52:54:00:00:00:02", PCI: "0000:05:10.1"},
+		{ID: "52:54:00:00:00:03", Type: "direct", MAC: "52:54:00:00:00:03", Target: "macvtap3"},
 	}}, guestOf(d))
 }
 

@@ -39,6 +39,7 @@ type Guest struct {
 
 // NIC is an <interface> of a guest.
 type NIC struct {
+	ID     string // by which the guest's other NICs are told from it: its MAC, or more
 	Type   string // libvirt's
 	MAC    string
 	Target string // its device on the host; "" where libvirt shows none
@@ -54,7 +55,7 @@ type Journal struct {
 
 // Holding is one thing that is held for a guest: a virtual function, or else a device.
 type Holding struct {
-	NIC    string // the MAC of the guest's NIC that it is for
+	NIC    string // the ID of the guest's NIC that it is for, or its MAC where a network handed it out
 	VF     string // the virtual function's PCI address
 	Device string
 	// Class is the class in the graph of a device that is gone.

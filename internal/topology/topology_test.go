@@ -216,3 +216,19 @@ func TestNIC(t *testing.T) {
 		})
 	}
 }
+
+// Two NICs of one MAC, as a team's are, which took their virtual functions from a pool.
+func TestNICsOfOneMAC(t *testing.T) {
+	const uuid, mac = "aaaaaaaa-0000-4000-8000-000000000001", "52:54:00:00:00:01"
+	guest := Guest{Name: "g", UUID: uuid, NICs: []NIC{
+		{ID: mac + " #0", Type: "network", MAC: mac}, {ID: mac + " #1", Type: "network", MAC: mac}, {ID: mac + " ua-c", Type: "network", MAC: mac},
+	}}
+	topology := &Topology{Guests: []Guest{guest}, PFs: []PF{{Name: "eth1", VFs: []VF{
+		{Number: 2, Device: "0000:05:10.2"}, {Number: 3, Device: "0000:05:10.3"}, {Number: 4, Device: "0000:05:10.4"},
+	}}}, Journals: []Journal{{UUID: uuid, Holdings: []Holding{
+		{NIC: mac, VF: "0000:05:10.2"}, {NIC: mac + " #1", VF: "0000:05:10.3"}, {NIC: mac + " ua-c", VF: "0000:05:10.4"},
+	}}}}
+	for _, title := range []string{"VF 2 of eth1", "VF 3 of eth1", "VF 4 of eth1"} {
+		require.Equal(t, mac, drawn(t, topology, title).Lines[0], title)
+	}
+}
