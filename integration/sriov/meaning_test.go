@@ -37,7 +37,7 @@ func TestUplinkInPassthroughIsAFunction(t *testing.T) {
 	})
 	// What the host has: which MAC the PF reports of a VF that is up changes by itself.
 	hostHas := func() string {
-		return sh(t, "ls /sys/class/net; ip -o addr show dev eth0 | grep -v fe80; ip -d -o link show dev %s | sed s/state.*mode//; ip -o -4 addr show dev %s", hosts, hosts)
+		return sh(t, "ls /sys/class/net; ip -o addr show dev eth0 | grep -v fe80; cat /sys/class/net/%s/address /sys/class/net/%s/flags; ip -o -4 addr show dev %s", hosts, hosts, hosts)
 	}
 	before := hostHas()
 	for name, c := range map[string]struct{ dev, words string }{
