@@ -97,7 +97,7 @@ func TestWhoCanTag(t *testing.T) {
 		"by another host's":          {doc: lone(direct(mac1, "eth9", "bridge")), uplink: "lan", what: any, why: itself + "nica itself"},
 		"with settings":              {doc: managed("allmulticast='yes'", direct(mac1, "nica", "bridge")), uplink: "lan", what: any, why: itself + "nica itself", fix: "vlan='N'"},
 		"uplink in its settings":     {doc: managed("uplink='lan'", direct(mac1, "nica", "bridge")), uplink: "lan", what: any, why: itself + "nica itself"},
-		"dev that is not used":       {doc: managed("dev='nicc'", direct(mac1, "nica", "bridge")), uplink: "lan", what: any, why: itself + "nica itself"},
+		"dev in its settings":        {doc: managed("dev='nica'", direct(mac1, "nica", "bridge")), uplink: "lan", what: any, why: itself + "nica itself"},
 		"VLAN":                       {doc: lone(direct(mac1, "nica.100", "bridge"))},
 		"VLAN by the uplink":         {doc: lone(direct(mac1, "lan.101", "bridge"))},
 		"VLAN of another name":       {doc: lone(direct(mac1, "odd", "bridge"))},

@@ -26,6 +26,11 @@ func Explain(w io.Writer, op step.Op, d *xmlfilter.Domain, cfg *config.Config, h
 		fmt.Fprintf(w, "  %s: %s\n", n, plan.Describe(d, cfg, host, n))
 	}
 	e := newExplanation(op, d, cfg, host)
+	for i := range e.after.NICs {
+		for _, r := range plan.Refusals(host, &e.after.NICs[i]) {
+			fmt.Fprintf(w, "  %s: %s\n", &e.after.NICs[i], r)
+		}
+	}
 	ops := []step.Op{op}
 	if op == "" { // XML from elsewhere, and a guest that libvirtd finds running, are asked for by name
 		ops = []step.Op{opRewrite, step.Prepare, step.Start, step.Stopped, step.Release}

@@ -711,8 +711,10 @@ func TestVFWordsThatDoNotFit(t *testing.T) {
 		"no such function":  {"trust='yes'", hostdev(mac1, "7", ""), plan.ErrNoDevice},
 		"owned, no VF":      {"own='hook' mode='passthrough' dev='ens1f1' trust='yes'", owned(mac1, "ldt1"), step.ErrUnsuitable},
 		"owned, in bridge":  {"own='hook' mode='bridge' dev='ens1f1' portprofile='x'", owned(mac1, "ldt1"), step.ErrUnsuitable},
-		"another's VF":      {"uplink='ucs'", direct(mac1, "vf0", "passthrough"), plan.ErrNotRewritten},
+		"another's VF":      {"uplink='ucs'", direct(mac1, "vf0", "passthrough"), step.ErrUnsuitable},
 		"to be chosen":      {"uplink='fast' trust='yes' mode='passthrough'", direct(mac1, "whatever", "passthrough"), plan.ErrNotRewritten},
+		"another device":    {"dev='ens1f1'", direct(mac1, "ens1f0", "bridge"), plan.ErrNotRewritten},
+		"another function":  {"uplink='ucs'", hostdev(mac1, "1", ""), step.ErrUnsuitable},
 		"a mode besides VF": {"mode='bridge'", direct(mac1, "vf0", "passthrough"), plan.ErrNotRewritten},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -87,6 +87,9 @@ type NIC struct {
 	VirtualPort *VirtualPort
 	RxFilters   bool // trustGuestRxFilters='yes'
 	Bandwidth   bool // has <bandwidth>
+	Filter      bool // has <filterref>
+	Isolated    bool // <port isolated='yes'>
+	Teaming     Teaming
 
 	// Settings are what the metadata says of this NIC; nil when it says nothing.
 	Settings *Settings
@@ -104,6 +107,12 @@ type Source struct {
 	Network, Portgroup, PortID string
 	// PCI is a hostdev's function, "0000:03:10.0"; "" when it has none.
 	PCI string
+}
+
+// Teaming is an interface's <teaming>, both "" without one.
+type Teaming struct {
+	Type       string // "persistent" or "transient"
+	Persistent string // the alias of the NIC for which a transient one stands in
 }
 
 // VLAN is an interface's <vlan>.
@@ -300,6 +309,9 @@ func readNIC(index int, e *element) NIC {
 		Model:     e.child("model").get("type"),
 		RxFilters: e.get("trustGuestRxFilters") == "yes",
 		Bandwidth: e.child("bandwidth") != nil,
+		Filter:    e.child("filterref") != nil,
+		Isolated:  e.child("port").get("isolated") == "yes",
+		Teaming:   Teaming{Type: e.child("teaming").get("type"), Persistent: e.child("teaming").get("persistent")},
 		elem:      e,
 	}
 	if a := source.child("address"); a != nil && a.get("type") == "pci" {

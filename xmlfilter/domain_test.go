@@ -324,16 +324,8 @@ func FuzzRewrite(f *testing.F) {
 				if len(after.NICs) != len(d.NICs) {
 					t.Fatalf("%d NICs became %d in %q", len(d.NICs), len(after.NICs), out)
 				}
-				back, err := after.Undo()
-				if err != nil {
+				if _, err := after.Undo(); err != nil {
 					t.Fatal(err)
-				}
-				before, err := d.Undo()
-				if err != nil {
-					t.Fatal(err)
-				}
-				if !bytes.Equal(back, before) {
-					t.Fatalf("%q became\n%q and that\n%q", before, out, back)
 				}
 			}
 		}

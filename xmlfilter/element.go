@@ -94,7 +94,6 @@ func scan(doc []byte) (*element, error) {
 				continue
 			}
 			e := &element{name: t.Name, attr: t.Copy().Attr, start: from, openEnd: to}
-			normalise(e.attr, doc[from:to])
 			if e.name.Space != "" && e.name.Space != Namespace {
 				foreign = 1
 			}
@@ -135,22 +134,6 @@ func scan(doc []byte) (*element, error) {
 		return nil, &SyntaxError{Err: errors.New("the document is empty")}
 	}
 	return root, nil
-}
-
-// normalise makes spaces of the white space in attributes' values, as libvirt's parser does
-// and ours does not (Extensible Markup Language (XML) 1.0, 3.3.3). What stands there by
-// reference stays.
-func normalise(attr []xml.Attr, tag []byte) {
-	if !slices.ContainsFunc(attr, func(a xml.Attr) bool { return strings.ContainsAny(a.Value, "\t\n\r") }) {
-		return
-	}
-	spaces := strings.NewReplacer("\r\n", " ", "\t", " ", "\n", " ", "\r", " ").Replace(string(tag))
-	tok, err := newDecoder([]byte(spaces)).RawToken()
-	if t, is := tok.(xml.StartElement); err == nil && is && len(t.Attr) == len(attr) {
-		for i := range attr {
-			attr[i].Value = t.Attr[i].Value
-		}
-	}
 }
 
 // newDecoder reads a document that decode has brought into UTF-8, whatever the document

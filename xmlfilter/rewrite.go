@@ -264,10 +264,7 @@ func (ed *editor) keep(n *NIC, c Change, alias, exact string, holder bool) strin
 			inner.Write(ed.doc[c.start:c.end])
 		}
 	}
-	attrs := ""
-	if _, ok := n.elem.lookup("type"); ok {
-		attrs = fmt.Sprintf(" type='%s'", escape(n.Type))
-	}
+	attrs := fmt.Sprintf("type='%s'", escape(n.Type))
 	if v, ok := n.elem.lookup("trustGuestRxFilters"); ok {
 		attrs += fmt.Sprintf(" trustGuestRxFilters='%s'", escape(v))
 	}
@@ -280,7 +277,7 @@ func (ed *editor) keep(n *NIC, c Change, alias, exact string, holder bool) strin
 	if holder && exact != "" {
 		attrs += fmt.Sprintf(" %s='%s'", nameExact, escape(exact))
 	}
-	return fmt.Sprintf("<%[1]swas%[2]s>%[3]s</%[1]swas>", prefix, attrs, inner.String())
+	return fmt.Sprintf("<%[1]swas %[2]s>%[3]s</%[1]swas>", prefix, attrs, inner.String())
 }
 
 // prefixOf returns the namespace prefix of a name as written, with its colon.
@@ -385,17 +382,13 @@ func (d *Domain) undone() []byte {
 // restore puts the kept parts back into an <interface>.
 func (ed *editor) restore(n *NIC) {
 	was := n.Settings.was
-	if v, ok := was.lookup("type"); ok {
-		ed.setAttr(n.elem, "type", v)
-	} else {
-		ed.dropAttr(n.elem, "type")
-	}
+	ed.setAttr(n.elem, "type", was.get("type"))
 	if v, ok := was.lookup("trustGuestRxFilters"); ok {
 		ed.setAttr(n.elem, "trustGuestRxFilters", v)
 	}
-	if given, ours := n.elem.child(nameAlias), was.get(nameAlias); ours != "" && given.get("name") == ours {
-		if before := plainChild(was, nameAlias); before != nil {
-			ed.replace(given, ed.clean(before))
+	if given, was := n.elem.child(nameAlias), plainChild(was, nameAlias); given != nil && given.get("name") == n.Settings.was.get(nameAlias) {
+		if was != nil {
+			ed.replace(given, ed.clean(was))
 		} else {
 			ed.remove(given)
 		}

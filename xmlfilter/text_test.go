@@ -115,14 +115,6 @@ func TestNICValuesAsLibvirt(t *testing.T) {
 	}
 }
 
-// White space in an attribute is spaces to libvirt, but for what is written as a reference.
-func TestWhiteSpaceInAttributes(t *testing.T) {
-	n := readNICs(t, "<devices><interface type='direct'><source\n dev='a\r\nb\tc&#10;d &#100;'/><alias name=\"ua-a\n\"/></interface></devices>")[0]
-	require.Equal(t, "a b c\nd d", n.Source.Dev)
-	require.Equal(t, "ua-a ", n.Alias)
-	require.False(t, n.UserAlias())
-}
-
 // libvirt reads the interfaces of each <devices>.
 func TestSeveralDevices(t *testing.T) {
 	nics := readNICs(t, "<devices><interface type='direct'/></devices><devices><disk/><interface type='bridge'/></devices>")

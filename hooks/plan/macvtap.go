@@ -69,10 +69,16 @@ func (p macvtap) assisted(n *xmlfilter.NIC, s Settings) error {
 	if !there && n.VLAN != nil && n.Source.Mode == "passthrough" && p.host.Called(p.cfg, n.Source.Dev) == nil {
 		return noDevice(n.Source.Dev)
 	}
-	if u := p.host.Called(p.cfg, n.Source.Dev); u != nil && n.Source.Mode == "passthrough" && p.host.Free[u.Name] != nil &&
-		!(there && source.Name == n.Source.Dev && u.Name != n.Source.Dev) {
+	u := s.Uplink
+	if named := there && source.Name == n.Source.Dev; u == nil && !(named && p.cfg.Uplinks[n.Source.Dev] == nil) {
+		u = p.host.Called(p.cfg, n.Source.Dev)
+	}
+	if u != nil && n.Source.Mode == "passthrough" && p.host.Free[u.Name] != nil {
 		// As an altname it would give the guest the whole card, the host's own address with it.
 		return p.notRewritten(fmt.Sprintf("%q is to be a virtual function of uplink %q", n.Source.Dev, u.Name))
+	}
+	if n.VLAN != nil && (n.VLAN.Trunk || len(n.VLAN.Tags) != 1) && n.Source.Mode != "passthrough" {
+		return tags(n.VLAN)
 	}
 	if n.VLAN != nil && !(there && source.VF && n.Source.Mode == "passthrough") {
 		return p.notRewritten("libvirt refuses <vlan> in this mode")
@@ -99,26 +105,44 @@ func (p macvtap) assisted(n *xmlfilter.NIC, s Settings) error {
 		}
 		return nil
 	}
-	if err := p.namesUplink(n, s.Uplink); err != nil {
-		return err
-	}
 	if u := p.host.Called(p.cfg, n.Source.Dev); u != nil {
+		dev, err := p.uplink(u)
+		if err == nil {
+			err = p.onUplink(n.Source.Dev, dev, s.Uplink)
+		}
+		if err != nil {
+			return err
+		}
 		return p.altName(n, u)
 	}
 	return p.namedVLAN(n, s)
 }
 
-// namesUplink checks that a <source> that is no device here does not name another uplink than
-// the NIC's settings.
-func (p macvtap) namesUplink(n *xmlfilter.NIC, u *config.Uplink) error {
-	dev, ok := p.find(n.Source.Dev)
-	if parent, _, isVLAN := SplitVLAN(n.Source.Dev); !ok && isVLAN {
-		dev, ok = p.find(parent)
+// onDev checks that a NIC's <source> is the device that its settings say in dev.
+func (p macvtap) onDev(n *xmlfilter.NIC, s Settings) error {
+	at, err := p.atDev(n, s)
+	if err == nil && at.Source.Dev != n.Source.Dev && p.host.Devices[n.Source.Dev].Name != at.Source.Dev {
+		return p.notRewritten(fmt.Sprintf("dev='%s' is %s here, and its <source> says %s", s.Dev, at.Source.Dev, n.Source.Dev))
+	}
+	return err
+}
+
+// atDev is the NIC on the device that its settings say in dev. Beside a VLAN that is the
+// VLAN's parent, and beside an uplink nothing.
+func (p macvtap) atDev(n *xmlfilter.NIC, s Settings) (*xmlfilter.NIC, error) {
+	if n.Type != "direct" || n.Source.Network != "" || s.Own || s.Dev == "" || s.Uplink != nil {
+		return n, nil
+	}
+	dev, _, ok := p.stack().reach(s.Dev)
+	if s.VLAN != 0 && !(dev.VF && cmp.Or(s.Mode, n.Source.Mode) == "passthrough") {
+		return n, nil
 	}
 	if !ok {
-		return nil
+		return n, noDevice(s.Dev)
 	}
-	return p.onUplink(n.Source.Dev, dev, u)
+	at := *n
+	at.Source.Dev = dev.Name
+	return &at, nil
 }
 
 // altName lets libvirt find an uplink's device by the name that the domain uses.
@@ -177,12 +201,12 @@ func (p macvtap) assistedVLAN(n *xmlfilter.NIC, s Settings) error {
 	switch {
 	case there && source.Index == dev.Index:
 		return p.notRewritten(fmt.Sprintf("it asks for VLAN %d and its <source> is %s itself", s.VLAN, dev.Name))
-	case !there && p.host.Called(p.cfg, n.Source.Dev) != nil: // the next guest that names it would be in the VLAN
-		return p.notRewritten(fmt.Sprintf("it asks for VLAN %d and its <source> is uplink %q itself", s.VLAN, p.host.Called(p.cfg, n.Source.Dev).Name))
 	case there && isVLAN && vid != s.VLAN && s.Uplink == nil && s.Dev == "" && source.Kind == "vlan":
 		return p.notRewritten(fmt.Sprintf("it asks for VLAN %d and its <source> is VLAN %d", s.VLAN, source.VLANID))
 	case there && (source.Kind != "vlan" || source.VLANID != s.VLAN || source.Parent != dev.Index || dev.Index == 0):
 		return step.Hint(step.ErrWrongDevice, "%s is not VLAN %d of %s", n.Source.Dev, s.VLAN, dev.Name)
+	case !there && p.host.Called(p.cfg, n.Source.Dev) != nil: // the next guest that names it would be in the VLAN
+		return p.notRewritten(fmt.Sprintf("it asks for VLAN %d and its <source> is uplink %q itself", s.VLAN, p.host.Called(p.cfg, n.Source.Dev).Name))
 	case !there && isVLAN && vid != s.VLAN:
 		return p.notRewritten(fmt.Sprintf("it asks for VLAN %d and its <source> says %s", s.VLAN, n.Source.Dev))
 	case !there && stacked && dev.Name != parent:
@@ -279,6 +303,14 @@ type place struct {
 	name   string         // what it is called, if possible on other hosts, too
 	uplink *config.Uplink // nil where none is concerned
 	vid    int            // 0: on the device itself
+	whole  bool           // dev is the uplink's device
+}
+
+func tags(v *xmlfilter.VLAN) error {
+	if len(v.Tags) == 1 {
+		return step.Hint(step.ErrUnsuitable, "<vlan> is a trunk; a macvtap stands on one VLAN")
+	}
+	return step.Hint(step.ErrUnsuitable, "<vlan> has %d tags; a macvtap stands on one VLAN", len(v.Tags))
 }
 
 // locate finds out where a NIC stands from its settings and its <source dev=>, which
@@ -289,7 +321,7 @@ func (p macvtap) locate(n *xmlfilter.NIC, s Settings) (place, error) {
 	if n.VLAN != nil {
 		switch {
 		case len(n.VLAN.Tags) != 1 || n.VLAN.Trunk:
-			return pl, step.Hint(step.ErrUnsuitable, "<vlan> has %d tags; a macvtap stands on one VLAN", len(n.VLAN.Tags))
+			return pl, tags(n.VLAN)
 		case n.VLAN.Tags[0] == 0 || n.VLAN.Tags[0] > 4094:
 			return pl, step.Hint(step.ErrUnsuitable, "<vlan> tag %d; VLANs are 1 to 4094", n.VLAN.Tags[0])
 		case pl.vid != 0 && pl.vid != n.VLAN.Tags[0]:
@@ -297,9 +329,14 @@ func (p macvtap) locate(n *xmlfilter.NIC, s Settings) (place, error) {
 		}
 		pl.vid = n.VLAN.Tags[0]
 	}
+	if s.Uplink != nil {
+		s.Dev = "" // it goes before
+	}
 	name := cmp.Or(s.Dev, source)
 	if parent, vid, ok := p.stack().splitVLAN(name); ok && (pl.vid == 0 || pl.vid == vid && s.Dev == "") {
 		name, pl.vid = parent, vid
+	} else if dev := p.host.Devices[name]; pl.vid != 0 && dev.VLANID == pl.vid && dev.Below != nil && s.Dev == "" && dev.Name == name {
+		name = dev.Below.Name // an uplink that is that VLAN
 	}
 	if pl.uplink != nil {
 		return pl, p.stack().below(&pl, name, s)
@@ -311,16 +348,21 @@ func (p macvtap) locate(n *xmlfilter.NIC, s Settings) (place, error) {
 	if pl.dev, pl.name, ok = p.stack().reach(name); !ok {
 		return pl, noDevice(name)
 	}
-	if u := p.host.Called(p.cfg, name); u != nil {
-		pl.uplink = u
+	// An uplink in the settings would mean one of its virtual functions in passthrough mode,
+	// and this is the device itself, or a VLAN of it.
+	if u := p.host.Called(p.cfg, name); u != nil && (s.Own || cmp.Or(s.Mode, n.Source.Mode) != "passthrough" || p.host.Free[u.Name] == nil) {
+		pl.uplink, pl.whole = u, true
 	}
 	return pl, nil
 }
 
+// stacked reports whether a place is not on the uplink's device itself, or on one VLAN of it.
+func (pl place) stacked(s Settings) bool { return s.Uplink != nil && !pl.whole }
+
 // noted are the settings that say a place.
 func (pl place) noted() map[string]string {
 	w := map[string]string{}
-	if pl.uplink != nil && pl.name == pl.uplink.Name {
+	if pl.uplink != nil && pl.whole {
 		w[settings.NameUplink] = pl.uplink.Name
 	} else {
 		w[settings.NameDev] = pl.name
@@ -363,7 +405,7 @@ func (p macvtap) convertAssisted(n *xmlfilter.NIC, s Settings) (xmlfilter.Change
 	// Words only where the new name does not say it all: so that the next host can
 	// map it back.
 	switch {
-	case s.Uplink != nil && pl.name != s.Uplink.Name:
+	case pl.stacked(s):
 		// The uplink stays in the settings, and the name says in which of its VLANs.
 		if dev != pl.dev.Name+"."+strconv.Itoa(pl.vid) || !strings.HasPrefix(pl.dev.Name, s.Uplink.Device+".") && s.Uplink.Device != "" {
 			return c, step.Hint(step.ErrUnsuitable, "the name of VLAN %d of %s is too long; say dev='%s' vlan='%d' in its settings, in place of uplink", pl.vid, pl.name, pl.name, pl.vid)
@@ -393,10 +435,10 @@ func (p macvtap) toHookOwned(n *xmlfilter.NIC, s Settings) (xmlfilter.Change, er
 			return c, err
 		}
 	}
-	if s.Uplink != nil && pl.name != s.Uplink.Name { // dev would have to say both, and undo could not put uplink back
-		return c, step.Hint(step.ErrUnsuitable, "its settings say uplink, and its <source> a VLAN in a VLAN of that; say dev='%s' vlan='%d' in place of uplink", pl.name, pl.vid)
-	}
 	noted := pl.noted()
+	if pl.stacked(s) { // an uplink in the settings goes before dev
+		return c, step.Hint(step.ErrUnsuitable, "its uplink is %q, and its <source> is a VLAN in a VLAN of that; say dev='%s' vlan='%d' in its settings, in place of uplink", s.Uplink.Name, pl.name, pl.vid)
+	}
 	noted[settings.NameOwn] = settings.OwnHook
 	noted[settings.NameMode] = cmp.Or(s.Mode, n.Source.Mode, "vepa")
 	c.Settings = newSettings(n, noted)

@@ -46,6 +46,11 @@ func (p ovsPort) prepare(n *xmlfilter.NIC, s Settings) (handled bool, err error)
 	case onOVS(n) && s.Own:
 		return true, p.notRewritten("it asks to be hook-owned")
 	case onOVS(n):
+		if u := p.host.Called(p.cfg, n.Source.Bridge); u != nil && n.Settings != nil {
+			if dev, err := p.uplink(u); err != nil || dev.Name != n.Source.Bridge {
+				return true, cmp.Or(err, p.notRewritten(fmt.Sprintf("uplink %q is %s here, and its <source> says %s", u.Name, dev.Name, n.Source.Bridge)))
+			}
+		}
 		_, err := p.port(n, s)
 		return true, err
 	case n.Type == "ethernet" && s.Own && was != nil:

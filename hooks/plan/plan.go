@@ -74,6 +74,11 @@ func (p *planner) nic(n *xmlfilter.NIC) error {
 	if err := plan(n, s); err != nil {
 		return err
 	}
+	if p.op == step.Prepare && n.Settings != nil { // what a plain guest cannot have, libvirt says
+		if err := libvirtRefuses(p.host, n); err != nil {
+			return err
+		}
+	}
 	return p.enforce(n)
 }
 
@@ -201,6 +206,9 @@ func (p *planner) start(n *xmlfilter.NIC, s Settings) error {
 }
 
 func (p *planner) prepare(n *xmlfilter.NIC, s Settings) error {
+	if err := (macvtap{p}).onDev(n, s); err != nil {
+		return err
+	}
 	for _, a := range p.attachments() {
 		if handled, err := a.prepare(n, s); handled || err != nil {
 			return err

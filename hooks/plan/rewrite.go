@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"maps"
 	"strings"
 
@@ -39,9 +40,16 @@ func (p *planner) convert(n *xmlfilter.NIC) (xmlfilter.Change, error) {
 	if err != nil {
 		return xmlfilter.Change{}, err
 	}
+	was := n.Source.Dev
+	if n, err = (macvtap{p}).atDev(n, s); err != nil {
+		return xmlfilter.Change{}, err
+	}
 	for _, a := range p.attachments() {
 		if c, handled, err := a.convert(n, s); handled || err != nil {
-			return c, err
+			if c.SourceDev == "" && c.Ethernet == "" && n.Source.Dev != was {
+				c.SourceDev = n.Source.Dev
+			}
+			return c, cmp.Or(err, libvirtRefuses(p.host, changed(n, c)))
 		}
 	}
 	return xmlfilter.Change{}, unsuited(n)

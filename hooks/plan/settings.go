@@ -28,6 +28,8 @@ var (
 	ErrNotAllowed = errors.New("not allowed on this host")
 	// ErrNotConfigured: the domain names an uplink or profile that is not configured.
 	ErrNotConfigured = errors.New("not configured on this host")
+	// ErrLibvirtRefuses: no libvirt starts a domain with that.
+	ErrLibvirtRefuses = errors.New("libvirt refuses this")
 )
 
 // NICError says which NIC of which domain an error concerns.

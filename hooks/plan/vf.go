@@ -61,19 +61,32 @@ func (p function) prepare(n *xmlfilter.NIC, s Settings) (handled bool, err error
 	case s.Mode != "" && n.Type == "direct" && s.Mode != "passthrough":
 		return true, p.notRewritten(fmt.Sprintf("it asks for mode %s and its <source> says passthrough", s.Mode))
 	}
-	if s.Uplink != nil {
-		dev, err := p.uplink(s.Uplink)
-		if err != nil {
-			return true, err
-		}
-		if dev.Index != vf.PFIndex {
-			return true, p.notRewritten(fmt.Sprintf("uplink %q is %s here, and its VF is one of %s", s.Uplink.Name, dev.Name, vf.PFName))
-		}
+	if err := p.ofUplink(n, s, vf); err != nil {
+		return true, err
 	}
 	if _, err := p.want(n, s, vf); err != nil {
 		return true, err
 	}
 	return true, p.claim(n, s, vf)
+}
+
+// ofUplink checks that a VF is one of the uplink that the NIC's settings name. rewrite
+// chooses another one where that is a macvtap's; a function's address is the user's to change.
+func (p function) ofUplink(n *xmlfilter.NIC, s Settings, vf VFDevice) error {
+	if s.Uplink == nil {
+		return nil
+	}
+	dev, err := p.uplink(s.Uplink)
+	switch {
+	case err != nil || dev.Index == vf.PFIndex:
+		return err
+	case n.Type == "hostdev":
+		return step.Hint(step.ErrUnsuitable, "uplink %q is %s here, and PCI function %s is a VF of %s; change its <address>, or leave uplink out", s.Uplink.Name, dev.Name, n.Source.PCI, vf.PFName)
+	}
+	if p.host.Free[s.Uplink.Name] == nil {
+		return step.Hint(step.ErrUnsuitable, "uplink %q is %s here, which has no virtual functions, and its <source> is a VF of %s; name another device, or leave uplink out", s.Uplink.Name, dev.Name, vf.PFName)
+	}
+	return p.notRewritten(fmt.Sprintf("uplink %q is %s here, and its VF is one of %s", s.Uplink.Name, dev.Name, vf.PFName))
 }
 
 // claim plans that the guest has the VF that its NIC names. A plain guest is refused it
@@ -100,7 +113,7 @@ func (p function) claim(n *xmlfilter.NIC, s Settings, vf VFDevice) error {
 }
 
 func (p function) none(n *xmlfilter.NIC, s Settings) error {
-	if s.Uplink != nil && cmp.Or(s.Mode, n.Source.Mode) == "passthrough" {
+	if s.Uplink != nil && cmp.Or(s.Mode, n.Source.Mode) == "passthrough" && p.host.Free[s.Uplink.Name] != nil {
 		return p.notRewritten("it is to have a virtual function of uplink " + s.Uplink.Name)
 	}
 	if s.VF.PortProfile != "" && s.VF == (settings.VF{PortProfile: s.VF.PortProfile}) {
@@ -291,7 +304,7 @@ func (p function) convert(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, han
 	case n.Type == "hostdev":
 		c, err = p.convertHostdev(n, s)
 		return c, true, err
-	case !p.passthrough(n, s) || s.Own && n.VirtualPort == nil:
+	case !p.passthrough(n, s) || s.Own && (n.VirtualPort == nil || isQbg(n.VirtualPort)):
 		return c, false, nil
 	}
 	vf, u, err := p.meant(n, s, false)
@@ -302,6 +315,9 @@ func (p function) convert(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, han
 		if p.takesPort(n, p.host.Devices[n.Source.Dev].Index, u) {
 			c, err = p.toOwnedPort(n, s, "")
 			return c, true, err
+		}
+		if s.VF.Set() {
+			return c, true, p.none(n, s)
 		}
 		return c, false, nil
 	}
@@ -316,6 +332,8 @@ func (p function) convert(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, han
 		// libvirt alone cannot keep such a VF: it fails to save what enic does
 		// not report.
 		c, err = p.toOwnedPort(n, s, vf.Netdev)
+	} else if s.Own {
+		c, err = p.macvtap().toHookOwned(n, s) // which says why not
 	}
 	return c, true, err
 }
@@ -323,6 +341,11 @@ func (p function) convert(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, han
 // convertHostdev takes away what libvirt refuses on a hostdev NIC: the hook associates it.
 func (p function) convertHostdev(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, err error) {
 	vf, ok := p.onVF(n)
+	if ok {
+		if err := p.ofUplink(n, s, vf); err != nil {
+			return c, err
+		}
+	}
 	if ok && isQbg(n.VirtualPort) {
 		// What is kept of it is what start associates.
 		c.DropVirtualPort = true
@@ -386,6 +409,8 @@ func (p function) meant(n *xmlfilter.NIC, s Settings, available bool) (*VFDevice
 		return nil, u, err
 	case has:
 		return &free, u, nil
+	case ok && s.Uplink != nil:
+		return nil, u, p.ofUplink(n, s, vf)
 	case ok:
 		return &vf, u, nil
 	}

@@ -28,12 +28,12 @@ func (p stack) reach(name string) (dev Device, portable string, ok bool) {
 	literal := there && dev.Name == name && (p.host.Origin != Elsewhere || u == nil)
 	if u != nil && !literal {
 		dev, there = p.host.Uplinks[u.Name]
-		return dev, u.Name, there
+		return dev, p.portable(u, dev), there
 	}
 	parent, vid, isVLAN := SplitVLAN(name)
 	if there {
 		if u != nil {
-			return dev, u.Name, true
+			return dev, p.portable(u, dev), true
 		}
 		if below, portable, ok := p.reach(parent); isVLAN && ok && dev.is(below, vid) {
 			return dev, portable + "." + strconv.Itoa(vid), true
@@ -48,6 +48,14 @@ func (p stack) reach(name string) (dev Device, portable string, ok bool) {
 		return Device{}, "", false
 	}
 	return p.sub(below, vid), portable + "." + strconv.Itoa(vid), true
+}
+
+// portable is an uplink's name, unless another device of this host has that name.
+func (p stack) portable(u *config.Uplink, dev Device) string {
+	if other, there := p.host.Devices[u.Name]; there && other.Index != dev.Index {
+		return dev.Name
+	}
+	return u.Name
 }
 
 // sub is the sub-interface of a device for a VLAN, as it is or as it is to be made.
@@ -130,6 +138,11 @@ func (p stack) vlan(n *xmlfilter.NIC, name string, parent Device, vid int) error
 	case create == "uplinks" && p.uplinkAt(out.Index) == nil:
 		return step.Hint(ErrNotAllowed, "%s is not there, %s is no uplink, and vlan.create = \"uplinks\" in %s", name, parent.Name, config.Path)
 	}
+	for _, s := range p.steps {
+		if v, is := s.Kind.(*step.VLAN); is && v.Name == name && (v.Parent != parent.Name || v.ID != vid) {
+			return step.Hint(step.ErrWrongDevice, "%s is VLAN %d of %s for NIC %s, and VLAN %d of %s for this one; give one of them another <source dev=>", name, v.ID, v.Parent, s.NIC, vid, parent.Name)
+		}
+	}
 	p.add(step.Step{NIC: p.id(n), Kind: &step.VLAN{Name: name, Parent: parent.Name, ID: vid, ParentIndex: parent.Index}})
 	return nil
 }
@@ -167,6 +180,9 @@ func VLANNames(cfg *config.Config, host Snapshot, n *xmlfilter.NIC) []string {
 					at = VLANName(at, vid)
 					names = append(names, at)
 				}
+			}
+			if u := host.uplinkOf(cfg, name); u != nil {
+				names = append(names, u.Name)
 			}
 			var vid int
 			name, vid, ok = SplitVLAN(name)
@@ -211,8 +227,12 @@ func (p stack) below(pl *place, name string, s Settings) error {
 	if err != nil {
 		return err
 	}
-	pl.dev, pl.name = dev, pl.uplink.Name
-	if s.VLAN != 0 || s.Dev != "" {
+	pl.dev, pl.name = dev, p.portable(pl.uplink, dev)
+	if pl.whole = s.VLAN != 0; pl.whole {
+		return nil
+	}
+	if here, portable, ok := p.reach(name); ok && here.on(dev.Index) {
+		pl.dev, pl.name, pl.whole = here, portable, here.Index == dev.Index
 		return nil
 	}
 	var outer []int
@@ -223,6 +243,7 @@ func (p stack) below(pl *place, name string, s Settings) error {
 		}
 		name, outer = parent, append(outer, vid)
 	}
+	pl.whole = len(outer) == 0
 	for _, vid := range slices.Backward(outer) {
 		pl.dev, pl.name = p.sub(pl.dev, vid), pl.name+"."+strconv.Itoa(vid)
 	}
