@@ -81,6 +81,7 @@ func TestHarmlessStrays(t *testing.T) {
 		"all have their own":     {"<ld:nic mac='" + mac1 + "' isolated='yes'/><ld:nic mac='" + mac2 + "' isolated='yes'/>", bridged(mac2, "br0", "vnet0")},
 		"not for this kind":      {"<ld:nic mac='" + mac1 + "' isolated='yes'/>", direct(mac2, "nica", "bridge")},
 		"not for any of these":   {"<ld:nic mac='" + mac1 + "' vlan='7'/>", userNIC(mac2)},
+		"not the hook's":         {"<ld:nic mac='" + mac1 + "' isolated='yes'/>", owned(mac2, "tap7")},
 		"no NIC":                 {"<ld:nic mac='" + mac1 + "' isolated='yes' vlan='7'/>", ""},
 		"a NIC to be plugged in": {"<ld:nic alias='ua-later' isolated='yes'/>", ""},
 	} {

@@ -173,6 +173,9 @@ func TestCloneOfAGuestThatDoesNotRun(t *testing.T) {
 	_, err := w.run(step.Prepare, domain(uuidB, "", owned(mac2, hooksName)))
 	require.ErrorIs(t, err, step.ErrUnsuitable)
 	require.ErrorContains(t, err, "the hook makes "+hooksName+" for a NIC whose settings say own='hook', and it has none")
+	// Where settings have lost their NIC, they can be its.
+	_, err = w.run(step.Prepare, domain(uuidB, vfWords(mac1, "own='hook' dev='nica'"), direct(mac3, "nica", "bridge")+owned(mac2, hooksName)))
+	require.ErrorContains(t, err, "and it has none; run: libvirt-direct rewrite --domain 'vm b'")
 	// A guest of its own has the device after that, and its clone is told.
 	w.must(step.Prepare, ownedBy(uuidB, mac2, hooksName))
 	_, err = w.run(step.Prepare, ownedBy(uuidA, mac1, hooksName))

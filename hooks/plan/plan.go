@@ -63,7 +63,7 @@ func eachNIC(d *xmlfilter.Domain, goOn bool, do func(i int, n *xmlfilter.NIC) er
 func wholeDomain(p *planner) error {
 	switch p.op {
 	case step.Prepare, step.Start, step.Reconnect:
-		return cmp.Or(devices{p}.others(), strays(p.domain, p.cfg))
+		return cmp.Or(devices{p}.others(), strays(p.domain, p.cfg), devices{p}.missing())
 	}
 	return nil
 }

@@ -277,7 +277,8 @@ func (r *repair) unclear() error {
 		var can []int
 		for n := range r.domain.NICs {
 			of := &r.domain.NICs[n]
-			if r.free(n) && (kindsOf(of)&kinds != 0 || orphan(of) && ownsDevice(r.cfg, s.NIC)) {
+			owned := ownsDevice(r.cfg, s.NIC)
+			if r.free(n) && (kindsOf(of)&kinds != 0 && (owned || of.Type != "ethernet") || owned && orphan(of)) {
 				can = append(can, n)
 			}
 		}

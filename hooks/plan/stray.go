@@ -16,6 +16,10 @@ import (
 // could be theirs. virt-clone gives NICs new MACs and leaves the metadata as it is.
 var ErrStray = errors.New("settings in <metadata> belong to no NIC")
 
+// hookOwned are the kinds of NIC that one of type='ethernet' can be, with settings by which the
+// hook makes its device.
+const hookOwned = settings.OnMacvtap | settings.OnVF | settings.OnOVS
+
 // kindsOf are the kinds of NIC that settings can be for in a NIC as it is, or can turn out to be.
 func kindsOf(n *xmlfilter.NIC) settings.Kinds {
 	switch {
@@ -23,8 +27,8 @@ func kindsOf(n *xmlfilter.NIC) settings.Kinds {
 		return settings.OnMacvtap | settings.OnVF
 	case n.Type == "hostdev":
 		return settings.OnVF
-	case n.Type == "ethernet": // hook-owned, if it were for its settings
-		return settings.OnMacvtap | settings.OnVF | settings.OnOVS
+	case n.Type == "ethernet":
+		return hookOwned
 	case onOVS(n):
 		return settings.OnOVS
 	case n.Type == "network":
@@ -47,10 +51,11 @@ func bare(d *xmlfilter.Domain) map[settings.Kinds]*xmlfilter.NIC {
 	return first
 }
 
-// meant is the first of some NICs for which a setting of some kinds can be, nil for none.
-func meant(nics map[settings.Kinds]*xmlfilter.NIC, kinds settings.Kinds) (n *xmlfilter.NIC) {
+// meant is the first of some NICs for which a setting of some kinds can be, nil for none. owned:
+// the settings say that the hook makes the NIC's device.
+func meant(nics map[settings.Kinds]*xmlfilter.NIC, kinds settings.Kinds, owned bool) (n *xmlfilter.NIC) {
 	for k, of := range nics {
-		if k&kinds != 0 && (n == nil || of.Index < n.Index) {
+		if k&kinds != 0 && (owned || k != hookOwned) && (n == nil || of.Index < n.Index) {
 			n = of
 		}
 	}
@@ -72,7 +77,7 @@ func mayHaveLost(d *xmlfilter.Domain) bool {
 		for _, r := range s.Restricting() {
 			kinds |= r.NICs
 		}
-		if meant(nics, kinds) != nil {
+		if meant(nics, kinds, s.Own == settings.OwnHook || s.Profile != "") != nil {
 			return true
 		}
 	}
@@ -114,7 +119,7 @@ func strays(d *xmlfilter.Domain, cfg *config.Config) error {
 	nics := bare(d)
 	for _, s := range d.Stray {
 		kinds, text := restriction(cfg, s)
-		if n := meant(nics, kinds); n != nil {
+		if n := meant(nics, kinds, ownsDevice(cfg, s.NIC)); n != nil {
 			return &NICError{Domain: d.Name, NIC: n.String(), Err: step.Hint(ErrStray,
 				"those of %s (%s) may be meant for this one, which has none, as after virt-clone; run: libvirt-direct rewrite --domain %s", s.Key, text, shellWord(d.Name))}
 		}
@@ -131,7 +136,7 @@ func DescribeStray(d *xmlfilter.Domain, cfg *config.Config, s xmlfilter.Stray) s
 		return text + "; a NIC of type='ethernet' without settings waits for such, see rewrite"
 	case kinds == 0:
 		return text + "; they restrict nothing and are ignored"
-	case meant(bare(d), kinds) == nil:
+	case meant(bare(d), kinds, ownsDevice(cfg, s.NIC)) == nil:
 		return text + "; no NIC without settings could be meant, and they are ignored"
 	}
 	return fmt.Sprintf("%s; they restrict (%s), and the domain does not start until it is clear whose they are", text, restricts)

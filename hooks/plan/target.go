@@ -92,7 +92,8 @@ type devices struct{ *planner }
 // Targets refuses a domain that names another guest's device, for one that has nothing else
 // to do with us.
 func Targets(op step.Op, d *xmlfilter.Domain, host Snapshot) error {
-	return devices{&planner{op: op, domain: d, host: host}}.others()
+	p := devices{&planner{op: op, domain: d, host: host}}
+	return cmp.Or(p.others(), p.missing())
 }
 
 // others refuses a domain of which a NIC names a device that was made for another guest:
@@ -100,20 +101,29 @@ func Targets(op step.Op, d *xmlfilter.Domain, host Snapshot) error {
 func (p devices) others() error {
 	for i := range p.domain.NICs {
 		n := &p.domain.NICs[i]
-		t, looked := p.host.Targets[n.Target]
 		var err error
-		switch o := t.Owner; {
+		switch o := p.host.Targets[n.Target].Owner; {
 		case o != nil && o.Helper != "":
 			err = step.Hint(step.ErrInUse, "%s is a device of the helper's (%s); leave its <target dev=> out", n.Target, o.Helper)
 		case o != nil && o.Unreadable:
 			err = step.Hint(step.ErrInUse, "%s is claimed by domain %s, whose journal cannot be read; %s, or see libvirt-direct status --claims", n.Target, o.Domain, p.ownTarget(n))
 		case o != nil:
 			err = step.Hint(step.ErrInUse, "%s was made for domain %q; %s, or libvirt-direct gc if that domain is gone", n.Target, o.Domain, p.ownTarget(n))
-		case p.op == step.Prepare && looked && !t.There && orphan(n):
-			err = noOwnSettings(n)
 		}
 		if err != nil {
 			return &NICError{Domain: p.domain.Name, NIC: n.String(), Err: err}
+		}
+	}
+	return nil
+}
+
+// missing refuses a NIC of the hook's whose device nobody will make. libvirt would refuse it, too,
+// and not say why.
+func (p devices) missing() error {
+	for i := range p.domain.NICs {
+		n := &p.domain.NICs[i]
+		if t, looked := p.host.Targets[n.Target]; p.op == step.Prepare && looked && !t.There && orphan(n) {
+			return noOwnSettings(p.domain, n)
 		}
 	}
 	return nil
@@ -133,15 +143,20 @@ func orphan(n *xmlfilter.NIC) bool {
 	return n.Type == "ethernet" && n.Managed == "no" && n.Settings == nil && hookNamed(n.Target)
 }
 
-func noOwnSettings(n *xmlfilter.NIC) error {
-	return step.Hint(step.ErrUnsuitable, "the hook makes %s for a NIC whose settings say own='hook', and it has none; add its <nic> to <metadata>, or take another <target dev=>", n.Target)
+func noOwnSettings(d *xmlfilter.Domain, n *xmlfilter.NIC) error {
+	todo := "add its <nic> to <metadata>, or take another <target dev=>"
+	if len(d.Stray) > 0 {
+		todo = "run: libvirt-direct rewrite --domain " + shellWord(d.Name)
+	}
+	return &NICError{Domain: d.Name, NIC: n.String(), Err: step.Hint(step.ErrUnsuitable,
+		"the hook makes %s for a NIC whose settings say own='hook', and it has none; %s", n.Target, todo)}
 }
 
 // orphaned refuses to rewrite a domain with such a NIC: as which one it was meant is not known.
 func orphaned(d *xmlfilter.Domain) error {
 	for i := range d.NICs {
 		if n := &d.NICs[i]; orphan(n) {
-			return &NICError{Domain: d.Name, NIC: n.String(), Err: noOwnSettings(n)}
+			return noOwnSettings(&xmlfilter.Domain{Name: d.Name}, n)
 		}
 	}
 	return nil
@@ -179,8 +194,12 @@ func owner(d *xmlfilter.Domain) string { return cmp.Or(d.UUID, d.Name) }
 
 // ownsDevice reports whether settings are of a NIC whose device the hook makes.
 func ownsDevice(cfg *config.Config, s settings.NIC) bool {
-	if p := cfg.Profiles[s.Profile]; p != nil {
+	p := cfg.Profiles[s.Profile]
+	switch {
+	case p != nil:
 		s = s.Override(p.NIC)
+	case s.Profile != "":
+		return s.Own != settings.OwnLibvirt // it may say that
 	}
 	return s.Own == settings.OwnHook
 }
