@@ -106,5 +106,10 @@ func (h *Hook) foreignDevices(ctx context.Context, c Call, d *xmlfilter.Domain) 
 		return nil
 	}
 	defer closeKernel()
-	return plan.Targets(c.Op, d, plan.Snapshot{Owner: d.UUID, Targets: targets(ctx, k, h.records(), d)})
+	return plan.Targets(c.Op, d, SurveyTargets(ctx, k, h.records(), d))
+}
+
+// SurveyTargets looks up no more than the devices that a domain's NICs name by <target dev=>.
+func SurveyTargets(ctx context.Context, k step.Kernel, rec Records, d *xmlfilter.Domain) plan.Snapshot {
+	return plan.Snapshot{Owner: d.UUID, Targets: targets(ctx, k, rec, d)}
 }

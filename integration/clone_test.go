@@ -74,6 +74,10 @@ func TestCloneRunsBesideItsOriginal(t *testing.T) {
 			_, err := h.Virsh(ctx, "start", name)
 			require.ErrorContains(t, err, want)
 			require.Equal(t, running, h.MustSnapshot())
+			checked, err := h.Run(ctx, ld, "check")
+			require.Error(t, err, "a fault is found")
+			require.Regexp(t, "FAULT +domain "+name+" +it does not start: domain \"", checked)
+			require.Contains(t, checked, want)
 		}
 		if len(h.macvtaps()) == 0 {
 			h.start("web1")

@@ -59,6 +59,12 @@ func eachNIC(d *xmlfilter.Domain, goOn bool, do func(i int, n *xmlfilter.NIC) er
 	return errors.Join(errs...)
 }
 
+// Lost says why a domain does not start that names another guest's device, or has lost settings
+// that restrict its guest; nil for others. Of the host it needs Targets alone.
+func Lost(d *xmlfilter.Domain, cfg *config.Config, host Snapshot) error {
+	return wholeDomain(newPlanner(step.Prepare, d, cfg, host))
+}
+
 // wholeDomain refuses what concerns NICs of any kind.
 func wholeDomain(p *planner) error {
 	switch p.op {

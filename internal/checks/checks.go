@@ -60,6 +60,7 @@ func hostChecks() []check {
 		drivers,
 		helperProgram,
 		plainTaps,
+		clones,
 		claims,
 		leftovers,
 	}
