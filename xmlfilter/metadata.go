@@ -39,6 +39,9 @@ type Stray struct {
 	*Settings
 }
 
+// String names it by its key.
+func (s Stray) String() string { return s.Key }
+
 // onlyElement refuses in a <metadata> what is ours and not the one element of a name: what it
 // says would be ignored.
 func onlyElement(meta *element, name string) error {

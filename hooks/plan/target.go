@@ -168,7 +168,7 @@ func orphaned(d *xmlfilter.Domain) error {
 func (p devices) newTarget(n *xmlfilter.NIC) string {
 	own := targetName(p.domain, n)
 	switch {
-	case n.Target == own && n.Managed == "no":
+	case n.Managed == "no" && namedFor(n.Target, owner(p.domain), n.MAC, p.domain.NICs): // with the alias of today, or before it got that
 		return ""
 	case n.Target == "" || hookNamed(n.Target) || p.host.Targets[n.Target].Owner != nil:
 		return own
