@@ -221,3 +221,24 @@ func TestRestrictionsAreAppliedOrRefused(t *testing.T) {
 		require.Greater(t, tried, 12)
 	}
 }
+
+// A guest that has lost such settings is not one without settings: what is wrong with the host
+// does not let it start without them.
+func TestLostRestrictionsOnABrokenHost(t *testing.T) {
+	doc := domain(uuidA, "<ld:nic mac='"+mac2+"' vlan='100'/>", direct(mac1, "nica", "bridge"))
+	for _, spoil := range []func(w *world){
+		func(w *world) {
+			w.hook.Kernel = func() (step.Kernel, func(), error) { return nil, nil, errors.New("no netlink socket") }
+		},
+		func(w *world) {
+			w.hook.Config = func() (*config.Config, error) { return nil, errors.New("config.toml:7: unknown key") }
+		},
+	} {
+		w := newPlainWorld(t)
+		spoil(w)
+		for _, op := range []step.Op{step.Prepare, step.Start, step.Migrate, step.Restore} {
+			_, err := w.run(op, doc)
+			require.Error(t, err, "%s", op)
+		}
+	}
+}
