@@ -18,8 +18,8 @@ import (
 // operation. It touches nothing. Its text is for people; it is not a format.
 func Explain(w io.Writer, op step.Op, d *xmlfilter.Domain, cfg *config.Config, host plan.Snapshot) error {
 	fmt.Fprintf(w, "domain %q\n", d.Name)
-	for _, key := range d.Stray {
-		fmt.Fprintf(w, "  the metadata has settings for %s, which no NIC has\n", key)
+	for _, s := range d.Stray {
+		fmt.Fprintf(w, "  %s\n", plan.DescribeStray(d, cfg, s))
 	}
 	for i := range d.NICs {
 		n := &d.NICs[i]
@@ -80,6 +80,7 @@ type explanation struct {
 	cfg           *config.Config
 	host          plan.Snapshot
 
+	repairs    []string
 	changes    []xmlfilter.Change
 	rewriteErr error
 	planned    []step.Step // by prepare
@@ -88,12 +89,14 @@ type explanation struct {
 
 func newExplanation(op step.Op, d *xmlfilter.Domain, cfg *config.Config, host plan.Snapshot) *explanation {
 	e := &explanation{before: d, after: d, cfg: cfg, host: host}
-	e.changes, e.rewriteErr = plan.Rewrite(d, cfg, host)
+	if e.before, e.repairs, e.rewriteErr = repaired(d, cfg, host.Known); e.rewriteErr == nil {
+		e.changes, e.rewriteErr = plan.Rewrite(e.before, cfg, host)
+	}
 	e.planned, e.planErr = plan.For(step.Prepare, d, cfg, host)
 	if !errors.Is(e.planErr, plan.ErrNotRewritten) || e.rewriteErr != nil || op != "" {
 		return e
 	}
-	if after, err := rewritten(d, e.changes); err == nil {
+	if after, err := rewritten(e.before, e.changes); err == nil {
 		e.after, e.then = after, ", once rewritten"
 		e.planned, e.planErr = plan.For(step.Prepare, after, cfg, host)
 	}
@@ -104,7 +107,7 @@ func newExplanation(op step.Op, d *xmlfilter.Domain, cfg *config.Config, host pl
 func (e *explanation) of(op step.Op) (lines []string, err error) {
 	switch op {
 	case opRewrite:
-		return ExplainChanges(e.before, e.changes), e.rewriteErr
+		return append(e.repairs, ExplainChanges(e.before, e.changes)...), e.rewriteErr
 	case step.Migrate, step.Restore:
 		renames, _, err := plan.Remap(e.before, e.cfg, e.host, plan.OriginOf(op))
 		return ExplainChanges(e.before, renames), err
@@ -148,6 +151,24 @@ func (e *explanation) losses(w io.Writer) {
 			fmt.Fprintf(w, "  %s\n", l)
 		}
 	}
+}
+
+// repaired is the domain as rewrite makes it before anything else: settings that belong to no
+// NIC are given to those that they are for.
+func repaired(d *xmlfilter.Domain, cfg *config.Config, known plan.Known) (*xmlfilter.Domain, []string, error) {
+	to, why, err := plan.Repair(d, cfg, known)
+	if err != nil || len(to) == 0 {
+		return d, nil, err
+	}
+	doc, err := d.Reassign(to)
+	if err != nil {
+		return d, nil, err
+	}
+	after, err := xmlfilter.Parse(doc)
+	if err != nil {
+		return d, nil, err
+	}
+	return after, why, nil
 }
 
 // rewritten is the domain as it is after its changes.

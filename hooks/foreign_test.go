@@ -212,7 +212,7 @@ func FuzzForeign(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, doc []byte) {
-		if !plan.MayConcern(doc) {
+		if !plan.MayConcern(doc) && !plan.MayNameDevice(doc) {
 			w := newWorld(t, "", "nica")
 			w.hook.Config = func() (*config.Config, error) { panic("config read") }
 			w.hook.Kernel = func() (step.Kernel, func(), error) { panic("kernel asked") }

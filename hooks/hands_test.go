@@ -207,34 +207,8 @@ func TestHostdevInOtherHandsIsLeft(t *testing.T) {
 	require.Equal(t, running, w.kernel.DumpVFs())
 }
 
-// A start that wants the name of a running guest's device is killed behind its claim.
-func TestKilledStartHoldsNoDevice(t *testing.T) {
-	w := newWorld(t, "", "nica", "nicb")
-	before := w.dump()
-	a := domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook' dev='nica'/>", owned(mac1, "ldt0"))
-	b := domain(uuidB, "<ld:nic mac='"+mac2+"' own='hook' dev='nicb'/>", owned(mac2, "ldt0"))
-	w.must(step.Prepare, a)
-	w.must(step.Start, a)
-	died := false
-	w.kernel.Gate = func(hooktest.Point) error {
-		if len(w.journals()) == 2 && !died { // B has claimed
-			died = true
-			panic("SIGKILL")
-		}
-		return nil
-	}
-	func() {
-		defer func() { _ = recover() }()
-		_, _ = w.run(step.Prepare, b)
-	}()
-	w.kernel.Gate = nil
-	require.True(t, died)
-	w.must(step.Stopped, a)
-	w.must(step.Release, a)
-	require.Equal(t, before, w.dump(), "A's end leaves its own device")
-}
-
-// The guest ends while such a start is between its claim and its refusal.
+// A start that wants the name of a running guest's device is refused before it claims anything,
+// and can be killed at any read until then.
 func TestRefusedStartHoldsNoDevice(t *testing.T) {
 	w := newWorld(t, "", "nica", "nicb")
 	before := w.dump()
@@ -242,20 +216,55 @@ func TestRefusedStartHoldsNoDevice(t *testing.T) {
 	b := domain(uuidB, "<ld:nic mac='"+mac2+"' own='hook' dev='nicb'/>", owned(mac2, "ldt0"))
 	w.must(step.Prepare, a)
 	w.must(step.Start, a)
-	done := false
-	w.kernel.Gate = func(hooktest.Point) error {
-		if len(w.journals()) == 2 && !done {
-			done = true
-			w.must(step.Stopped, a)
-			w.must(step.Release, a)
+	running := w.dump()
+	_, err := w.run(step.Prepare, b)
+	require.ErrorIs(t, err, step.ErrInUse)
+	require.Equal(t, running, w.dump())
+	require.Equal(t, []string{uuidA}, w.journals())
+	w.must(step.Stopped, a)
+	w.must(step.Release, a)
+	require.Equal(t, before, w.dump(), "A's end leaves its own device")
+	w.must(step.Prepare, b)
+}
+
+// The device of a running guest was removed, and another guest's has its name now. A start that
+// takes it is killed behind its claim, or is overtaken by the other's end.
+func TestLostDevicesNameIsAnothers(t *testing.T) {
+	for _, killed := range []bool{true, false} {
+		w := newWorld(t, "", "nica", "nicb")
+		before := w.dump()
+		a := domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook' dev='nica'/>", owned(mac1, "ldt0"))
+		b := domain(uuidB, "<ld:nic mac='"+mac2+"' own='hook' dev='nicb'/>", owned(mac2, "ldt0"))
+		w.must(step.Prepare, a)
+		w.must(step.Start, a)
+		lost, err := w.kernel.ByName(t.Context(), "ldt0")
+		require.NoError(t, err)
+		require.NoError(t, w.kernel.Delete(t.Context(), lost.Index))
+		done := false
+		w.kernel.Gate = func(hooktest.Point) error {
+			if len(w.journals()) == 2 && !done { // B has claimed
+				done = true
+				if killed {
+					panic("SIGKILL")
+				}
+				w.must(step.Stopped, a)
+				w.must(step.Release, a)
+			}
+			return nil
 		}
-		return nil
+		func() {
+			defer func() { _ = recover() }()
+			w.must(step.Prepare, b)
+		}()
+		w.kernel.Gate = nil
+		require.True(t, done)
+		require.Equal(t, !killed, w.has("ldt0"))
+		w.must(step.Stopped, a)
+		w.must(step.Release, a)
+		require.Equal(t, !killed, w.has("ldt0"), "A's end leaves B's device")
+		w.must(step.Release, b)
+		require.Equal(t, before, w.dump())
 	}
-	_, _ = w.run(step.Prepare, b) // started or refused: both will do
-	w.kernel.Gate = nil
-	w.must(step.Release, b)
-	require.True(t, done)
-	require.Equal(t, before, w.dump())
 }
 
 // The PF's network device is elsewhere when the guest ends.

@@ -110,8 +110,14 @@ func (h *Hook) run(ctx context.Context, c Call) error {
 		return err
 	}
 	if !plan.MayConcern(doc) {
-		h.foreign(ctx, c, doc)
-		return nil
+		var refused error
+		if d := nameable(doc); d != nil {
+			refused = h.foreignDevices(ctx, c, d)
+		}
+		if refused == nil {
+			h.foreign(ctx, c, doc)
+		}
+		return refused
 	}
 	d, err := parse(doc)
 	if c.Op == step.Stopped || c.Op == step.Release {
@@ -143,6 +149,9 @@ func (h *Hook) run(ctx context.Context, c Call) error {
 		return err
 	}
 	if !concerns(d) {
+		if err := h.foreignDevices(ctx, c, d); err != nil {
+			return err
+		}
 		if held, err := h.holds(d.UUID); err != nil || !held || c.Op == step.Reconnect {
 			return err
 		}
@@ -160,6 +169,19 @@ func (h *Hook) run(ctx context.Context, c Call) error {
 		return h.plain(ctx, c, d)
 	}
 	return h.operate(ctx, c, d, false)
+}
+
+// nameable is a domain that has nothing for us, and could name a device of ours; else nil, also
+// where it cannot be read.
+func nameable(doc []byte) *xmlfilter.Domain {
+	if !plan.MayNameDevice(doc) {
+		return nil
+	}
+	d, err := xmlfilter.Parse(doc)
+	if err != nil {
+		return nil
+	}
+	return d
 }
 
 // othersFiles keeps what libvirt has saved of other guests' devices from this domain's end,
@@ -331,9 +353,7 @@ type planError struct{ error }
 func (e *planError) Unwrap() error { return e.error }
 
 // concerns reports whether any of a domain's NICs is ours.
-func concerns(d *xmlfilter.Domain) bool {
-	return slices.ContainsFunc(d.NICs, func(n xmlfilter.NIC) bool { return plan.InScope(&n) })
-}
+func concerns(d *xmlfilter.Domain) bool { return plan.Concerns(d) }
 
 // holds reports whether there is a journal for a domain.
 func (h *Hook) holds(uuid string) (bool, error) {

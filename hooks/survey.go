@@ -29,6 +29,8 @@ type Records struct {
 	// Named are virtual functions, by network device or PCI address, that definitions of
 	// other domains name: no free choice takes them.
 	Named []string
+	// Others are the definitions of other domains, where libvirt was asked.
+	Others []*xmlfilter.Domain
 }
 
 // surveyor is a survey at work.
@@ -87,6 +89,11 @@ func Survey(ctx context.Context, k step.Kernel, cfg *config.Config, rec Records,
 			}
 		}
 	}
+	if len(d.Stray) > 0 {
+		h.Known.Others = rec.Others
+		h.Known.UUIDs, _ = rec.Journal.Domains() // who cannot read them knows less
+	}
+	h.Targets = targets(ctx, k, rec, d)
 	s.lowers(ctx, &h)
 	if err := s.pfsBelow(ctx, &h); err != nil {
 		return h, err

@@ -58,9 +58,8 @@ type Domain struct {
 	// when it names none.
 	Nodes []int
 
-	// Stray are the keys (MAC or alias) of settings that belong to no NIC of the
-	// domain, for instance because it was detached.
-	Stray []string
+	// Stray are settings that belong to no NIC of the domain.
+	Stray []Stray
 
 	aliases map[string]bool // of its devices
 	raw     []byte          // as it came

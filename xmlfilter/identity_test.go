@@ -120,7 +120,7 @@ func TestUserKeepsAnAliasGivenMeanwhile(t *testing.T) {
 	require.NoError(t, err)
 	after, err := Parse([]byte(strings.ReplaceAll(string(out), "<alias name='ua-ld-0'/>", "<alias name='ua-mine'/>")))
 	require.NoError(t, err)
-	require.Equal(t, []string{"ua-ld-0"}, after.Stray, "its settings name the alias that was taken away")
+	require.Equal(t, "ua-ld-0", after.Stray[0].Key, "its settings name the alias that was taken away")
 }
 
 // Several edits of one element add up.

@@ -17,6 +17,10 @@ import (
 //	</metadata>
 const Namespace = "urn:libvirt-direct:1"
 
+// NamespacePrefix is what the namespaces of all releases begin with. Settings in another one
+// than Namespace are a newer release's, and are refused: what they restrict is not known.
+const NamespacePrefix = "urn:libvirt-direct:"
+
 // Settings are what the domain's metadata says of one NIC.
 type Settings struct {
 	settings.NIC
@@ -26,6 +30,36 @@ type Settings struct {
 
 	key       nicKey
 	elem, was *element
+}
+
+// A Stray is a <nic> that belongs to no NIC of the domain: that was detached, or the domain
+// is a clone, or somebody has changed the MAC.
+type Stray struct {
+	Key string // its MAC, normalised, or its alias
+	*Settings
+}
+
+// String names it by its key.
+func (s Stray) String() string { return s.Key }
+
+// onlyElement refuses in a <metadata> what is ours and not the one element of a name: what it
+// says would be ignored.
+func onlyElement(meta *element, name string) error {
+	seen := false
+	for _, c := range meta.children {
+		switch {
+		case !strings.HasPrefix(c.name.Space, NamespacePrefix):
+		case c.name.Space != Namespace:
+			return fmt.Errorf("%w: this release does not know the namespace of <%s xmlns='%s'>; upgrade libvirt-direct, or write it for xmlns='%s'", ErrSettings, c.name.Local, c.name.Space, Namespace)
+		case c.name.Local != name:
+			return fmt.Errorf("%w: <%s> is not known; the element is <%s xmlns='%s'>", ErrSettings, c.name.Local, name, Namespace)
+		case seen:
+			return fmt.Errorf("%w: <%s> stands there twice; put all settings into one", ErrSettings, name)
+		default:
+			seen = true
+		}
+	}
+	return nil
 }
 
 // inMetadata reports whether an element below <nics> is the one of that name. It may be
@@ -43,10 +77,8 @@ func (d *Domain) readSettings() error {
 	if meta == nil {
 		return nil
 	}
-	for _, c := range meta.children {
-		if c.name.Space == Namespace && c.name.Local != "nics" {
-			return fmt.Errorf("%w: <%s> is not known; the element is <nics xmlns='%s'>", ErrSettings, c.name.Local, Namespace)
-		}
+	if err := onlyElement(meta, "nics"); err != nil {
+		return err
 	}
 	nics := d.nicsElement()
 	if nics == nil {
@@ -75,7 +107,7 @@ func (d *Domain) readSettings() error {
 		case err != nil:
 			return err
 		case n == nil:
-			d.Stray = append(d.Stray, key.value)
+			d.Stray = append(d.Stray, Stray{key.value, w})
 		case n.Settings != nil:
 			return fmt.Errorf("%w: %s and %s mean the same %s; keep one of them", ErrSettings, n.Settings.key, key, n)
 		default:

@@ -130,7 +130,13 @@ func readNetwork(e *element) (*Network, error) {
 			}
 		}
 	}
-	w := e.child("metadata").childNS(Namespace, "network")
+	meta := e.child("metadata")
+	if meta != nil {
+		if err := onlyElement(meta, "network"); err != nil {
+			return n, err
+		}
+	}
+	w := meta.childNS(Namespace, "network")
 	if w == nil {
 		return n, nil
 	}

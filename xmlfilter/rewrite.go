@@ -49,7 +49,10 @@ func (d *Domain) Rewrite(changes []Change) ([]byte, error) {
 		return nil, err
 	}
 	doc := ed.bytes(d.root)
-	if slices.ContainsFunc(changes, func(c Change) bool { return c.Keep }) && !bytes.Equal(doc, d.doc) {
+	kept := slices.ContainsFunc(changes, func(c Change) bool { return c.Keep })
+	// What had another guest's device does not get that back.
+	renamed := slices.ContainsFunc(changes, func(c Change) bool { return c.Ethernet != "" && d.NICs[c.NIC].Type == "ethernet" })
+	if kept && !renamed && !bytes.Equal(doc, d.doc) {
 		doc = d.exactly(doc, func(exact string) *editor {
 			ed, _ := d.rewrite(changes, exact) // as before
 			return ed
@@ -110,6 +113,9 @@ func (d *Domain) rewrite(changes []Change, exact string) (*editor, error) {
 		if was != "" {
 			ed.appendChild(n.Settings.elem, was)
 		}
+		if c.Ethernet != "" && n.Type == "ethernet" {
+			ed.dropKeptTarget(n.Settings.was)
+		}
 		if c.WasDev != "" && n.Settings.was != nil {
 			if s := plainChild(n.Settings.was, "source"); s != nil {
 				ed.setAttr(s, "dev", c.WasDev)
@@ -120,6 +126,13 @@ func (d *Domain) rewrite(changes []Change, exact string) (*editor, error) {
 		d.addNICs(ed, fresh)
 	}
 	return ed, nil
+}
+
+// dropKeptTarget removes the device's name from what was kept: it is that of another domain's.
+func (ed *editor) dropKeptTarget(was *element) {
+	if t := plainChild(was, "target"); t != nil {
+		ed.remove(t)
+	}
 }
 
 // encoded returns a document that was made of the domain's in the encoding in which that came.
@@ -430,6 +443,9 @@ func (ed *editor) clean(e *element) string {
 }
 
 func plainChild(e *element, name string) *element {
+	if e == nil {
+		return nil
+	}
 	for _, c := range e.children {
 		if c.name.Local == name {
 			return c

@@ -284,3 +284,13 @@ func TestHugeDocumentIsRefused(t *testing.T) {
 	require.Equal(t, exitFault, code)
 	require.Equal(t, "libvirt-direct: the domain XML is larger than 16 MiB\n", stderr)
 }
+
+func TestSaidSettings(t *testing.T) {
+	whose, err := saidSettings([]string{"52:54:00:AA:00:01=52-54-00-aa-00-02", "ua-old=", " ua-x = ua-y "})
+	require.NoError(t, err)
+	require.Equal(t, map[string]string{"52:54:00:aa:00:01": "52:54:00:aa:00:02", "ua-old": "", "ua-x": "ua-y"}, whose)
+	for _, bad := range [][]string{{""}, {"52:54:00:aa:00:01"}, {"=52:54:00:aa:00:01"}, {"ua-x=a", "ua-x=b"}} {
+		_, err := saidSettings(bad)
+		require.ErrorContains(t, err, "--settings")
+	}
+}

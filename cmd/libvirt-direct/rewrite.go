@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -19,15 +21,20 @@ import (
 func rewriteCommand(o *options) *cobra.Command {
 	var name string
 	var dry, undo bool
+	var said []string
 	c := &cobra.Command{
-		Use:   "rewrite [--undo] [--domain NAME [--dry-run]] [< domain.xml]",
+		Use:   "rewrite [--undo] [--settings OLD=NEW]... [--domain NAME [--dry-run]] [< domain.xml]",
 		Short: "Rewrite a domain's NICs into what libvirt takes on this host",
 		Long: `rewrite turns what libvirt refuses into what it takes: a VLAN on a macvtap becomes a VLAN
 sub-interface, an uplink's name this host's device, a hook-owned NIC type='ethernet'. Without
 --domain it reads a domain's XML and prints the whole of it, changed or not. With --domain it
-defines that domain anew. What it changes it keeps in the metadata, so that --undo restores it.`,
-		Example: "  libvirt-direct rewrite --domain vm1 --dry-run\n  libvirt-direct rewrite < vm1.xml | virsh define /dev/stdin",
-		Args:    noArgs,
+defines that domain anew. What it changes it keeps in the metadata, so that --undo restores it.
+
+Of a clone it gives the settings to the NICs that have new MACs, and devices of their own. Where
+it is not clear for which NIC settings are, it says between which; --settings OLD=NEW tells it.`,
+		Example: "  libvirt-direct rewrite --domain vm1 --dry-run\n  libvirt-direct rewrite < vm1.xml | virsh define /dev/stdin\n" +
+			"  libvirt-direct rewrite --domain vm2 --settings 52:54:00:00:00:01=52:54:00:00:00:02",
+		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			named := c.Flags().Changed("domain")
 			var d *xmlfilter.Domain
@@ -44,10 +51,15 @@ defines that domain anew. What it changes it keeps in the metadata, so that --un
 			}
 			ctx, cancel := o.deadline(c)
 			defer cancel()
-			do := o.rewritten
-			if undo {
-				do = o.undone
+			whose, err := saidSettings(said)
+			if err != nil {
+				return usageError{err}
 			}
+			then := o.rewritten
+			if undo {
+				then = o.undone
+			}
+			do := o.repaired(whose, then)
 			if named {
 				return o.rewriteDefined(ctx, c, name, dry, do)
 			}
@@ -64,6 +76,7 @@ defines that domain anew. What it changes it keeps in the metadata, so that --un
 	_ = c.RegisterFlagCompletionFunc("domain", o.domainNames)
 	c.Flags().BoolVar(&dry, "dry-run", false, "only say what would change")
 	c.Flags().BoolVar(&undo, "undo", false, "put back what an earlier rewrite changed")
+	c.Flags().StringArrayVar(&said, "settings", nil, "the settings of the NIC `OLD=NEW`, a MAC or alias that no NIC has any more, are for the NIC NEW; OLD= drops them; may be repeated")
 	return c
 }
 
@@ -88,6 +101,62 @@ func (o *options) domainNames(c *cobra.Command, _ []string, _ string) ([]string,
 		names = append(names, d.Name)
 	}
 	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// saidSettings reads what --settings says: OLD=NEW, each a MAC or an alias.
+func saidSettings(said []string) (map[string]string, error) {
+	whose := map[string]string{}
+	for _, text := range said {
+		from, to, ok := strings.Cut(text, "=")
+		if from = nicKey(from); !ok || from == "" {
+			return nil, fmt.Errorf("--settings %q: want OLD=NEW, MACs or aliases, or OLD= to drop them", text)
+		}
+		if _, twice := whose[from]; twice {
+			return nil, fmt.Errorf("--settings %q: the settings of %s are for another NIC already", text, from)
+		}
+		whose[from] = nicKey(to)
+	}
+	return whose, nil
+}
+
+// nicKey is a MAC as the metadata's reader has it, or an alias.
+func nicKey(s string) string {
+	s = strings.TrimSpace(s)
+	if mac, err := net.ParseMAC(s); err == nil && len(mac) == 6 {
+		return mac.String()
+	}
+	return s
+}
+
+// repaired gives settings that belong to no NIC to the NICs that they are for, before
+// something else is done.
+func (o *options) repaired(whose map[string]string, then change) change {
+	return func(ctx context.Context, rec hooks.Records, d *xmlfilter.Domain) ([]byte, []string, error) {
+		if len(d.Stray) == 0 && len(whose) == 0 {
+			return then(ctx, rec, d)
+		}
+		cfg, err := config.Load(o.config)
+		if err != nil {
+			return nil, nil, err
+		}
+		known := plan.Known{Others: rec.Others, Said: whose}
+		if known.UUIDs, err = rec.Journal.Domains(); err != nil {
+			known.UUIDs = nil // who may not read them has libvirt's domains
+		}
+		to, notes, err := plan.Repair(d, cfg, known)
+		if err != nil {
+			return nil, nil, err
+		}
+		doc, err := d.Reassign(to)
+		if err != nil {
+			return nil, nil, err
+		}
+		if d, err = xmlfilter.Parse(doc); err != nil {
+			return nil, nil, err
+		}
+		out, more, err := then(ctx, rec, d)
+		return out, append(notes, more...), err
+	}
 }
 
 // rewritten returns a domain's XML rewritten for this host, and what was changed.
@@ -191,9 +260,10 @@ func (o *options) redefine(ctx context.Context, conn *libvirtd.Conn, dom libvirt
 		return nil, err
 	}
 	rec := o.records()
-	if rec.Named, err = namedElsewhere(ctx, conn, dom); err != nil {
+	if rec.Others, err = otherDefinitions(ctx, conn, dom); err != nil {
 		return nil, err
 	}
+	rec.Named = namedElsewhere(rec.Others)
 	out, notes, err := do(ctx, rec, d)
 	if err != nil || bytes.Equal(out, doc) {
 		return nil, err
@@ -207,15 +277,13 @@ func (o *options) redefine(ctx context.Context, conn *libvirtd.Conn, dom libvirt
 	return notes, nil
 }
 
-// namedElsewhere lists the virtual functions, by network device or PCI address, that the
-// definitions of other domains name, whether they run or not: two that were rewritten for
-// the same one could not run at the same time.
-func namedElsewhere(ctx context.Context, conn *libvirtd.Conn, but libvirtd.Domain) ([]string, error) {
+// otherDefinitions reads the definitions of other domains, whether they run or not.
+func otherDefinitions(ctx context.Context, conn *libvirtd.Conn, but libvirtd.Domain) ([]*xmlfilter.Domain, error) {
 	domains, err := conn.Domains(ctx)
 	if err != nil {
 		return nil, err
 	}
-	var named []string
+	var others []*xmlfilter.Domain
 	for _, dom := range domains {
 		if dom.UUID == but.UUID {
 			continue
@@ -228,6 +296,16 @@ func namedElsewhere(ctx context.Context, conn *libvirtd.Conn, but libvirtd.Domai
 		if d == nil {
 			return nil, fmt.Errorf("domain %q: %w", dom.Name, err)
 		}
+		others = append(others, d)
+	}
+	return others, nil
+}
+
+// namedElsewhere lists the virtual functions, by network device or PCI address, that
+// definitions of other domains name: two that were rewritten for the same one could not run at
+// the same time.
+func namedElsewhere(others []*xmlfilter.Domain) (named []string) {
+	for _, d := range others {
 		for i := range d.NICs {
 			switch n := &d.NICs[i]; {
 			case n.Type == "direct" && n.Source.Mode == "passthrough":
@@ -237,5 +315,5 @@ func namedElsewhere(ctx context.Context, conn *libvirtd.Conn, but libvirtd.Domai
 			}
 		}
 	}
-	return named, nil
+	return named
 }

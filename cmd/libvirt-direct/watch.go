@@ -129,7 +129,7 @@ func (w *watcher) domain(ctx context.Context, conn *libvirtd.Conn, dom libvirtd.
 			out, err := d.Rewrite(nil) // as it is
 			return out, nil, err
 		}
-		return w.rewritten(ctx, rec, d)
+		return w.repaired(nil, w.rewritten)(ctx, rec, d)
 	})
 	text := ""
 	if err != nil && !errors.Is(err, libvirtd.ErrNoDomain) { // it may be undefined already

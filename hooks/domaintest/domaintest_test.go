@@ -224,7 +224,7 @@ func changedTo(d *xmlfilter.Domain, changes []xmlfilter.Change, out []byte) (*xm
 	if err != nil {
 		return nil, err
 	}
-	if len(after.NICs) != len(d.NICs) || !slices.Equal(after.Stray, d.Stray) || after.Wish != d.Wish || after.Name != d.Name || after.UUID != d.UUID {
+	if len(after.NICs) != len(d.NICs) || !slices.EqualFunc(after.Stray, d.Stray, func(a, b xmlfilter.Stray) bool { return a.Key == b.Key }) || after.Wish != d.Wish || after.Name != d.Name || after.UUID != d.UUID {
 		return nil, errors.New("another domain")
 	}
 	touched := map[int]bool{}

@@ -452,6 +452,7 @@ func (p macvtap) convertOwned(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change,
 	if lower != "" {
 		c.Settings = newSettings(n, map[string]string{settings.NameDev: lower})
 	}
+	c.Ethernet = devices(p).newTarget(n)
 	return c, err
 }
 

@@ -140,6 +140,9 @@ func (p ovsPort) hookOwned(n, was *xmlfilter.NIC, s Settings) error {
 // port is the port of a NIC, but for its name. in is the <interface> with the
 // bridge, the VLANs and the virtualport. It refuses VLANs that the host forbids.
 func (p ovsPort) port(in *xmlfilter.NIC, s Settings) (ovs.Port, error) {
+	if s.VF.Set() {
+		return ovs.Port{}, step.Hint(step.ErrUnsuitable, "qos, proto, trust and the like are for virtual functions, and this is a port of Open vSwitch")
+	}
 	if o := s.OVS; o != nil && in.Bandwidth && (o.IngressRate > 0 || o.MinRate > 0 || o.MaxRate > 0) {
 		return ovs.Port{}, step.Hint(step.ErrUnsuitable, "it has <bandwidth>, which is libvirt's, and its profile says rates; leave one out")
 	}
@@ -266,6 +269,7 @@ func allowOVS(u *config.Uplink, v *ovs.VLAN) error {
 // by uplink.
 func (p ovsPort) convert(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, handled bool, err error) {
 	if n.Type == "ethernet" && s.Own && WasOnOVS(n) != nil {
+		c.Ethernet = devices(p).newTarget(n)
 		return c, true, nil // its settings name the uplink, or its bridge has one name everywhere
 	}
 	if !onOVS(n) {

@@ -27,7 +27,11 @@ import (
 // those of several, beside the steps of its other NICs.
 func For(op step.Op, d *xmlfilter.Domain, cfg *config.Config, host Snapshot) ([]step.Step, error) {
 	p := newPlanner(op, d, cfg, host)
-	err := eachNIC(d, host.Running, func(_ int, n *xmlfilter.NIC) error { return p.nic(n) })
+	lost := wholeDomain(p)
+	if lost != nil && !host.Running {
+		return nil, lost
+	}
+	err := errors.Join(lost, eachNIC(d, host.Running, func(_ int, n *xmlfilter.NIC) error { return p.nic(n) }))
 	if err != nil && !host.Running {
 		return nil, err
 	}
@@ -55,7 +59,25 @@ func eachNIC(d *xmlfilter.Domain, goOn bool, do func(i int, n *xmlfilter.NIC) er
 	return errors.Join(errs...)
 }
 
+// Lost says why a domain does not start that names another guest's device, or has lost settings
+// that restrict its guest; nil for others. Of the host it needs Targets alone.
+func Lost(d *xmlfilter.Domain, cfg *config.Config, host Snapshot) error {
+	return wholeDomain(newPlanner(step.Prepare, d, cfg, host))
+}
+
+// wholeDomain refuses what concerns NICs of any kind.
+func wholeDomain(p *planner) error {
+	switch p.op {
+	case step.Prepare, step.Start, step.Reconnect:
+		return cmp.Or(devices{p}.others(), strays(p.domain, p.cfg), devices{p}.missing())
+	}
+	return nil
+}
+
 func (p *planner) nic(n *xmlfilter.NIC) error {
+	if p.host.Targets[n.Target].Owner != nil {
+		return nil // of a domain that runs: wholeDomain has said it
+	}
 	plan := p.prepare
 	switch p.op {
 	case step.Prepare, step.Reconnect:

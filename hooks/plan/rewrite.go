@@ -17,11 +17,14 @@ import (
 func Rewrite(d *xmlfilter.Domain, cfg *config.Config, host Snapshot) ([]xmlfilter.Change, error) {
 	host.Origin = Unknown
 	p := newPlanner("", d, cfg, host)
+	if err := cmp.Or(strays(d, cfg), orphaned(d)); err != nil {
+		return nil, err
+	}
 	var changes []xmlfilter.Change
 	err := eachNIC(d, false, func(i int, n *xmlfilter.NIC) error {
 		c, err := p.convert(n)
 		if c.SourceDev != "" || c.SourceBridge != "" || c.SourceMode != "" || c.DropVLAN || c.DropVirtualPort || c.Ethernet != "" || len(c.Settings) > 0 {
-			c.NIC, c.Keep = i, true
+			c.NIC, c.Keep = i, n.Type != "ethernet" || c.Ethernet == "" // not the name of another guest's device
 			changes = append(changes, c)
 		}
 		return err
@@ -81,6 +84,9 @@ func (r Rename) change(nic int) xmlfilter.Change {
 func Remap(d *xmlfilter.Domain, cfg *config.Config, host Snapshot, from Origin) ([]xmlfilter.Change, []step.Step, error) {
 	host.Origin = from
 	p := newPlanner("", d, cfg, host)
+	if err := strays(d, cfg); err != nil {
+		return nil, nil, err
+	}
 	var changes []xmlfilter.Change
 	err := eachNIC(d, false, func(i int, n *xmlfilter.NIC) error {
 		r, err := p.remap(n)

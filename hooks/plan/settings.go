@@ -62,7 +62,7 @@ func MayConcern(doc []byte) bool {
 	text := xmlfilter.ASCII(doc)
 	has := func(s string) bool { return bytes.Contains(text, []byte(s)) }
 	value := func(s string) bool { return has("'"+s+"'") || has(`"`+s+`"`) }
-	return has(xmlfilter.Namespace) || value("direct") || value("hostdev") || value(typeOVS) ||
+	return has(xmlfilter.NamespacePrefix) || value("direct") || value("hostdev") || value(typeOVS) ||
 		value("bridge") && (has("<vlan") || has(":vlan"))
 }
 
@@ -164,13 +164,21 @@ func VLANName(parent string, vid int) string {
 
 // targetName is the name of a hook-owned NIC's device, the same at every start and
 // different for every NIC of every domain.
-func targetName(d *xmlfilter.Domain, n *xmlfilter.NIC) string {
-	sum := sha256.Sum256([]byte(cmp.Or(d.UUID, d.Name) + " " + n.ID()))
-	return "ldt" + hex.EncodeToString(sum[:5])
+func targetName(d *xmlfilter.Domain, n *xmlfilter.NIC) string { return hookName(owner(d), n.ID()) }
+
+func hookName(uuid, nic string) string {
+	sum := sha256.Sum256([]byte(uuid + " " + nic))
+	return targetPrefix + hex.EncodeToString(sum[:5])
 }
 
 // Plain reports whether a domain says nothing for us in its metadata: its NICs are
-// libvirt's to make, and ours only to know of.
+// libvirt's to make, and ours only to know of. One with settings that have lost their NIC is not.
 func Plain(d *xmlfilter.Domain) bool {
-	return !slices.ContainsFunc(d.NICs, func(n xmlfilter.NIC) bool { return n.Settings != nil })
+	return !slices.ContainsFunc(d.NICs, func(n xmlfilter.NIC) bool { return n.Settings != nil }) && !mayHaveLost(d)
+}
+
+// Concerns reports whether a domain has anything to do with us, but for the devices of other
+// guests that it can name.
+func Concerns(d *xmlfilter.Domain) bool {
+	return slices.ContainsFunc(d.NICs, func(n xmlfilter.NIC) bool { return InScope(&n) }) || mayHaveLost(d)
 }

@@ -72,6 +72,13 @@ type Snapshot struct {
 	// Missing says why an uplink has no device.
 	Missing map[string]error
 
+	// Targets are the devices that the domain's NICs name by <target dev=> and that hook or
+	// helper could have made, by that name. One that could not be looked for is not in it.
+	Targets map[string]Target
+
+	// Known are other domains, where settings of this one belong to no NIC.
+	Known Known
+
 	// VFs that the domain's NICs name, by network device or PCI address.
 	VFs map[string]VFDevice
 	// Free are VFs that the domain could take, as many as it has NICs, by uplink; an

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"libvirt-direct/internal/journal"
 	"libvirt-direct/internal/link"
@@ -20,6 +21,9 @@ func (e *Env) adopt(ctx context.Context, what, name string, index *int) error {
 	}
 	if e.Acted() {
 		return nil
+	}
+	if whose, ours := strings.CutPrefix(have.Alias, Alias+" "); ours && whose != e.Owner {
+		return Hint(ErrInUse, "%s was made for domain %s; stop one of the two", name, whose) // whose end removes it
 	}
 	*index = have.Index
 	e.Event("adopted %s %s", what, name)

@@ -62,6 +62,7 @@ func hostChecks() []check {
 		helperProgram,
 		plainTaps,
 		managers,
+		clones,
 		claims,
 		leftovers,
 	}

@@ -38,6 +38,10 @@ func TestEverySettingIsComplete(t *testing.T) {
 		require.NotZero(t, s.NICs, s.Name)
 		require.NotZero(t, s.Places, s.Name)
 		require.NotEmpty(t, s.Since, s.Name)
+		require.NotEmpty(t, s.Restricts, "%s: does a guest without it have more rights?", s.Name)
+		if r := string(s.Restricts); s.Restricts != Never && s.Restricts != Always {
+			require.Contains(t, s.Values, r, s.Name)
+		}
 		require.True(t, (s.Values == nil) != (s.Form == ""), "%s: values or their form", s.Name)
 		for p := InNIC; p <= InOVS; p <<= 1 {
 			if key := fmt.Sprint(p, s.Name); s.In(p) {
@@ -100,6 +104,24 @@ func TestParseTextOverride(t *testing.T) {
 	require.False(t, VF{}.Set())
 	require.False(t, Port{}.Set())
 	require.True(t, Port{Trunk: "7"}.Set())
+}
+
+// What restricts is told from what does not, by value.
+func TestRestricting(t *testing.T) {
+	for text, want := range map[string]bool{
+		"isolated yes": true, "isolated no": false, "learning no": true, "learning yes": false, "vlan 7": true, "trunk 7,8": true, "spoofchk on": true, "spoofchk off": false,
+		"trust no": true, "maxrate 100": true, "minrate 5": true, "linkstate disable": true, "linkstate enable": false, "locked yes": true, "flood no": true,
+		"portprofile gold": true, "allmulticast yes": false, "own hook": false, "hairpin yes": false, "uplink lan": false,
+	} {
+		name, value, _ := strings.Cut(text, " ")
+		s, ok := Lookup(InNIC, name)
+		require.True(t, ok, name)
+		var n NIC
+		require.NoError(t, s.Parse(&n, value))
+		require.Equal(t, want, len(n.Restricting()) == 1, text)
+	}
+	require.Len(t, NIC{OVS: &OVS{IngressRate: 5, IngressBurst: 5, OVN: true, Mirror: "ids"}}.Restricting(), 2)
+	require.Empty(t, NIC{}.Restricting())
 }
 
 func TestParseRefuses(t *testing.T) {
