@@ -52,7 +52,7 @@ func newMachine(t *testing.T, suite string, shield bool, files map[string]string
 	t.Helper()
 	tree := os.Getenv(treesVariable + "_" + suite)
 	require.NotEmpty(t, tree)
-	ctx := hosttest.Deadline(t, 2*time.Minute)
+	ctx := hosttest.Deadline(t, 4*time.Minute)
 	m := &machine{Peer: hosttest.NewPeer(ctx, t, host.Options{Name: suite}), t: t, ctx: ctx, root: "/run/root", card: "eth0"}
 	m.far = hosttest.NewPeer(ctx, t, host.Options{Name: "far"})
 	m.outside(`
@@ -215,8 +215,15 @@ func (m *machine) make() made {
 	pid := strings.Split(m.Path("/"), "/")[2]
 	require.NoError(m.t, os.WriteFile(script, []byte("#!/bin/sh\nexec nsenter --target "+pid+
 		" --mount --uts --ipc --net --pid -- chroot "+m.root+" /prog/qemu-direct-helper \"$@\"\n"), 0o755))
-	fds, err := client.Open(m.ctx, client.Request{Helper: script, Profile: "lan", VNetHdr: true})
-	require.NoError(m.t, err)
+	var fds []*os.File
+	hosttest.Eventually(m.t, time.Minute, "the helper's device", func() (ok bool) { // on a busy emulator it can take longer than it may
+		var err error
+		fds, err = client.Open(m.ctx, client.Request{Helper: script, Profile: "lan", VNetHdr: true})
+		if err != nil {
+			m.t.Log(err)
+		}
+		return err == nil
+	})
 	m.t.Cleanup(func() { fds[0].Close() })
 	for _, l := range m.links() {
 		if strings.HasPrefix(l.Name, "mvt") {
@@ -344,9 +351,9 @@ func (m *machine) requireAlone(d made) {
 		require.GreaterOrEqual(m.t, i, 0, "%s is not there: %v", name, links)
 		require.Empty(m.t, links[i].Has, name)
 		require.Contains(m.t, links[i].Flags, "NOARP", name)
-		files += " /proc/sys/net/ipv6/conf/" + name + "/disable_ipv6"
+		files += " /proc/sys/net/ipv6/conf/" + name + "/disable_ipv6 /proc/sys/net/ipv4/conf/" + name + "/rp_filter"
 	}
-	require.Equal(m.t, strings.Repeat("1\n", len(d.all())), m.sh("cat"+files))
+	require.Equal(m.t, strings.Repeat("1\n1\n", len(d.all())), m.sh("cat"+files))
 	m.ask(d)
 	require.Empty(m.t, m.foreign(d))
 }

@@ -75,7 +75,7 @@ func boot(ctx context.Context) (int, error) {
 		return 0, err
 	}
 	m := vm.Default()
-	m.Cache, m.CPUs, m.Memory, m.Timeout = cache, 1, 1024, 5*time.Minute
+	m.Cache, m.CPUs, m.Memory, m.Timeout = cache, 1, 1024, 15*time.Minute
 	m.Env = []string{programsVariable + "=" + programs, kernel.CacheVariable + "=" + cache}
 	for suite := range suites {
 		dir, err := tree(ctx, cache, suite)

@@ -116,15 +116,16 @@ func TestNetworkManager(t *testing.T) {
 		return err == nil
 	})
 	m.background("/usr/sbin/NetworkManager", "--no-daemon")
-	hosttest.Eventually(t, time.Minute, "NetworkManager's opinion", func() bool {
-		said, _ := m.try("nmcli -t -f DEVICE,STATE device")
-		for _, name := range d.all() {
-			if !strings.Contains(said, name+":unmanaged\n") {
-				return false
-			}
-		}
-		return true
+	// Until it has seen all there is, each device is unmanaged.
+	hosttest.Eventually(t, time.Minute, "NetworkManager", func() bool {
+		said, _ := m.try("nmcli -t -f STARTUP general")
+		return said == "started\n"
 	})
+	said := m.sh("nmcli -t -f DEVICE,STATE device")
+	require.Contains(t, said, "eth0:connected\n")
+	for _, name := range d.all() {
+		require.Contains(t, said, name+":unmanaged\n")
+	}
 	m.requireAlone(d)
 }
 

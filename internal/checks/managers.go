@@ -90,6 +90,10 @@ func managerOf(root string, index int) string {
 // variables reads a file of lines NAME=VALUE. One that is not there has none.
 func variables(file string) map[string]string {
 	text, _ := os.ReadFile(file)
+	return parseVariables(text)
+}
+
+func parseVariables(text []byte) map[string]string {
 	vars := map[string]string{}
 	for line := range strings.Lines(string(text)) {
 		if name, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok {

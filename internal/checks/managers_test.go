@@ -60,3 +60,14 @@ func TestManagerOf(t *testing.T) {
 		require.Empty(t, managerOf(root, index), index)
 	}
 }
+
+func FuzzParseVariables(f *testing.F) {
+	f.Add([]byte("# private\nADMIN_STATE=configured\nNETWORK_FILE=\"/etc/a b\"\n"), "ADMIN_STATE")
+	f.Fuzz(func(t *testing.T, text []byte, name string) {
+		for n, v := range parseVariables(text) {
+			require.NotContains(t, n+v, "\n")
+			require.Contains(t, string(text), n)
+			require.Contains(t, string(text), v)
+		}
+	})
+}
