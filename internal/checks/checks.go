@@ -56,6 +56,7 @@ func hostChecks() []check {
 		uplinks, // and uplinkChecks
 		station,
 		cardTables,
+		filters,
 		networkHook,
 		drivers,
 		helperProgram,
@@ -81,6 +82,7 @@ func uplinkChecks() []func(context.Context, *Env, kernel, uplink) []Finding {
 		enforced,
 		bridgeVLANs,
 		bridgePort,
+		hypervisor,
 		qbg,
 	}
 }
