@@ -173,6 +173,9 @@ func TestFiltersTellTheTruth(t *testing.T) {
 			}
 			h.Do("sh", "-ec", c.rules)
 			err := echo()
+			for c.passes && err != nil && t.Context().Err() == nil { // a busy host may be slow
+				err = echo()
+			}
 			require.Equal(t, c.passes, err == nil, "the kernel: %v", err)
 			nica, err := h.Conn().ByName(t.Context(), "nica")
 			require.NoError(t, err)
