@@ -126,6 +126,9 @@ func (s *surveyor) lowers(ctx context.Context, h *plan.Snapshot) {
 			continue
 		}
 		for _, o := range obstacles {
+			if o.Kind == link.UseUnfit && o.Errno != 0 { // nobody's use: the kernel says it as well
+				continue
+			}
 			if vlan {
 				var is bool
 				if o, is = o.ForVLAN(); !is {
