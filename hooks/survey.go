@@ -107,7 +107,7 @@ func (s *surveyor) lowers(ctx context.Context, h *plan.Snapshot) {
 	for i := range s.domain.NICs {
 		n := &s.domain.NICs[i]
 		w, err := plan.SettingsOf(s.cfg, *h, n)
-		if err != nil || n.VLAN != nil || w.VLAN != 0 || n.Source.Network != "" || n.Type != "direct" && !(n.Type == "ethernet" && w.Own && plan.WasOnOVS(n) == nil) {
+		if err != nil || n.Source.Network != "" || n.Type != "direct" && !(n.Type == "ethernet" && w.Own && plan.WasOnOVS(n) == nil) {
 			continue
 		}
 		dev, there := h.Devices[cmp.Or(w.Dev, n.Source.Dev)]
@@ -117,7 +117,18 @@ func (s *surveyor) lowers(ctx context.Context, h *plan.Snapshot) {
 		if w.Uplink != nil && n.Type == "ethernet" {
 			dev, there = h.Uplinks[w.Uplink.Name]
 		}
+		vlan := w.VLAN != 0 || n.VLAN != nil
+		if parent, _, is := plan.SplitVLAN(cmp.Or(w.Dev, n.Source.Dev)); !there && is {
+			dev, there = h.Devices[parent]
+			if u := s.cfg.UplinkCalled(parent); !there && u != nil {
+				dev, there = h.Uplinks[u.Name]
+			}
+			vlan = true
+		}
 		mode := cmp.Or(w.Mode, n.Source.Mode, "vepa")
+		if vlan {
+			mode = "vepa" // it is a VLAN of dev that is to be made, not a macvtap
+		}
 		if !there || mode == "passthrough" && dev.VF {
 			continue
 		}
@@ -126,8 +137,14 @@ func (s *surveyor) lowers(ctx context.Context, h *plan.Snapshot) {
 			continue
 		}
 		for _, o := range obstacles {
-			if o.Kind == link.UseUnfit { // nobody's use: the kernel says it as well
+			if o.Kind == link.UseUnfit && o.Errno != 0 { // nobody's use: the kernel says it as well
 				continue
+			}
+			if vlan {
+				var is bool
+				if o, is = o.ForVLAN(); !is {
+					continue
+				}
 			}
 			if upper, err := s.kernel.ByName(ctx, o.Device); o.Device == "" || err != nil || upper.MAC != n.MAC {
 				h.Obstacles[n.ID()] = append(h.Obstacles[n.ID()], o)

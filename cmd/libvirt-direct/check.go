@@ -18,7 +18,8 @@ func checkCommand(o *options) *cobra.Command {
 		Use:   "check [--json]",
 		Short: "Check that the hook, its configuration and this host are sound",
 		Long: `check prints one line for each thing it looks at: "ok", a "note" of what may be meant so, or a
-"FAULT" with what to do about it. It exits with 1 if it found a fault.`,
+"FAULT" with what to do about it. It exits with 1 if it found a fault. As root it also looks for
+rules of nftables, iptables, ebtables and tc that keep guests' frames from passing.`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			env := &checks.Env{

@@ -57,6 +57,7 @@ func hostChecks() []check {
 		station,
 		virtualSwitch,
 		cardTables,
+		filters,
 		networkHook,
 		drivers,
 		helperProgram,
@@ -85,6 +86,7 @@ func uplinkChecks() []func(context.Context, *Env, kernel, uplink) []Finding {
 		enforced,
 		bridgeVLANs,
 		bridgePort,
+		hypervisor,
 		qbg,
 	}
 }

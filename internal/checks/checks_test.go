@@ -76,5 +76,6 @@ func TestUplinkDevice(t *testing.T) {
 	env := &Env{Config: "/c.toml"}
 	require.Equal(t, Finding{Fault, "uplink u", "no such device; fix [uplink.u] in /c.toml"}, uplinkDevice(env, "u", link.Link{}, errors.New("no such device")))
 	require.Equal(t, Finding{Note, "uplink u", "eth0 is down; it is set up with its first guest"}, uplinkDevice(env, "u", link.Link{Name: "eth0"}, nil))
-	require.Equal(t, Finding{OK, "uplink u", "eth0, MTU 9000"}, uplinkDevice(env, "u", link.Link{Name: "eth0", Up: true, MTU: 9000}, nil))
+	require.Equal(t, Finding{OK, "uplink u", "eth0, MTU 9000"}, uplinkDevice(env, "u", link.Link{Name: "eth0", Up: true, Carrier: true, MTU: 9000}, nil))
+	requireFindings(t, []Finding{{Note, "uplink u", "eth0 has no carrier"}}, []Finding{uplinkDevice(env, "u", link.Link{Name: "eth0", Up: true}, nil)})
 }

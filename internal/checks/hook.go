@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"libvirt-direct/hooks"
@@ -29,17 +30,19 @@ func hookIn(dir string, hook func(path string) bool) (found []Finding) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		found = append(found, finding(Fault, "hook", "%v; libvirt cannot start its hooks then", err))
 	}
+	var others []string
 	for _, e := range entries {
 		path := filepath.Join(main+".d", e.Name())
 		switch {
 		case !hook(path):
+			others = append(others, path)
 		case hooks.LeftOver(path):
 			found = append(found, finding(Note, "hook", "%s is a package manager's or an editor's copy; it does nothing, remove it", path))
 		default:
 			installed = append(installed, path)
 		}
 	}
-	_, err = os.Stat(main)
+	_, err = os.Lstat(main) // a link to nothing takes the place as well
 	taken := err == nil && !hook(main)
 	switch {
 	case len(installed) == 0 && taken:
@@ -54,6 +57,33 @@ func hookIn(dir string, hook func(path string) bool) (found []Finding) {
 	}
 	if taken && executable(main) {
 		found = append(found, finding(Note, "hook", "%s is another program's: libvirt runs it before ours, and no guest starts when it fails", main))
+	}
+	return append(found, neighbours(others, installed)...)
+}
+
+// neighbours tells of other programs in qemu.d. libvirt runs them in the order of their names,
+// each with what the one before has printed in the place of a migrating or restored domain's
+// XML, and leaves out what is not executable.
+func neighbours(others, installed []string) (found []Finding) {
+	for _, path := range others {
+		fi, err := os.Stat(path)
+		order := "after"
+		if !slices.ContainsFunc(installed, func(ours string) bool { return filepath.Dir(ours) != filepath.Dir(path) || ours < path }) {
+			order = "before"
+		}
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			found = append(found, finding(Note, "hook", "%s is a link to nothing: libvirt does not run it, and says nothing", path))
+		case err != nil:
+			found = append(found, finding(Note, "hook", "%v", err))
+		case fi.IsDir(): // of a script that looks for programs by the guest's name
+		case !executable(path):
+			found = append(found, finding(Note, "hook", "%s is not executable: libvirt does not run it, and says nothing", path))
+		case hooks.LeftOver(path):
+			found = append(found, finding(Note, "hook", "%s looks like a copy that a package manager or an editor has left: libvirt runs it like any other, %s ours", path, order))
+		default:
+			found = append(found, finding(Note, "hook", "%s is another program's: libvirt runs it %s ours, and no guest starts when it fails", path, order))
+		}
 	}
 	return found
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -28,8 +30,11 @@ func libvirtDaemons(ctx context.Context, env *Env) (found []Finding) {
 	if err != nil {
 		found = append(found, finding(Note, "libvirt", "%s", hooks.OneLine(err)))
 	} else {
-		conn.Close()
 		found = append(found, finding(OK, "libvirt", "%s answers", env.Libvirt))
+		if version, err := conn.Version(ctx); err == nil {
+			found = append(found, hookFolder(hooksDir, version, isHook)...)
+		}
+		conn.Close()
 	}
 	for _, name := range []string{"libvirtd", "virtqemud"} {
 		d, running := daemonCalled(name)
@@ -41,6 +46,21 @@ func libvirtDaemons(ctx context.Context, env *Env) (found []Finding) {
 		}
 	}
 	return found
+}
+
+// firstWithFolder is the libvirt that runs what is in qemu.d, 6.5.0.
+const firstWithFolder = 6_005_000
+
+// hookFolder says that a libvirt runs the one file alone, where the hook is not that.
+func hookFolder(dir string, version uint64, hook func(path string) bool) []Finding {
+	main := filepath.Join(dir, "qemu")
+	beside, _ := filepath.Glob(main + ".d/*") // the pattern is well-formed
+	i := slices.IndexFunc(beside, hook)
+	if version >= firstWithFolder || i < 0 || hook(main) {
+		return nil
+	}
+	return []Finding{finding(Fault, "libvirt", "libvirt %d.%d.%d runs no programs in %s.d, which 6.5.0 is the first to do, and %[4]s is another program: let that end with: exec %[5]s \"$@\"",
+		version/1_000_000, version/1000%1000, version%1000, main, beside[i])}
 }
 
 // daemonCalled finds a daemon by its pid file.

@@ -55,6 +55,8 @@ func uplinkDevice(env *Env, name string, l link.Link, err error) Finding {
 		return finding(Fault, about, "%v; fix [uplink.%s] in %s", err, name, env.Config)
 	case !l.Up:
 		return finding(Note, about, "%s is down; it is set up with its first guest", l.Name)
+	case !l.Carrier:
+		return finding(Note, about, "%s has no carrier, so that no guest's frame leaves this host: look at the cable and the switch's port", l.Name)
 	}
 	return finding(OK, about, "%s, MTU %d", l.Name, l.MTU)
 }

@@ -57,9 +57,9 @@ func (f *fakeKernel) Lower(context.Context, string, string, *link.Elsewhere) ([]
 }
 
 func TestMacvtap(t *testing.T) {
+	slow := link.Obstacle{Use: link.Use{Kind: link.UseUnfit, Evidence: "it is a wireless device"}, Advice: "use a wired one"}
 	busy := link.Obstacle{Use: link.Use{Evidence: "ipvlan0 stands on it"}, Errno: unix.EBUSY, Advice: "use another"}
-	taken := link.Obstacle{Use: link.Use{Evidence: "it has an address"}}
-	k := &fakeKernel{links: []link.Link{{Index: 7, Kind: "openvswitch"}, {Index: 8, Kind: "bond"}}, obstacles: []link.Obstacle{busy, taken}}
+	k := &fakeKernel{links: []link.Link{{Index: 7, Kind: "openvswitch"}, {Index: 8, Kind: "bond"}}, obstacles: []link.Obstacle{busy}}
 	text := "no macvtap can be made on eth0: ipvlan0 stands on it: use another"
 	for _, c := range []struct {
 		name   string
@@ -75,6 +75,9 @@ func TestMacvtap(t *testing.T) {
 			require.Equal(t, c.want, macvtap(t.Context(), &Env{}, k, uplink{&config.Uplink{Name: "u"}, c.device}))
 		})
 	}
+	k.obstacles = []link.Obstacle{slow}
+	requireFindings(t, []Finding{{Note, "uplink u", "a macvtap on wlan0 gets not all of its frames: it is a wireless device: use a wired one"}},
+		macvtap(t.Context(), &Env{}, k, uplink{&config.Uplink{Name: "u"}, link.Link{Name: "wlan0"}}))
 	k.obstacles = nil
 	require.Empty(t, macvtap(t.Context(), &Env{}, k, uplink{&config.Uplink{Name: "u"}, link.Link{Name: "eth0"}}))
 }

@@ -134,6 +134,11 @@ func domainOf(d libvirt.Domain) Domain {
 	return Domain{Name: d.Name, UUID: strings.Join([]string{h[:8], h[8:12], h[12:16], h[16:20], h[20:]}, "-"), d: d}
 }
 
+// Version returns libvirt's version, as 1000000·major + 1000·minor + release.
+func (c *Conn) Version(ctx context.Context) (uint64, error) {
+	return await(ctx, c.l.ConnectGetLibVersion)
+}
+
 // Lookup finds a domain by name.
 func (c *Conn) Lookup(ctx context.Context, name string) (Domain, error) {
 	d, err := await(ctx, func() (libvirt.Domain, error) { return c.l.DomainLookupByName(name) })

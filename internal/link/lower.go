@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,12 +15,29 @@ type Obstacle struct {
 	// Use is what stands in the way.
 	Use
 	// Errno is how the kernel refuses a macvtap for it, EBUSY or EINVAL. 0: the kernel
-	// would make the macvtap, in mode passthrough, and take the device from this user.
+	// would make the macvtap, and in mode passthrough take the device from this user; in
+	// the other modes the guest would not get all of its frames.
 	Errno unix.Errno
 	// Instead is the device to use in place of this one; "" where there is none to name.
 	Instead string
 	// Advice tells a person what to do: "use bond0". "" where there is no more to say.
 	Advice string
+
+	// bundle is the bond or team whose port the device is, on which a VLAN belongs as well.
+	bundle string
+}
+
+// ForVLAN is what an obstacle to a macvtap on a device is to a VLAN of that device, which the
+// kernel makes and gives its frames even below a bond. There, and there alone, it stands on
+// the wrong device: it uses one port of several, and goes down with it.
+func (o Obstacle) ForVLAN() (_ Obstacle, is bool) {
+	if o.bundle == "" {
+		return Obstacle{}, false
+	}
+	o.Errno = 0
+	o.Advice = "a VLAN of it has no other way when this port fails: use a VLAN of " + o.bundle
+	o.Instead = o.bundle
+	return o, true
 }
 
 func (o Obstacle) String() string {
@@ -33,13 +51,17 @@ func (o Obstacle) String() string {
 // netdev_rx_handler_register), of which the kernel allows one. macvlans and macvtaps
 // share one, which is why further ones can be made.
 func takesFrames(kind string) bool {
-	return slices.Contains([]string{"ipvlan", "ipvtap", "macsec", "rmnet", "hsr"}, kind)
+	return slices.Contains([]string{"ipvlan", "ipvtap", "macsec", "rmnet", "hsr", "virt_wifi"}, kind)
 }
 
 // refusesHandlers reports whether a kind lets nobody take its frames (IFF_NO_RX_HANDLER).
 func refusesHandlers(kind string) bool {
 	return slices.Contains([]string{"vrf", "ipvlan", "ipvtap"}, kind)
 }
+
+// carriesGuests reports whether a macvtap can stand on a device of a kind that takes a lower
+// device's frames: guests then go the way that is protected by it.
+func carriesGuests(kind string) bool { return kind == "macsec" || kind == "hsr" }
 
 // Masters that do not take their ports' frames in that way.
 func leavesFrames(master string) bool { return slices.Contains([]string{"vrf", "batadv"}, master) }
@@ -72,6 +94,13 @@ func (c *Conn) Lower(ctx context.Context, name, mode string, elsewhere *Elsewher
 		found = append(found, *first)
 	}
 	if mode != "passthrough" {
+		silent, err := c.silent(ctx, d)
+		if err != nil {
+			return fail(err)
+		}
+		if first == nil && silent != nil {
+			found = append(found, *silent)
+		}
 		return found, nil
 	}
 	for u := range c.Uses(ctx, d.Name, elsewhere) {
@@ -103,7 +132,7 @@ func (c *Conn) refusal(ctx context.Context, d device, mode string, elsewhere *El
 		return nil, err
 	}
 	if len(uses) > 0 && !leavesFrames(d.port) {
-		return portObstacle(d, uses[0]), nil
+		return c.portObstacle(ctx, d, uses[0])
 	}
 	uppers, err := sys.upperUses(d.Name)
 	if err != nil {
@@ -141,9 +170,48 @@ func unfit(evidence string) *Obstacle {
 	return &Obstacle{Use: Use{Kind: UseUnfit, Evidence: evidence}, Errno: unix.EINVAL}
 }
 
+// silent says why a macvtap in a shared mode, which the kernel makes on a device, would not
+// do; nil where it does.
+func (c *Conn) silent(ctx context.Context, d device) (*Obstacle, error) {
+	if sys.wireless(d.Name) {
+		return &Obstacle{
+			Use:    Use{Kind: UseUnfit, Evidence: "it is a wireless device, whose access point takes frames from its own address alone"},
+			Advice: "use a wired one, or a network that routes",
+		}, nil
+	}
+	if d.Kind != "vlan" || d.Parent == 0 || d.ParentElsewhere {
+		return nil, nil
+	}
+	parent, err := c.ByIndex(ctx, d.Parent)
+	if notFound(err) {
+		return nil, nil // it has gone, and the VLAN with it
+	}
+	if err != nil {
+		return nil, err
+	}
+	below, err := c.device(ctx, parent.Name)
+	if err != nil || below.Master == 0 || !bundles(below.port) {
+		return nil, err
+	}
+	master, err := c.ByIndex(ctx, below.Master)
+	if err != nil {
+		return nil, err
+	}
+	return &Obstacle{
+		Use:     Use{Kind: UseUnfit, Evidence: fmt.Sprintf("it is VLAN %d of %s, a port of %s %s", d.VLANID, parent.Name, below.port, master.Name)},
+		Instead: master.Name,
+		Advice:  fmt.Sprintf("it has no other way when this port fails: use VLAN %d of %s", d.VLANID, master.Name),
+	}, nil
+}
+
+// bundles reports whether a kind of master makes one device of several ports.
+func bundles(port string) bool { return port == "bond" || port == "team" }
+
 // upperObstacle is what a device that stands on another is to one more macvtap there.
 func upperObstacle(u Use, kind, mode string, whole bool) *Obstacle {
 	switch {
+	case carriesGuests(kind) && u.Device != "":
+		return &Obstacle{Use: u, Errno: unix.EBUSY, Instead: u.Device, Advice: "use " + u.Device}
 	case takesFrames(kind):
 		return &Obstacle{Use: u, Errno: unix.EBUSY, Advice: kind + " and macvtap exclude each other; use another device"}
 	case macvlan(kind) && mode == "passthrough":
@@ -154,18 +222,52 @@ func upperObstacle(u Use, kind, mode string, whole bool) *Obstacle {
 	return nil
 }
 
-// portObstacle says what a guest uses in place of a port.
-func portObstacle(d device, u Use) *Obstacle {
+// maxNesting is more than the kernel stacks devices (MAX_NEST_DEV of
+// include/linux/netdevice.h).
+const maxNesting = 8
+
+// portObstacle says what a guest uses in place of a port: a bond of two cards can itself be a
+// bridge's port, and only the last of them can carry a macvtap.
+func (c *Conn) portObstacle(ctx context.Context, d device, u Use) (*Obstacle, error) {
 	o := &Obstacle{Use: u, Errno: unix.EBUSY}
-	switch d.port {
-	case "bridge":
-		o.Instead = u.Device
-		o.Advice = fmt.Sprintf("use the bridge: <interface type='bridge'> with <source bridge='%s'/>", u.Device)
-	case "openvswitch":
-		o.Advice = "use the bridge: <interface type='bridge'> with <virtualport type='openvswitch'/>"
-	default:
-		o.Instead = u.Device
-		o.Advice = "use " + u.Device
+	if bundles(d.port) {
+		o.bundle = u.Device
 	}
-	return o
+	top, name, chain := d.port, u.Device, []string{u.Device}
+	for range maxNesting {
+		if top == "openvswitch" {
+			break
+		}
+		above, err := c.device(ctx, name)
+		if errors.Is(err, ErrNotFound) {
+			break // gone in this moment
+		}
+		if err != nil {
+			return nil, err
+		}
+		uses, err := c.masterUse(ctx, above)
+		if err != nil {
+			return nil, err
+		}
+		if len(uses) == 0 || leavesFrames(above.port) {
+			break
+		}
+		chain = append(chain, uses[0].Device)
+		top, name = above.port, uses[0].Device
+	}
+	through := ""
+	if len(chain) > 1 {
+		through = ", which has " + strings.Join(chain[:len(chain)-1], ", ") + " as a port"
+	}
+	switch top {
+	case "bridge":
+		o.Instead = name
+		o.Advice = fmt.Sprintf("use the bridge%s: <interface type='bridge'> with <source bridge='%s'/>", through, name)
+	case "openvswitch":
+		o.Advice = "use the bridge" + through + ": <interface type='bridge'> with <virtualport type='openvswitch'/>"
+	default:
+		o.Instead = name
+		o.Advice = "use " + name + through
+	}
+	return o, nil
 }

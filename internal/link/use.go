@@ -325,6 +325,17 @@ func (s sysfs) uppers(name string) ([]string, error) {
 	return uppers, nil
 }
 
+// wireless reports whether a device is an 802.11 one (net/wireless/sysfs.c and, of old
+// drivers, net/core/net-sysfs.c).
+func (s sysfs) wireless(name string) bool {
+	for _, sign := range []string{"phy80211", "wireless"} {
+		if _, err := os.Lstat(filepath.Join(string(s), "class/net", name, sign)); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
 func vfsUse(_ context.Context, d device) ([]Use, error) { return sys.vfsUse(d.Name) }
 
 func (s sysfs) vfsUse(name string) ([]Use, error) {

@@ -298,3 +298,15 @@ func FuzzParseVFs(f *testing.F) {
 		}
 	})
 }
+
+// An access point takes frames from the address alone that has associated.
+func TestWireless(t *testing.T) {
+	root := t.TempDir()
+	require.NoError(t, os.MkdirAll(filepath.Join(root, "class/net/wlan0/phy80211"), 0o755))
+	require.NoError(t, os.MkdirAll(filepath.Join(root, "class/net/wlan1/wireless"), 0o755))
+	require.NoError(t, os.MkdirAll(filepath.Join(root, "class/net/eth0"), 0o755))
+	s := sysfs(root)
+	require.True(t, s.wireless("wlan0"))
+	require.True(t, s.wireless("wlan1"))
+	require.False(t, s.wireless("eth0"))
+}

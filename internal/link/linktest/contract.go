@@ -68,7 +68,7 @@ type Row struct {
 	// Shared and Whole are the errnos with which the kernel refuses a macvtap in mode
 	// bridge, and in mode passthrough; 0 where it makes one.
 	Shared, Whole syscall.Errno
-	// Instead is the device to use in place of this one.
+	// Instead is the device to use in place of this one, also where the kernel refuses nothing.
 	Instead string
 }
 
@@ -130,8 +130,13 @@ func (row Row) run(t *testing.T, h Host) {
 			if o.Errno != 0 {
 				require.Zero(t, says, "one answer of the kernel's: %v", obstacles)
 				says = o.Errno
+			}
+			if o.Errno != 0 || mode != "passthrough" {
 				require.Equal(t, row.Instead, o.Instead)
 			}
+		}
+		if mode != "passthrough" {
+			require.Equal(t, row.Instead != "" || want != 0, len(obstacles) > 0, "%v", obstacles)
 		}
 		if mode == "passthrough" {
 			for _, u := range uses {
@@ -266,6 +271,11 @@ func Basic() []Row {
 	}
 }
 
+func bond(h Host) {
+	h.Add("bond", "bond0", "", "mode", "active-backup")
+	h.Join("nica", "bond0")
+}
+
 // Modules are rows of what some kernels have as modules, and others not. Besides `ip link`'s kinds
 // they ask Add for an "openvswitch" datapath.
 func Modules() []Row {
@@ -345,7 +355,49 @@ func Modules() []Row {
 		{
 			Name:  "a MACsec device",
 			Build: func(h Host) { h.Add("macsec", "ms0", "nica") },
-			Uses:  []string{"upper: ms0 stands on it"}, Shared: busy, Whole: busy,
+			Uses:  []string{"upper: ms0 stands on it"}, Shared: busy, Whole: busy, Instead: "ms0",
+		},
+		{
+			Name:  "port of a bond that is a port of a bridge",
+			Build: func(h Host) { h.Add("bridge", "br0", ""); bond(h); h.Join("bond0", "br0") },
+			Uses:  []string{"master: it is a port of bond bond0"}, Shared: busy, Whole: busy, Instead: "br0",
+		},
+		{
+			Name:  "port of a bond that is a port of Open vSwitch",
+			Build: func(h Host) { h.Add("openvswitch", "dp0", ""); bond(h); h.Join("bond0", "dp0") },
+			Uses:  []string{"master: it is a port of bond bond0"}, Shared: busy, Whole: busy,
+		},
+		{
+			Name:  "port of a bond that is a port of a VRF",
+			Build: func(h Host) { h.Add("vrf", "vrf0", "", "table", "10"); bond(h); h.Join("bond0", "vrf0") },
+			Uses:  []string{"master: it is a port of bond bond0"}, Shared: busy, Whole: busy, Instead: "bond0",
+		},
+		{
+			Name: "a VLAN of a bond's port itself", Device: "nica.5",
+			Build:   func(h Host) { bond(h); h.Add("vlan", "nica.5", "nica", "id", "5") },
+			Instead: "bond0",
+		},
+		{
+			Name: "a VLAN that was there before the bond", Device: "nica.5",
+			Build:   func(h Host) { h.Add("vlan", "nica.5", "nica", "id", "5"); bond(h) },
+			Instead: "bond0",
+		},
+		{
+			Name: "a VLAN of a bond itself", Device: "bond0.5",
+			Build: func(h Host) { bond(h); h.Add("vlan", "bond0.5", "bond0", "id", "5") },
+		},
+		{
+			Name: "a VLAN of a bridge's port itself", Device: "nica.5",
+			Build: func(h Host) {
+				h.Add("bridge", "br0", "")
+				h.Join("nica", "br0")
+				h.Add("vlan", "nica.5", "nica", "id", "5")
+			},
+		},
+		{
+			Name:  "port of a bond of each mode: 802.3ad",
+			Build: func(h Host) { h.Add("bond", "bond0", "", "mode", "802.3ad"); h.Join("nica", "bond0") },
+			Uses:  []string{"master: it is a port of bond bond0"}, Shared: busy, Whole: busy, Instead: "bond0",
 		},
 		{
 			Name:  "a VXLAN tunnel",

@@ -1,0 +1,103 @@
+package checks
+
+import (
+	"encoding/binary"
+	"slices"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"libvirt-direct/internal/link"
+)
+
+// The hooks of clsact and ingress, as parents of filters (include/uapi/linux/pkt_sched.h).
+const (
+	tcIngress = 0xfffffff2
+	tcEgress  = 0xfffffff3
+)
+
+// byTC says which filters of a device's own drop frames: a macvtap's and a bridge's pass them,
+// at ingress before anything else has them.
+func byTC(d link.Link) (found []Finding) {
+	for _, side := range []struct {
+		parent uint32
+		name   string
+		which  string
+	}{{tcIngress, "ingress", "come in by"}, {tcEgress, "egress", "leave by"}} {
+		req := nl.NewNetlinkRequest(unix.RTM_GETTFILTER, unix.NLM_F_DUMP)
+		req.AddData(&nl.TcMsg{Family: unix.AF_UNSPEC, Ifindex: int32(d.Index), Parent: side.parent})
+		filters, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWTFILTER)
+		if err != nil {
+			continue // it has no such hook
+		}
+		drops, program := false, false
+		for _, b := range filters {
+			f := parseFilter(b)
+			drops = drops || f.drops
+			program = program || f.kind == "bpf"
+		}
+		switch {
+		case drops:
+			found = append(found, finding(Note, "filter", "some frames that %s %s, guests' among them, are dropped by tc; look for the rule: tc filter show dev %[2]s %[3]s", side.which, d.Name, side.name))
+		case program:
+			found = append(found, finding(Note, "filter", "guests' frames that %s %s pass a BPF program of tc, which may drop them; if guests miss some: tc filter show dev %[2]s %[3]s", side.which, d.Name, side.name))
+		}
+	}
+	return found
+}
+
+// tcFilter is what is known of a filter.
+type tcFilter struct {
+	kind  string
+	drops bool
+}
+
+// actionsAt says where a kind of filter has its actions (TCA_U32_ACT and the like of
+// include/uapi/linux/pkt_cls.h).
+func actionsAt(kind string) (at uint16, known bool) {
+	at, known = map[string]uint16{"u32": 7, "flower": 3, "matchall": 2, "bpf": 1, "basic": 3, "fw": 4}[kind]
+	return at, known
+}
+
+// parseFilter reads the payload of an RTM_NEWTFILTER message. What cannot be read drops nothing.
+func parseFilter(b []byte) (f tcFilter) {
+	const (
+		kind, options           = 1, 2 // TCA_KIND, TCA_OPTIONS
+		actKind, actOptions     = 1, 2 // TCA_ACT_KIND, TCA_ACT_OPTIONS
+		parms, actionAt, gotoOf = 2, 8, 12
+		shot                    = 2 // TC_ACT_SHOT
+	)
+	if len(b) < nl.SizeofTcMsg {
+		return f
+	}
+	attr := func(b []byte, want uint16) (found [][]byte) {
+		_ = link.EachAttr(b, func(typ uint16, v []byte) error { // what comes before a fault counts
+			if typ == want || want == 0 {
+				found = append(found, v)
+			}
+			return nil
+		})
+		return found
+	}
+	b = b[nl.SizeofTcMsg:]
+	for _, v := range attr(b, kind) {
+		f.kind = string(v[:max(0, len(v)-1)])
+	}
+	at, known := actionsAt(f.kind)
+	if !known {
+		return f
+	}
+	for _, o := range attr(b, options) {
+		for _, list := range attr(o, at) {
+			for _, action := range attr(list, 0) {
+				isGact := slices.ContainsFunc(attr(action, actKind), func(v []byte) bool { return string(v) == "gact\x00" })
+				for _, o := range attr(action, actOptions) {
+					for _, p := range attr(o, parms) {
+						f.drops = f.drops || isGact && len(p) >= gotoOf && binary.NativeEndian.Uint32(p[actionAt:]) == shot
+					}
+				}
+			}
+		}
+	}
+	return f
+}
