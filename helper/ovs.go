@@ -21,7 +21,7 @@ func (s *session) ovs(p *policy.Profile) (device, error) {
 	if err != nil {
 		return d, err
 	}
-	db, err := ovsdb.Dial() // which takes root
+	db, err := ovsdb.Dial(p.OVSSocket) // which takes root
 	if err != nil {
 		return d, err
 	}

@@ -29,7 +29,7 @@ func TestThePlanCannotAct(t *testing.T) {
 		"libvirt-direct/internal/config":  {"Load"},
 		"libvirt-direct/internal/journal": {"Dir", "Open", "On", "Existing", "Files"},
 		"libvirt-direct/internal/link":    {"Conn", "Open", "FreeIndex"},
-		"libvirt-direct/internal/ovs":     {"DB", "Open"},
+		"libvirt-direct/internal/ovs":     {"DB", "Open", "At", "Nowhere", "Default", "Elsewhere", "InRunDir"},
 	}
 	_, files := parseDir(t, "plan")
 	for name, file := range files {

@@ -11,9 +11,6 @@ import (
 	"libvirt-direct/internal/ovs"
 )
 
-// OpenSwitch returns the host's Open vSwitch.
-func OpenSwitch() step.Switch { return ovs.Open("") }
-
 // strayPorts removes ports with our key whose domain is not running and in no journal:
 // those that libvirt has made and, being killed, not removed, and our own after /run
 // was cleared.

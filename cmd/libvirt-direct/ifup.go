@@ -79,7 +79,7 @@ func ifdownCommand(o *options) *cobra.Command {
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx, cancel := o.deadline(c)
 			defer cancel()
-			db := ovs.Open("")
+			db := hooks.FindSwitch(o.config)
 			defer db.Close()
 			_, err := db.Detach(ctx, args[0], ifupOwner)
 			return err
@@ -116,7 +116,7 @@ func (o *options) ifup(ctx context.Context, device, on string, vlan int) error {
 	if err != nil {
 		return err
 	}
-	db := ovs.Open("")
+	db := hooks.FindSwitch(o.config)
 	defer db.Close()
 	if _, err := hooks.SweepPorts(ctx, k, db); err != nil {
 		return err
@@ -194,7 +194,7 @@ func (w *watcher) sweepOnce(ctx context.Context) []string {
 		return nil
 	}
 	defer k.Close()
-	db := ovs.Open("")
+	db := hooks.FindSwitch(w.config)
 	defer db.Close()
 	removed, err := hooks.SweepPorts(ctx, k, db)
 	if err != nil && !errors.Is(err, ovs.ErrUnreachable) && ctx.Err() == nil {

@@ -196,7 +196,7 @@ func (o *options) survey(ctx context.Context, rec hooks.Records, d *xmlfilter.Do
 	}
 	v := view{cfg: cfg}
 	err = withKernel(func(k *link.Conn) (err error) {
-		rec.AskSwitch(ctx, cfg, d, hooks.OpenSwitch)
+		rec.AskSwitch(ctx, cfg, d, hooks.OpenSwitch(o.config))
 		v.host, err = hooks.Survey(ctx, k, cfg, rec, d)
 		return err
 	})

@@ -61,7 +61,7 @@ func (o *options) status(ctx context.Context) (hostStatus, error) {
 		return hostStatus{}, err
 	}
 	defer k.Close()
-	sw := hooks.OpenSwitch()
+	sw := hooks.FindSwitch(o.config)
 	defer sw.Close()
 	domains, err := hooks.Status(ctx, k, sw, journal.Existing(o.journal))
 	if err != nil {
@@ -209,7 +209,7 @@ func (o *options) collect(ctx context.Context, dry bool) ([]string, error) {
 		}
 	}
 	gc := &hooks.Collector{
-		Kernel: k, Station: hooks.OpenStation, OVS: hooks.OpenSwitch, Dir: dir, Libvirt: hooks.LibvirtFolder(hooks.LibvirtDir),
+		Kernel: k, Station: hooks.OpenStation, OVS: hooks.OpenSwitch(o.config), Dir: dir, Libvirt: hooks.LibvirtFolder(hooks.LibvirtDir),
 		Alive: alive, Taps: k.Taps, DryRun: dry,
 	}
 	return gc.Run(ctx)

@@ -29,7 +29,7 @@ func main() {
 		Config:     func() (*config.Config, error) { return config.Load(config.Path) },
 		Kernel:     openKernel,
 		Station:    hooks.OpenStation,
-		OVS:        hooks.OpenSwitch,
+		OVS:        hooks.OpenSwitch(config.Path),
 		Journal:    journal.Existing(journal.DefaultDir),
 		Libvirt:    hooks.LibvirtFolder(hooks.LibvirtDir),
 		Log:        logging.New("libvirt-direct", notes),

@@ -44,7 +44,7 @@ func main() {
 		os.Exit(2)
 	}
 	h := &hooks.Hook{
-		OVS:        hooks.OpenSwitch,
+		OVS:        hooks.OpenSwitch(config.Path),
 		Config:     func() (*config.Config, error) { return config.Load(config.Path) },
 		Kernel:     k.open,
 		Station:    k.openStation,

@@ -55,6 +55,7 @@ func hostChecks() []check {
 		configuration,
 		uplinks, // and uplinkChecks
 		station,
+		virtualSwitch,
 		cardTables,
 		networkHook,
 		drivers,

@@ -24,7 +24,7 @@ func cardTables(ctx context.Context, env *Env) []Finding {
 		return nil // uplinks says so
 	}
 	defer k.Close()
-	db := hooks.OpenSwitch()
+	db := hooks.FindSwitch(env.Config)
 	defer db.Close()
 	switches, err := db.Bridges(ctx)
 	if err != nil {

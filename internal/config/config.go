@@ -20,6 +20,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/pelletier/go-toml/v2"
 
@@ -40,6 +41,7 @@ type Config struct {
 	Deadline Duration `toml:"deadline"`
 	VLAN     VLAN     `toml:"vlan"`
 	Watch    Watch    `toml:"watch"`
+	OVS      OVS      `toml:"ovs"`
 
 	// Uplinks by name: the networks that this host is attached to.
 	Uplinks map[string]*Uplink `toml:"uplink"`
@@ -62,6 +64,26 @@ type Watch struct {
 	// Domains are name patterns as in path.Match. Domains whose metadata says
 	// rewrite='yes' are rewritten anyway, those that say 'no' never.
 	Domains []string `toml:"domains"`
+}
+
+// OVS says where Open vSwitch is.
+type OVS struct {
+	// Socket is the path of its database's socket. Absent: OVS_RUNDIR's, or the packages'.
+	Socket string `toml:"socket"`
+}
+
+// ErrSocket: what should be the path of a socket is not.
+var ErrSocket = errors.New("not the absolute path of a socket")
+
+// SocketPath reads the path of a socket, which can be written as ovs-vsctl's --db takes it,
+// with "unix:" before it. An error matches ErrSocket.
+func SocketPath(s string) (string, error) {
+	file := strings.TrimPrefix(s, "unix:")
+	const longest = 107 // that the kernel takes
+	if !path.IsAbs(file) || len(file) > longest || strings.ContainsFunc(file, unicode.IsControl) {
+		return "", fmt.Errorf("%q: %w", s, ErrSocket)
+	}
+	return path.Clean(file), nil
 }
 
 // Uplink is a network by the name that all hosts know it by, and the device that
@@ -240,6 +262,13 @@ func (r *reader) check() {
 			c.Watch = Watch{}
 			break
 		}
+	}
+	if c.OVS.Socket != "" {
+		socket, err := SocketPath(c.OVS.Socket)
+		if err != nil {
+			r.refuse(rootOVS, "", "socket", fmt.Sprintf("socket = %v", err), "such as \"/usr/local/var/run/openvswitch/db.sock\"; other connections are not supported")
+		}
+		c.OVS.Socket = socket
 	}
 	called := map[string]string{}
 	for _, name := range c.UplinkNames() {

@@ -56,6 +56,8 @@ func TestFaultsNameTheirPlace(t *testing.T) {
 		"[uplink.a]\ndevice = \"eth0\"\nvlan = 3\n":           `unknown key "uplink.a.vlan"; did you mean "vlans"?`,
 		"[uplnik.storage]\ndevice = \"eth0\"\n":               `unknown key "uplnik`,
 		"[uplnik.lan]\ndevice = \"eth0\"\n":                   `did you mean "uplink"?`,
+		"[ovs]\nsocket = \"tcp:127.0.0.1:6640\"\n":            `c:2: ovs: socket = "tcp:127.0.0.1:6640": not the absolute path of a socket; such as`,
+		"[ovs]\nsockets = \"/run/db.sock\"\n":                 `c:2: unknown key "ovs.sockets"; did you mean "socket"?`,
 		"zzzzzzzzzz = 1\n":                                    `c:1: unknown key "zzzzzzzzzz"`,
 		"deadline = \"soon\"\n":                               `c:1: deadline: "soon": want a duration such as "10s", at most 10m`,
 		"[vlan]\ncreate = \"some\"\n":                         `c:2: vlan: create = "some": want "any", "uplinks" or "never"`,

@@ -80,6 +80,11 @@ func (c *Config) WatchFault() error {
 	return c.fault(func(e *Error) bool { return e.root == rootWatch })
 }
 
+// OVSFault returns what keeps it unknown where Open vSwitch is, an *Error or nil.
+func (c *Config) OVSFault() error {
+	return c.fault(func(e *Error) bool { return e.root == rootOVS })
+}
+
 // FaultyUplink is what can be read of an uplink whose section is faulty.
 type FaultyUplink struct {
 	Name string
@@ -141,6 +146,8 @@ func (r *reader) bySection() {
 			r.config.VLAN = one.VLAN
 		case rootWatch:
 			r.config.Watch = one.Watch
+		case rootOVS:
+			r.config.OVS = one.OVS
 		case rootDeadline:
 			r.config.Deadline = one.Deadline
 		}

@@ -15,6 +15,7 @@ const (
 	rootVLAN     = "vlan"
 	rootWatch    = "watch"
 	rootDeadline = "deadline"
+	rootOVS      = "ovs"
 )
 
 // section is a part of the file that is understood, or faulty, for itself:
@@ -134,6 +135,9 @@ func split(data []byte) []*section {
 func describe(path []string) *section {
 	// The decoder takes keys in any case.
 	s := &section{title: path[0], root: nearest(strings.ToLower(path[0]), roots()), keys: map[string]int{}}
+	if s.root == "" && strings.Contains(strings.ToLower(s.title), "vswitch") {
+		s.root = rootOVS // who writes [openvswitch] means this one
+	}
 	if (s.root == rootUplink || s.root == rootProfile) && len(path) > 1 {
 		s.name = path[1]
 		s.title += "." + s.name
@@ -141,7 +145,9 @@ func describe(path []string) *section {
 	return s
 }
 
-func roots() []string { return []string{rootDeadline, rootVLAN, rootWatch, rootUplink, rootProfile} }
+func roots() []string {
+	return []string{rootDeadline, rootVLAN, rootWatch, rootOVS, rootUplink, rootProfile}
+}
 
 func (s *section) add(data []byte, e expression) {
 	text := data[e.start:e.end]

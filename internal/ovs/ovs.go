@@ -12,13 +12,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"libvirt-direct/internal/poll"
 )
 
-// Socket is where ovsdb-server listens.
-const Socket = "/run/openvswitch/db.sock"
+// Socket is where ovsdb-server listens, unless a Place says otherwise.
+const Socket = runDir + "/" + socketName
 
 // database is the one of ovs-vswitchd.
 const database = "Open_vSwitch"
@@ -33,7 +34,7 @@ const portKey = OwnerKey + "-port"
 // Errors that callers tell apart with errors.Is.
 var (
 	// ErrUnreachable: ovsdb-server does not run, or went away and did not come back.
-	ErrUnreachable = errors.New("Open vSwitch's database cannot be reached: systemctl start openvswitch-switch")
+	ErrUnreachable = errors.New("Open vSwitch's database cannot be reached: systemctl start openvswitch-switch, or set socket in [ovs] of config.toml")
 	// ErrNoAnswer: the deadline has passed.
 	ErrNoAnswer = errors.New("Open vSwitch has not answered in time")
 	// ErrRefused: the database refuses a transaction, and nothing was changed.
@@ -76,17 +77,23 @@ func timedOut(err error) bool {
 // DB is the database of one switch. It connects when it is first used, and is for one
 // goroutine at a time.
 type DB struct {
-	socket string
-	s      *session
+	place   Place
+	unknown error // why the place is not known
+	s       *session
 }
 
-// Open names a database by its socket, Socket where that is empty. Nothing is connected.
-func Open(socket string) *DB {
-	if socket == "" {
-		socket = Socket
-	}
-	return &DB{socket: socket}
-}
+// Open names a database by its socket. Nothing is connected.
+func Open(socket string) *DB { return At(Place{Socket: socket}) }
+
+// At names the database at a place. Nothing is connected.
+func At(p Place) *DB { return &DB{place: p} }
+
+// Nowhere is a database of which it is not known where it is: whatever is asked of it
+// fails with that error.
+func Nowhere(err error) *DB { return &DB{unknown: err} }
+
+// Place is where the database is, or why that is not known.
+func (db *DB) Place() (Place, error) { return db.place, db.unknown }
 
 // Close ends the connection, if there is one. The DB can still be used.
 func (db *DB) Close() {
@@ -122,21 +129,39 @@ func (db *DB) do(ctx context.Context, f func(*session) error) error {
 		return false, nil
 	})
 	if errors.Is(err, poll.ErrGaveUp) {
-		return away
+		err = away
+	}
+	if errors.Is(err, ErrUnreachable) {
+		return fmt.Errorf("%w%s", err, db.hint())
 	}
 	return err
+}
+
+// hint says what is known of where the database is instead.
+func (db *DB) hint() string {
+	text := ""
+	if from := db.place.From; from != "" {
+		text = "; " + from + " says that it is there"
+	}
+	if found := Elsewhere(db.place); len(found) > 0 {
+		text += "; there is a socket at " + strings.Join(found, " and ")
+	}
+	return text
 }
 
 // none reports whether there is not even a directory for the socket, which a database
 // that is restarted leaves: then nothing is to be waited for.
 func (db *DB) none() bool {
-	_, err := os.Stat(filepath.Dir(db.socket))
+	_, err := os.Stat(filepath.Dir(db.place.Socket))
 	return errors.Is(err, fs.ErrNotExist)
 }
 
 func (db *DB) once(ctx context.Context, f func(*session) error) error {
+	if db.unknown != nil {
+		return db.unknown
+	}
 	if db.s == nil {
-		s, err := dial(ctx, db.socket)
+		s, err := dial(ctx, db.place.Socket)
 		if err != nil {
 			return err
 		}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
 
 	"libvirt-direct/hooks"
@@ -65,7 +64,7 @@ func Collect(ctx context.Context, s Sources) (t *Topology, missing []error, err 
 	if err := t.askLibvirt(ctx, s.Libvirt); err != nil {
 		missing = append(missing, err)
 	}
-	if err := t.askVirtualSwitch(ctx); err != nil {
+	if err := t.askVirtualSwitch(ctx, hooks.FindSwitch(s.Config)); err != nil {
 		missing = append(missing, err)
 	}
 	if err := t.askStation(ctx, s.Station); err != nil {
@@ -220,13 +219,12 @@ func guestOf(d *xmlfilter.Domain) Guest {
 	return g
 }
 
-func (t *Topology) askVirtualSwitch(ctx context.Context) error {
-	if _, err := os.Stat(ovs.Socket); err != nil { // most hosts have none
+func (t *Topology) askVirtualSwitch(ctx context.Context, db *ovs.DB) error {
+	place, err := db.Place()
+	if err == nil && !place.Installed() { // most hosts have none
 		return nil
 	}
-	db := ovs.Open("")
 	defer db.Close()
-	var err error
 	t.VirtualSwitches, err = db.Bridges(ctx)
 	return err
 }

@@ -16,8 +16,12 @@ import (
 	"libvirt-direct/helper/internal/policy"
 )
 
-// Socket is where ovsdb-server listens.
-const Socket = "/run/openvswitch/db.sock"
+// Socket is where ovsdb-server listens, and varSocket where /var/run is a folder of its own. OVS_RUNDIR is the caller's,
+// and does not count.
+const (
+	Socket    = "/run/openvswitch/db.sock"
+	varSocket = "/var/run/openvswitch/db.sock"
+)
 
 // owner is the value of external_ids:libvirt-direct in the helper's ports.
 const owner = "helper"
@@ -55,15 +59,42 @@ type Conn struct {
 	rest []byte // what was read beyond the last reply
 }
 
-// Dial connects, without waiting for a server that is busy.
-func Dial() (*Conn, error) {
+// Dial connects to a socket, "" for where packages have it, without waiting for a server that is busy.
+func Dial(socket string) (*Conn, error) {
+	if socket != "" {
+		return dial(socket)
+	}
+	c, err := dial(Socket)
+	if errors.Is(err, unix.ENOENT) {
+		if other, err := dial(varSocket); err == nil {
+			return other, nil
+		}
+	}
+	return c, err
+}
+
+// unreachable is ErrUnreachable with the socket. It matches the kernel's error.
+type unreachable struct {
+	socket string
+	errno  error
+}
+
+func (e *unreachable) Error() string {
+	return ErrUnreachable.Error() + " at " + e.socket + ": " + e.errno.Error() + "; ovs-socket in " + policy.Path + " says where it is"
+}
+
+func (e *unreachable) Unwrap() error { return e.errno }
+
+func (e *unreachable) Is(target error) bool { return target == ErrUnreachable }
+
+func dial(socket string) (*Conn, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: Socket}); err != nil {
+	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: socket}); err != nil {
 		unix.Close(fd)
-		return nil, errors.New(ErrUnreachable.Error() + ": " + Socket + ": " + err.Error())
+		return nil, &unreachable{socket, err}
 	}
 	for _, option := range [...]int{unix.SO_RCVTIMEO, unix.SO_SNDTIMEO} {
 		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, option, &unix.Timeval{Sec: silence}); err != nil {

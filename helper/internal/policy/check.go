@@ -9,6 +9,7 @@ const maxVLANRanges = 32
 func (p *parser) finish() error {
 	for i := range p.config.Profiles {
 		f := &p.config.Profiles[i]
+		f.OVSSocket = p.config.OVSSocket
 		if msg := p.complete(f, p.keys[i], p.devices[i]); msg != "" {
 			return &Error{f.Line, "profile " + f.Name + ": " + msg}
 		}

@@ -24,7 +24,7 @@ func TestReferenceIsTrue(t *testing.T) {
 	_, set, found := strings.Cut(string(source), "func (p *parser) set(")
 	require.True(t, found)
 	set, _, _ = strings.Cut(set, "\n}\n")
-	known := []string{"passthrough"}
+	known := []string{"passthrough", "ovs-socket"}
 	for _, m := range regexp.MustCompile(`(?m)^\tcase "([a-z-]+)":$`).FindAllStringSubmatch(set, -1) {
 		known = append(known, m[1])
 	}

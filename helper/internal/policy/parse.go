@@ -23,6 +23,8 @@ const maxLine = 1023 // octets
 // Before the first profile:
 //
 //	passthrough = DEVICE…     devices that profiles of mode passthrough may take whole
+//	ovs-socket = PATH         where Open vSwitch's database listens; default /run/openvswitch/db.sock, or
+//	                          /var/run/openvswitch/db.sock where that is not there
 //
 // In every profile:
 //
@@ -165,7 +167,15 @@ func validProfileName(s string) bool {
 }
 
 func (p *parser) global(key, value string) string {
-	if key != "passthrough" {
+	switch key {
+	case "passthrough":
+	case "ovs-socket":
+		if !validSocket(value) {
+			return "ovs-socket: not the absolute path of a socket, of at most 107 octets"
+		}
+		p.config.OVSSocket = value
+		return ""
+	default:
 		return "unknown key " + key + " before the first profile"
 	}
 	for _, d := range words(value) {
@@ -176,6 +186,9 @@ func (p *parser) global(key, value string) string {
 	}
 	return ""
 }
+
+// validSocket reports whether the kernel would take s for a socket's path (sockaddr_un), wherever a process is.
+func validSocket(s string) bool { return s[0] == '/' && len(s) <= 107 }
 
 // ValidDevice reports whether the kernel would take s for a network device's name (dev_valid_name, net/core/dev.c),
 // and no more than printable ASCII is in it.

@@ -115,8 +115,10 @@ type Profile struct {
 	Isolated bool     // bridge: IFLA_BRPORT_ISOLATED
 	Learning bool     // bridge: IFLA_BRPORT_LEARNING
 	Trunks   VLANSet  // ovs: the VLANs that the port carries with their tags
-	Ingress  int      // ovs: kbit/s that the guest may send at most, 0 for any
-	VLAN     uint16   // 1–4094, 0 for none: the sub-interface, the bridge port's untagged VLAN, or the tag of Open vSwitch's port
+	// OVSSocket is the file's, for kind ovs.
+	OVSSocket string
+	Ingress   int    // ovs: kbit/s that the guest may send at most, 0 for any
+	VLAN      uint16 // 1–4094, 0 for none: the sub-interface, the bridge port's untagged VLAN, or the tag of Open vSwitch's port
 
 	Allow      []Subject
 	MaxPerUser int // devices one user may have at once
@@ -132,6 +134,7 @@ type Profile struct {
 // Config is the whole file.
 type Config struct {
 	Passthrough []string // devices that a profile may take whole
+	OVSSocket   string   // where Open vSwitch's database listens, "" for where packages have it
 	Profiles    []Profile
 }
 

@@ -220,6 +220,20 @@ func TestMACs(t *testing.T) {
 	require.True(t, got[0].None)
 }
 
+// The socket of Open vSwitch is the file's, in each profile that needs it.
+func TestOVSSocket(t *testing.T) {
+	const profile = "\n[a]\nkind = ovs\nbridge = b\n"
+	c, err := Parse([]byte("ovs-socket = /usr/local/var/run/openvswitch/db.sock" + profile))
+	require.NoError(t, err)
+	require.Equal(t, "/usr/local/var/run/openvswitch/db.sock", c.Profile("a").OVSSocket)
+	for _, value := range []string{"run/db.sock", "unix:/run/db.sock", "tcp:127.0.0.1:6640", "/" + strings.Repeat("x", 107)} {
+		_, err := Parse([]byte("ovs-socket = " + value + profile))
+		require.ErrorContains(t, err, "helper.conf:1: ovs-socket: not the absolute path of a socket", value)
+	}
+	_, err = Parse([]byte(profile + "ovs-socket = /run/db.sock\n"))
+	require.Error(t, err, "it is not for one profile")
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(example))
 	f.Add([]byte("[a]\nkind = bridge\nbridge = b\n"))
