@@ -5,6 +5,7 @@ package main
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -167,4 +168,21 @@ func TestOVSGuests(t *testing.T) {
 		}
 		kill9(t, cmd)
 	}
+}
+
+// The helper finds the database where root's file says. OVS_RUNDIR is the caller's.
+func TestOVSSocketElsewhere(t *testing.T) {
+	wire(t, "v0", "v1")
+	openvswitch(t)
+	folder := t.TempDir()
+	socket := filepath.Join(folder, "db.sock")
+	require.NoError(t, os.Chmod(folder, 0o755))
+	require.NoError(t, os.Rename("/run/openvswitch/db.sock", "/run/openvswitch/other.sock"))
+	require.NoError(t, os.Symlink("/run/openvswitch/other.sock", socket))
+	t.Setenv("OVS_RUNDIR", folder)
+	profiles(t, ovsProfile)
+	requireRefused(t, ask(t, "fabric/52:54:00:00:00:01"), "the database of Open vSwitch cannot be reached at /run/openvswitch/db.sock: no such file or directory; ovs-socket in /etc/libvirt-direct/helper.conf says where it is")
+	requireNothingLeft(t)
+	profiles(t, "ovs-socket = "+socket+"\n"+ovsProfile)
+	requireGranted(t, ask(t, "fabric/52:54:00:00:00:01"))
 }

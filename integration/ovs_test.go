@@ -292,3 +292,62 @@ func TestOVSGuestsTalk(t *testing.T) {
 	}
 	require.Empty(t, h.ports())
 }
+
+// Open vSwitch of a source build or a snap has its socket elsewhere. A guest without settings
+// is libvirt's alone, whose ovs-vsctl finds it by libvirtd's OVS_RUNDIR, which libvirt keeps
+// from its hooks; for others that counts, too, or what the configuration says.
+func TestOVSElsewhere(t *testing.T) {
+	const folder, socket = "/run/elsewhere", "/run/elsewhere/db.sock"
+	ctx := hosttest.Deadline(t, 3*time.Minute)
+	hosttest.Require(t, "ovsdb-server", "ovs-vswitchd", "ovs-vsctl")
+	h := &ovsFixture{fixture: newFixture(ctx, t, "a", "")}
+	var err error
+	h.OVS, err = h.StartOVS(ctx)
+	require.NoError(t, err)
+	require.NoError(t, h.AddBridge(ctx, "ovsbr0"))
+	h.MustRun("mkdir", folder)
+	h.MustRun("mv", host.OVSSocket, socket)
+	ports := func() []string { return strings.Fields(h.vsctl("--db=unix:"+socket, "list-ports", "ovsbr0")) }
+	check := func() string {
+		out, _ := h.Run(ctx, program(t, "libvirt-direct"), "check")
+		return out
+	}
+
+	t.Setenv("OVS_RUNDIR", folder)
+	h.MustStartLibvirtd()
+	t.Setenv("OVS_RUNDIR", "")
+	plain := tiny("plain", onOVS(1))
+	h.MustDefine(plain)
+	h.start("plain")
+	require.Len(t, ports(), 1)
+	require.Empty(t, h.Journals())
+	h.stop("plain")
+	require.Empty(t, ports())
+
+	assisted := tiny("assisted", onOVS(1))
+	assisted.Metadata = metadata(1, "isolated='yes'")
+	h.MustDefine(assisted)
+	h.start("assisted")
+	require.Equal(t, "true", h.vsctl("--db=unix:"+socket, "get", "Port", ports()[0], "protected"))
+	require.NotContains(t, h.MustRun(program(t, "libvirt-direct"), "status"), "BUT")
+	require.Equal(t, "nothing is left over\n", h.gc())
+	require.Contains(t, check(), socket+" (by OVS_RUNDIR of libvirtd) answers, with 1 bridge(s)")
+	h.stop("assisted")
+	require.Empty(t, ports())
+
+	require.NoError(t, h.KillLibvirtd(ctx, unix.SIGTERM))
+	h.MustStartLibvirtd()
+	owned := tiny("owned", onOVS(1))
+	owned.Metadata = metadata(1, "own='hook'")
+	h.rewrite(owned)
+	_, err = h.Virsh(ctx, "start", "owned")
+	require.ErrorContains(t, err, host.OVSSocket)
+	require.ErrorContains(t, err, "set socket in [ovs] of config.toml")
+	h.Configure("[ovs]\nsocket = \"" + socket + "\"\n")
+	h.start("owned")
+	require.Len(t, ports(), 1)
+	require.Contains(t, check(), socket+" (by [ovs] socket in /etc/libvirt-direct/config.toml) answers, with 1 bridge(s)")
+	h.stop("owned")
+	require.Empty(t, ports())
+	require.Empty(t, h.Journals())
+}
