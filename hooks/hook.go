@@ -33,19 +33,35 @@ type Call struct {
 	Stdout io.Writer
 }
 
-// maxXML bounds what libvirt gives a hook to read.
-const maxXML = 16 << 20
+// maxXML bounds what is parsed, and maxRead what libvirt gives a hook to read: a domain that
+// has nothing for us may be of any size that libvirt takes.
+const (
+	maxXML  = 16 << 20
+	maxRead = 8 * maxXML
+)
 
 // readXML reads what libvirt says of a domain or a network.
 func readXML(r io.Reader, of string) ([]byte, error) {
-	doc, err := io.ReadAll(io.LimitReader(r, maxXML+1))
+	doc, err := io.ReadAll(io.LimitReader(r, maxRead+1))
 	if err != nil {
 		return nil, fmt.Errorf("read the %s XML: %w", of, err)
 	}
-	if len(doc) > maxXML {
-		return nil, fmt.Errorf("%w: more than %d MiB", xmlfilter.ErrSyntax, maxXML>>20)
+	if len(doc) > maxRead {
+		return nil, tooLong(maxRead)
 	}
 	return doc, nil
+}
+
+func tooLong(most int) error {
+	return fmt.Errorf("%w: more than %d MiB", xmlfilter.ErrSyntax, most>>20)
+}
+
+// parse reads a domain.
+func parse(doc []byte) (*xmlfilter.Domain, error) {
+	if len(doc) > maxXML {
+		return nil, tooLong(maxXML)
+	}
+	return xmlfilter.Parse(doc)
 }
 
 // Hook is the hook program without its process: all that it touches is given to it.
@@ -97,13 +113,21 @@ func (h *Hook) run(ctx context.Context, c Call) error {
 		h.foreign(ctx, c, doc)
 		return nil
 	}
-	d, err := xmlfilter.Parse(doc)
+	d, err := parse(doc)
 	if c.Op == step.Stopped || c.Op == step.Release {
 		// The journal decides; settings that were broken meanwhile must not stop it.
 		err = step.Ignore(err, xmlfilter.ErrSettings)
 	}
 	if err != nil {
-		return fmt.Errorf("domain %q: %w", c.Domain, err)
+		err = fmt.Errorf("domain %q: %w", c.Domain, err)
+		// libvirt understands what it has written itself. The filters also see what a person
+		// has written.
+		if plan.MaySay(doc) || c.Op == step.Migrate || c.Op == step.Restore {
+			return err
+		}
+		h.withoutUs(c, err)
+		h.foreign(ctx, c, doc)
+		return nil
 	}
 	switch c.Op {
 	case step.Migrate, step.Restore:
@@ -165,6 +189,9 @@ func (h *Hook) foreign(ctx context.Context, c Call, doc []byte) {
 	}
 	held, err := h.holds(uuid)
 	if err == nil && held {
+		if c.Op == step.Prepare || c.Op == step.Start {
+			h = h.brief()
+		}
 		err = h.operate(ctx, c, &xmlfilter.Domain{Name: c.Domain, UUID: uuid}, false)
 	}
 	if err != nil {
@@ -194,9 +221,7 @@ func (h *Hook) plain(ctx context.Context, c Call, d *xmlfilter.Domain) error {
 	switch {
 	case err != nil:
 	case held && c.Op == step.Prepare: // what an earlier life has left goes first
-		patient := *h
-		patient.Journal = h.Journal.Patient(plainTime)
-		err = patient.operate(ctx, c, d, true)
+		err = h.brief().operate(ctx, c, d, true)
 	default:
 		brief, cancel := context.WithTimeout(ctx, plainTime)
 		defer cancel()

@@ -44,9 +44,16 @@ func (h *Hook) RunNetwork(ctx context.Context, c NetworkCall) error {
 	if err != nil {
 		return err
 	}
+	if len(doc) > maxXML {
+		return tooLong(maxXML)
+	}
 	n, p, err := xmlfilter.ParseHook(doc)
 	if c.Op == step.PortDeleted {
 		err = step.Ignore(err, xmlfilter.ErrSettings)
+	}
+	if err != nil && !plan.MaySay(doc) {
+		h.withoutUs(Call{Domain: c.Network, Op: c.Op}, err)
+		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("network %q: %w", c.Network, err)

@@ -1,6 +1,7 @@
 package hooks
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -97,6 +98,44 @@ func TestPlainGuestBehindALeftoverWaitsForNoLock(t *testing.T) {
 			w.must(step.Prepare, plainGuests["VF"])
 			require.Less(t, time.Since(from), time.Second)
 		})
+	}
+}
+
+// hungSwitch takes a connection and never answers, as a switch that hangs does.
+type hungSwitch struct{ step.Switch }
+
+func (hungSwitch) Detach(ctx context.Context, _, _ string) (bool, error) {
+	<-ctx.Done()
+	return false, ovs.ErrNoAnswer
+}
+
+// A guest that had settings in an earlier life, and left something that a daemon is to undo,
+// waits for that daemon no longer than for anything else. What it has not undone stays owed.
+func TestGuestWithoutSettingsWaitsForNoDaemon(t *testing.T) {
+	for name, doc := range map[string]string{
+		"plain":   plainGuests["switch"],
+		"foreign": domain(uuidA, "", "<interface type='user'/>"),
+	} {
+		for _, op := range []step.Op{step.Prepare, step.Start} {
+			t.Run(name+", "+string(op), func(t *testing.T) {
+				w := newPlainWorld(t)
+				owned, word := wasOnSwitch(mac1, "ldt1", "")
+				w.must(step.Prepare, domain(uuidA, word, owned)) // and libvirtd is killed
+				held := w.journals()
+				require.NotEmpty(t, held)
+				w.hook.OVS = func() step.Switch { return hungSwitch{w.ovs} }
+				from := time.Now()
+				w.must(op, doc)
+				require.Less(t, time.Since(from), time.Second)
+				require.Equal(t, held, w.journals())
+				require.Contains(t, w.ovs.ByName, "ldt1")
+
+				w.hook.OVS = w.openSwitch
+				w.must(step.Release, doc)
+				require.Empty(t, w.journals())
+				require.NotContains(t, w.ovs.ByName, "ldt1")
+			})
+		}
 	}
 }
 

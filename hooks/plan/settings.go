@@ -64,6 +64,11 @@ func MayConcern(doc []byte) bool {
 		value("bridge") && (has("<vlan") || has(":vlan"))
 }
 
+// MaySay reports whether a document could hold settings of ours, as MayConcern does.
+func MaySay(doc []byte) bool {
+	return bytes.Contains(xmlfilter.ASCII(doc), []byte(xmlfilter.Namespace))
+}
+
 // Settings are what holds for a NIC: its own settings, then its profile's, then its
 // uplink's.
 type Settings struct {

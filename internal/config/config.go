@@ -10,6 +10,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -19,6 +20,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 	"unicode"
 
@@ -188,7 +190,7 @@ func (d *Duration) UnmarshalText(b []byte) error {
 // A file that cannot be read, or is no TOML, is an *Error. A section that is wrong is
 // none: the others hold, and Faults tells which it is.
 func Load(file string) (*Config, error) {
-	data, err := os.ReadFile(file)
+	data, err := read(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return Parse(file, nil)
 	}
@@ -196,6 +198,36 @@ func Load(file string) (*Config, error) {
 		return nil, &Error{File: file, Msg: err.Error()}
 	}
 	return Parse(file, data)
+}
+
+// maxSize bounds the file.
+const maxSize = 1 << 20
+
+var (
+	errNoFile  = errors.New("not a regular file")
+	errTooLong = errors.New("longer than 1 MiB")
+)
+
+// read reads a file and waits for nobody, as opening a pipe would: a hook that waits keeps
+// a guest waiting.
+func read(file string) ([]byte, error) {
+	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !fi.Mode().IsRegular() {
+		return nil, &fs.PathError{Op: "read", Path: file, Err: errNoFile}
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxSize+1))
+	if err == nil && len(data) > maxSize {
+		err = &fs.PathError{Op: "read", Path: file, Err: errTooLong}
+	}
+	return data, err
 }
 
 func defaults() *Config {

@@ -1,10 +1,12 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -246,6 +248,25 @@ func TestLinesOfFaults(t *testing.T) {
 	require.Equal(t, []string{"a"}, c.UplinkNames())
 	require.Equal(t, 7, c.Faults()[0].Line, c.Faults()[0])
 	require.Equal(t, 11, c.Faults()[1].Line, c.Faults()[1])
+}
+
+// Whatever is in the file's place, the hook waits for nobody who would write there, and
+// does not read without end.
+func TestWhatIsNoFileIsAnErrorAtOnce(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	require.NoError(t, syscall.Mkfifo(fifo, 0o600))
+	long := filepath.Join(t.TempDir(), "long")
+	require.NoError(t, os.WriteFile(long, bytes.Repeat([]byte("#"), 1<<20+1), 0o600))
+	loop := filepath.Join(t.TempDir(), "loop")
+	require.NoError(t, os.Symlink(loop, loop))
+	for file, said := range map[string]string{
+		fifo: "not a regular file", "/dev/zero": "not a regular file", t.TempDir(): "not a regular file", long: "longer than 1 MiB",
+		loop: "too many levels of symbolic links",
+	} {
+		_, err := Load(file)
+		require.ErrorIs(t, err, ErrConfig, file)
+		require.ErrorContains(t, err, said)
+	}
 }
 
 func TestUnreadableIsAnError(t *testing.T) {

@@ -113,7 +113,7 @@ func trusted(fi fs.FileInfo) error {
 // leaves one file more at most. Its caller has the file's lock.
 func (o osFiles) Replace(name string, data []byte) (err error) {
 	file := filepath.Join(o.path, name)
-	f, err := os.OpenFile(file+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, 0o600)
+	f, err := os.OpenFile(file+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0o600)
 	if err != nil {
 		return err
 	}
@@ -148,7 +148,7 @@ func (o osFiles) Touch(name string) error {
 		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 			return err
 		}
-		f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
+		f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0o600)
 		if err == nil {
 			return f.Close()
 		}
@@ -231,7 +231,7 @@ func (o osFiles) SetAside(name string) (string, error) {
 // sweep, and nobody can make a file by a name. The lock is the open file's (fcntl(2),
 // "open file description locks").
 func (o osFiles) Lock(ctx context.Context, name string) (unlock func(), err error) {
-	f, err := os.OpenFile(filepath.Join(o.path, "lock"), os.O_RDWR|os.O_CREATE|syscall.O_CLOEXEC|syscall.O_NOFOLLOW, 0o600)
+	f, err := os.OpenFile(filepath.Join(o.path, "lock"), os.O_RDWR|os.O_CREATE|syscall.O_CLOEXEC|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0o600)
 	if err != nil {
 		return nil, err
 	}
