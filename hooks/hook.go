@@ -147,6 +147,15 @@ func (h *Hook) run(ctx context.Context, c Call) error {
 			return err
 		}
 	}
+	if plan.Plain(d) && c.Op == step.Reconnect {
+		held, err := h.holds(d.UUID)
+		if err == nil && !held {
+			held, err = h.needsUs(ctx, c, d)
+		}
+		if err == nil && !held {
+			return nil
+		}
+	}
 	if plan.Plain(d) && (c.Op == step.Prepare || c.Op == step.Start) {
 		return h.plain(ctx, c, d)
 	}
@@ -213,13 +222,13 @@ func (h *Hook) plain(ctx context.Context, c Call, d *xmlfilter.Domain) error {
 	if !h.complete(ctx, d) {
 		return h.operate(ctx, c, d, false)
 	}
-	err := h.preview(ctx, c.Op, d)
+	idle, err := h.preview(ctx, c.Op, d)
 	held := false
 	if err == nil {
 		held, err = h.holds(d.UUID)
 	}
 	switch {
-	case err != nil:
+	case err != nil || idle && !held:
 	case held && c.Op == step.Prepare: // what an earlier life has left goes first
 		err = h.brief().operate(ctx, c, d, true)
 	default:
@@ -268,27 +277,37 @@ func (h *Hook) ourName(name string) bool {
 }
 
 // preview plans for a plain guest without waiting for anybody, so that what the kernel
-// shows refuses it whatever else is wrong.
-func (h *Hook) preview(ctx context.Context, op step.Op, d *xmlfilter.Domain) error {
-	cfg, err := h.Config()
-	if err != nil {
+// shows refuses it whatever else is wrong. It is idle where there is nothing to do, and so
+// nothing to write down.
+func (h *Hook) preview(ctx context.Context, op step.Op, d *xmlfilter.Domain) (idle bool, err error) {
+	cfg, cfgErr := h.Config()
+	if cfgErr != nil {
 		if cfg, err = config.Parse("", nil); err != nil {
-			return err
+			return false, err
 		}
 	}
 	k, closeKernel, err := h.Kernel()
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer closeKernel()
 	host, err := Survey(ctx, k, cfg, h.records(), d)
 	if err != nil {
-		return cmp.Or(shownTaken(&host, d), err)
+		return false, cmp.Or(shownTaken(&host, d), err)
 	}
-	if _, err := plan.For(op, d, cfg, host); err != nil {
-		return &planError{err}
+	steps, err := plan.For(op, d, cfg, host)
+	if err != nil {
+		return false, &planError{err}
 	}
-	return nil
+	return len(steps) == 0 && cfgErr == nil, nil
+}
+
+// needsUs reports whether there is anything to do for a plain guest that runs.
+func (h *Hook) needsUs(ctx context.Context, c Call, d *xmlfilter.Domain) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, config.DefaultDeadline)
+	defer cancel()
+	idle, err := h.preview(ctx, c.Op, d)
+	return !idle, err
 }
 
 // shownTaken refuses what the kernel shows in other hands, of as much as was looked at.

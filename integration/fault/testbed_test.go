@@ -54,6 +54,8 @@ type request struct {
 	Fault *fault // nil: the operation's calls are to be listed
 	// Then is what comes after libvirt has done what it does: "gc", or "next start".
 	Then string
+	// Guest is one of guests: what is touched for it is to be listed, and nothing else.
+	Guest string
 }
 
 func (r request) String() string { return fmt.Sprintf("%s: %v, then %s", r.Op, *r.Fault, r.Then) }
@@ -65,6 +67,7 @@ type answer struct {
 	Again    bool
 	Stderr   string
 	Problems []string
+	Touched  map[string][]string // by operation
 }
 
 const (
@@ -118,7 +121,11 @@ func work(r io.Reader, w io.Writer) error {
 		} else if err != nil {
 			return err
 		}
-		a, err := host.answer(req)
+		do := host.answer
+		if req.Guest != "" {
+			do = func(r request) (answer, error) { return host.touch(r.Guest) }
+		}
+		a, err := do(req)
 		if err == nil {
 			err = out.Encode(a)
 		}

@@ -35,6 +35,8 @@ type call struct {
 	// our code asks for it.
 	Runtime string
 	Args    [6]uint64 `json:"-"`
+	// Touch says what it does to which file; see touched.
+	Touch string `json:"-"`
 	// Nth counts the calls of that name at that site, from 1.
 	Nth int
 }
@@ -234,6 +236,7 @@ func (t *tracee) atCall(tid int, th *thread) error {
 	nr, args := regs.call()
 	c := call{Name: callName(nr), Args: args}
 	c.Site, c.Runtime = t.site(regs.stack())
+	c.Touch = t.touched(c)
 	t.count[c.key()]++
 	c.Nth = t.count[c.key()]
 	th.then = t.decide(c)
