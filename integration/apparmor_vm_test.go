@@ -108,6 +108,25 @@ func TestAppArmor(t *testing.T) {
 		require.Equal(t, []string{"aa0"}, files())
 		refused()
 	})
+	// libvirtd keeps OVS_RUNDIR from its hooks, which read it from its environment, as the
+	// packages' line in its profile lets them.
+	t.Run("Open vSwitch of libvirtd", func(t *testing.T) {
+		put("/run/libvirtd.aa", `abi <abi/3.0>,
+			profile libvirtd { file, capability, network, unix, signal, change_profile, ptrace readby peer=libvirt-direct-hook, }`)
+		put("/run/ovs.xml", fmt.Sprintf(`<domain type='qemu'><name>o</name><uuid>%s</uuid>
+			<metadata><ld:nics xmlns:ld='urn:libvirt-direct:1'><ld:nic mac='52:54:00:00:00:01' isolated='yes'/></ld:nics></metadata>
+			<devices><interface type='bridge'><mac address='52:54:00:00:00:01'/><source bridge='b'/><virtualport type='openvswitch'/><target dev='vnet0'/></interface></devices></domain>`, uuid))
+		said := sh(`apparmor_parser --replace --skip-cache /run/libvirtd.aa; cp /bin/sh /run/libvirtd
+			echo "exec libvirtd" >/proc/self/attr/apparmor/exec
+			OVS_RUNDIR=/run/elsewhere exec /run/libvirtd -c 'cat /run/ovs.xml | sh -c "unset OVS_RUNDIR
+				echo \"exec libvirt-direct-hook\" >/proc/self/attr/apparmor/exec
+				exec /etc/libvirt/hooks/qemu o start begin - 2>&1" || true'`)
+		defer func() { sh("apparmor_parser --remove /run/libvirtd.aa; rm /run/libvirtd") }()
+		require.Contains(t, said, "dial unix /run/elsewhere/db.sock")
+		require.Contains(t, said, "OVS_RUNDIR of libvirtd says that it is there")
+		sh("rm -r /run/libvirt-direct") // there is no switch from which to remove the port
+		refused()
+	})
 	t.Run("helper", func(t *testing.T) {
 		put("/etc/libvirt-direct/helper.conf", "[lan]\nkind = macvtap\nlower = aa1\nallow = everyone\n"+
 			"[tagged]\nkind = macvtap\nlower = aa1\nvlan = 7\nvisible = yes\nallow = everyone\n[br]\nkind = bridge\nbridge = aabr\nallow = everyone\n")

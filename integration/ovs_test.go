@@ -316,6 +316,8 @@ func TestOVSElsewhere(t *testing.T) {
 	t.Setenv("OVS_RUNDIR", folder)
 	h.MustStartLibvirtd()
 	t.Setenv("OVS_RUNDIR", "")
+	// Whatever is in the place of our configuration.
+	h.MustRun("sh", "-c", "mkdir -p /etc/libvirt-direct && mkfifo /etc/libvirt-direct/config.toml")
 	plain := tiny("plain", onOVS(1))
 	h.MustDefine(plain)
 	h.start("plain")
@@ -324,6 +326,7 @@ func TestOVSElsewhere(t *testing.T) {
 	h.stop("plain")
 	require.Empty(t, ports())
 
+	h.MustRun("rm", "/etc/libvirt-direct/config.toml")
 	assisted := tiny("assisted", onOVS(1))
 	assisted.Metadata = metadata(1, "isolated='yes'")
 	h.MustDefine(assisted)

@@ -306,3 +306,21 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// What is taken for a socket's path is one that the kernel takes, wherever a process is.
+func FuzzSocketPath(f *testing.F) {
+	for _, s := range []string{"/run/openvswitch/db.sock", "unix:/srv/db.sock", "unix:unix:/x", "tcp:127.0.0.1:6640", "", "/", "/a/../../b", "//x\x00"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		p, err := SocketPath(s)
+		if err != nil {
+			require.ErrorIs(t, err, ErrSocket)
+			return
+		}
+		require.True(t, filepath.IsAbs(p) && len(p) <= 107 && filepath.Clean(p) == p, p)
+		again, err := SocketPath(p)
+		require.NoError(t, err)
+		require.Equal(t, p, again)
+	})
+}

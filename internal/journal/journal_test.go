@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -106,6 +107,28 @@ func TestUntrustedFilesAreRefusedAndSetAside(t *testing.T) {
 			require.NoError(t, err)
 			require.Nil(t, j)
 		})
+	}
+}
+
+// A pipe in a file's place keeps nobody waiting for its other end.
+func TestPipesAreErrorsAtOnce(t *testing.T) {
+	for _, file := range []string{"domains/" + uuid + ".json", "domains/" + uuid + ".json.new", "claims/vlan/7/100/" + uuid} {
+		t.Run(file, func(t *testing.T) {
+			d := open(t)
+			full := filepath.Join(d.Path(), file)
+			require.NoError(t, os.MkdirAll(filepath.Dir(full), 0o700))
+			require.NoError(t, syscall.Mkfifo(full, 0o600))
+			_, err := d.Load(uuid)
+			if err == nil {
+				err = d.Save(journal(`{"a":1}`))
+			}
+			require.Error(t, err)
+		})
+	}
+	d := open(t)
+	require.NoError(t, syscall.Mkfifo(filepath.Join(d.Path(), "lock"), 0o600))
+	if unlock, err := d.Lock(t.Context(), "x"); err == nil {
+		unlock()
 	}
 }
 
