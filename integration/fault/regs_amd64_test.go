@@ -27,7 +27,7 @@ var names = map[uint64]string{
 	unix.SYS_READ: "read", unix.SYS_WRITE: "write", unix.SYS_CLOSE: "close", unix.SYS_FSTAT: "fstat", unix.SYS_POLL: "poll",
 	unix.SYS_MMAP: "mmap", unix.SYS_MUNMAP: "munmap", unix.SYS_RT_SIGACTION: "rt_sigaction", unix.SYS_RT_SIGPROCMASK: "rt_sigprocmask",
 	unix.SYS_RT_SIGRETURN: "rt_sigreturn", unix.SYS_IOCTL: "ioctl", unix.SYS_SCHED_YIELD: "sched_yield", unix.SYS_MADVISE: "madvise",
-	unix.SYS_NANOSLEEP: "nanosleep", unix.SYS_GETPID: "getpid", unix.SYS_SOCKET: "socket", unix.SYS_CONNECT: "connect",
+	unix.SYS_NANOSLEEP: "nanosleep", unix.SYS_GETPID: "getpid", unix.SYS_GETPPID: "getppid", unix.SYS_SOCKET: "socket", unix.SYS_CONNECT: "connect",
 	unix.SYS_SENDTO: "sendto", unix.SYS_RECVFROM: "recvfrom", unix.SYS_BIND: "bind", unix.SYS_GETSOCKNAME: "getsockname",
 	unix.SYS_SETSOCKOPT: "setsockopt", unix.SYS_CLONE: "clone", unix.SYS_EXIT: "exit", unix.SYS_FCNTL: "fcntl", unix.SYS_FSYNC: "fsync",
 	unix.SYS_GETEUID: "geteuid", unix.SYS_SIGALTSTACK: "sigaltstack", unix.SYS_PRCTL: "prctl", unix.SYS_ARCH_PRCTL: "arch_prctl",

@@ -140,7 +140,7 @@ func inPlace(root, dir, ending, does string) (found []Finding) {
 		installed := filepath.Join(root, "usr/lib", dir, name)
 		want, err := os.ReadFile(installed)
 		if have, _ := os.ReadFile(f); f != installed && (err != nil || !bytes.Equal(have, want)) {
-			found = append(found, finding(Note, "managers", "%s is in place of %s: %s %s by what it says", below(root, f), below(root, installed), does, why))
+			found = append(found, finding(Note, "managers", "%s is in place of %s: %s %s by what it says", inRoot(root, f), inRoot(root, installed), does, why))
 		}
 	}
 	if !any {
@@ -150,11 +150,11 @@ func inPlace(root, dir, ending, does string) (found []Finding) {
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		if name < shield[0]+ending && name != shield[1]+ending && ending != ".rules" {
 			found = append(found, finding(Note, "managers", "%s comes before %s%s: %s %s by it where it matches; give it a name from 1 on",
-				below(root, files[name]), shield[0], ending, does, why))
+				inRoot(root, files[name]), shield[0], ending, does, why))
 		}
 	}
 	return found
 }
 
-// below is a path as it is in the file system at root.
-func below(root, path string) string { return strings.TrimPrefix(path, strings.TrimSuffix(root, "/")) }
+// inRoot is a path as it is in the file system at root.
+func inRoot(root, path string) string { return strings.TrimPrefix(path, strings.TrimSuffix(root, "/")) }
