@@ -284,7 +284,7 @@ func (h *Hook) complete(ctx context.Context, d *xmlfilter.Domain) bool {
 			continue
 		}
 		l, err := k.ByName(ctx, n.Source.Dev)
-		if errors.Is(err, link.ErrNotFound) || err == nil && (l.Alias == step.Alias || l.Name != n.Source.Dev && h.ourName(n.Source.Dev)) {
+		if errors.Is(err, link.ErrNotFound) || err == nil && (l.Alias == step.Alias || l.Name != n.Source.Dev && ourName(h.Journal, n.Source.Dev)) {
 			return false
 		}
 	}
@@ -292,9 +292,9 @@ func (h *Hook) complete(ctx context.Context, d *xmlfilter.Domain) bool {
 }
 
 // ourName reports whether an alternative name is claimed by a domain, and can go with it.
-func (h *Hook) ourName(name string) bool {
+func ourName(dir *journal.Dir, name string) bool {
 	resource, _ := (&step.AltName{Name: name}).Resource()
-	claims, err := claimsTo(h.Journal, resource)
+	claims, err := claimsTo(dir, resource)
 	return err == nil && len(claims.All)+len(claims.Unreadable) > 0
 }
 

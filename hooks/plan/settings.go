@@ -68,7 +68,7 @@ func MayConcern(doc []byte) bool {
 
 // MaySay reports whether a document could hold settings of ours, as MayConcern does.
 func MaySay(doc []byte) bool {
-	return bytes.Contains(xmlfilter.ASCII(doc), []byte(xmlfilter.Namespace))
+	return bytes.Contains(xmlfilter.ASCII(doc), []byte(xmlfilter.NamespacePrefix))
 }
 
 // Settings are what holds for a NIC: its own settings, then its profile's, then its
