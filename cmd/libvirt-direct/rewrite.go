@@ -143,15 +143,8 @@ func (o *options) repaired(whose map[string]string, then change) change {
 		if known.UUIDs, err = rec.Journal.Domains(); err != nil {
 			known.UUIDs = nil // who may not read them has libvirt's domains
 		}
-		to, notes, err := plan.Repair(d, cfg, known)
+		d, notes, err := hooks.Repaired(d, cfg, known)
 		if err != nil {
-			return nil, nil, err
-		}
-		doc, err := d.Reassign(to)
-		if err != nil {
-			return nil, nil, err
-		}
-		if d, err = xmlfilter.Parse(doc); err != nil {
 			return nil, nil, err
 		}
 		out, more, err := then(ctx, rec, d)
