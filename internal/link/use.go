@@ -29,6 +29,8 @@ const (
 	UseMaster UseKind = "master"
 	// UseXDP: an XDP program sees its frames first.
 	UseXDP UseKind = "xdp"
+	// UseRDMA: programs or kernel services use it by RDMA.
+	UseRDMA UseKind = "rdma"
 	// UseVFs: it is a PF that has virtual functions.
 	UseVFs UseKind = "vfs"
 	// UseAddress: this host has an address on it.
@@ -93,9 +95,8 @@ func FirstUse(uses iter.Seq[Use]) (first Use, used bool) {
 // the IPv6 link-local address that the kernel gives to a device that is up, and the
 // routes that follow from it; packet sockets, as those of lldpad, vdpd and tcpdump;
 // the other end of a veth. What is not seen: AF_XDP sockets that only transmit (one that
-// receives has an XDP program); RDMA, which the kernel shows by RDMA device and not by
-// network device; tunnels bound to the device (gre, sit), which have no upper link; a
-// passthrough macvtap in a namespace that cannot be seen.
+// receives has an XDP program); tunnels bound to the device (gre, sit), which have no upper
+// link; a passthrough macvtap in a namespace that cannot be seen.
 func (c *Conn) Uses(ctx context.Context, name string, elsewhere *Elsewhere) iter.Seq[Use] {
 	return func(yield func(Use) bool) {
 		// Before anything else, and by the name as given: most VFs of a busy card are
@@ -119,7 +120,7 @@ func (c *Conn) Uses(ctx context.Context, name string, elsewhere *Elsewhere) iter
 			return
 		}
 		looks := []func(context.Context, device) ([]Use, error){
-			c.masterUse, xdpUse, vfsUse, c.addressUses, c.routeUses,
+			c.masterUse, xdpUse, rdmaUse, vfsUse, c.addressUses, c.routeUses,
 			func(context.Context, device) ([]Use, error) { return elsewhere.Uses(d.Index), nil },
 		}
 		if byAltName {

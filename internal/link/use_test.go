@@ -195,6 +195,16 @@ func TestPFWithVFsIsUsed(t *testing.T) {
 	}
 }
 
+func TestRDMADevices(t *testing.T) {
+	s := tree(t, "class/net/vf0/device/infiniband/mlx5_3/node_guid=x", "class/net/vf1/device/vendor=0x15b3", "class/net/eth0/mtu=1500",
+		"class/infiniband/rxe0/parent=eth0", "class/infiniband/rxe1/parent=eth1", "class/infiniband/mlx5_3/fw_ver=1")
+	for name, want := range map[string][]string{"vf0": {"mlx5_3"}, "vf1": nil, "eth0": {"rxe0"}, "gone": nil} {
+		names, err := s.rdmaDevices(name)
+		require.NoError(t, err)
+		require.Equal(t, want, names, name)
+	}
+}
+
 // A free choice must not take what cannot be looked at.
 func TestNotKnownIsAUseOfItsOwnKind(t *testing.T) {
 	c, err := Open()
