@@ -75,9 +75,13 @@ func TestShellForm(t *testing.T) {
 }
 
 func TestUnknownWords(t *testing.T) {
-	for _, args := range []string{"", "--help", "--br=br0", "--fd=%FD", "--br=br0 --fd=%FD --mac=1", "--br= --fd=%FD", "--br=br0 --fd=%FD x", "--br=br0 --fd=-1", "--br=br0 --fd=+3", "--br=br0 --fd=3x"} {
+	for _, args := range []string{"", "--help", "--br=br0", "--fd=%FD", "--br=br0 --fd=%FD --mac=1", "--br= --fd=%FD", "--br=br0 --fd=%FD x"} {
 		a := call{uid: alice, args: strings.Fields(args)}.do(t)
 		requireRefused(t, a, "usage: ")
+	}
+	for _, fd := range []string{"-1", "+3", "3x", "0x3", ""} {
+		a := call{uid: alice, args: []string{"--br=br0", "--fd=" + fd}}.do(t)
+		requireRefused(t, a, "--fd= takes the number of a socket, in decimal digits")
 	}
 }
 
