@@ -89,7 +89,7 @@ type explanation struct {
 
 func newExplanation(op step.Op, d *xmlfilter.Domain, cfg *config.Config, host plan.Snapshot) *explanation {
 	e := &explanation{before: d, after: d, cfg: cfg, host: host}
-	if e.before, e.repairs, e.rewriteErr = Repaired(d, cfg, host.Known); e.rewriteErr == nil {
+	if e.before, e.repairs, e.rewriteErr = Repair(d, cfg, host.Known); e.rewriteErr == nil {
 		e.changes, e.rewriteErr = plan.Rewrite(e.before, cfg, host)
 	}
 	e.planned, e.planErr = plan.For(step.Prepare, d, cfg, host)
@@ -153,9 +153,10 @@ func (e *explanation) losses(w io.Writer) {
 	}
 }
 
-// Repaired is the domain as rewrite makes it before anything else: settings that belong to no
-// NIC are given to those that they are for. why has a line for each of them.
-func Repaired(d *xmlfilter.Domain, cfg *config.Config, known plan.Known) (after *xmlfilter.Domain, why []string, err error) {
+// Repair returns the domain as rewrite makes it before anything else, and a line for each change:
+// settings that belong to no NIC are given to those that they are for. With an error it returns
+// the domain as it was.
+func Repair(d *xmlfilter.Domain, cfg *config.Config, known plan.Known) (*xmlfilter.Domain, []string, error) {
 	to, why, err := plan.Repair(d, cfg, known)
 	if err != nil || len(to) == 0 {
 		return d, nil, err
@@ -164,7 +165,8 @@ func Repaired(d *xmlfilter.Domain, cfg *config.Config, known plan.Known) (after 
 	if err != nil {
 		return d, nil, err
 	}
-	if after, err = xmlfilter.Parse(doc); err != nil {
+	after, err := xmlfilter.Parse(doc)
+	if err != nil {
 		return d, nil, err
 	}
 	return after, why, nil

@@ -222,7 +222,7 @@ func FuzzForeign(f *testing.F) {
 			require.Empty(t, w.log.String())
 		}
 		d, err := xmlfilter.Parse(doc)
-		if d != nil && (concerns(d) || d.Wish != "" || errors.Is(err, xmlfilter.ErrSettings)) {
+		if d != nil && (plan.Concerns(d) || d.Wish != "" || errors.Is(err, xmlfilter.ErrSettings)) {
 			require.True(t, plan.MayConcern(doc))
 		}
 	})

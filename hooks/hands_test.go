@@ -207,8 +207,7 @@ func TestHostdevInOtherHandsIsLeft(t *testing.T) {
 	require.Equal(t, running, w.kernel.DumpVFs())
 }
 
-// A start that wants the name of a running guest's device is refused before it claims anything,
-// and can be killed at any read until then.
+// A start that wants the name of a running guest's device is refused before it claims anything.
 func TestRefusedStartHoldsNoDevice(t *testing.T) {
 	w := newWorld(t, "", "nica", "nicb")
 	before := w.dump()

@@ -148,7 +148,7 @@ func (h *Hook) run(ctx context.Context, c Call) error {
 		}
 		return err
 	}
-	if !concerns(d) {
+	if !plan.Concerns(d) {
 		if err := h.foreignDevices(ctx, c, d); err != nil {
 			return err
 		}
@@ -177,7 +177,7 @@ func nameable(doc []byte) *xmlfilter.Domain {
 	if !plan.MayNameDevice(doc) {
 		return nil
 	}
-	d, err := xmlfilter.Parse(doc)
+	d, err := parse(doc)
 	if err != nil {
 		return nil
 	}
@@ -352,9 +352,6 @@ type planError struct{ error }
 
 func (e *planError) Unwrap() error { return e.error }
 
-// concerns reports whether any of a domain's NICs is ours.
-func concerns(d *xmlfilter.Domain) bool { return plan.Concerns(d) }
-
 // holds reports whether there is a journal for a domain.
 func (h *Hook) holds(uuid string) (bool, error) {
 	j, err := h.Journal.Load(uuid)
@@ -364,7 +361,7 @@ func (h *Hook) holds(uuid string) (bool, error) {
 // filter prints the domain as this host understands it, or nothing when that is what
 // it says already. It allocates nothing: no stopped or release would follow.
 func (h *Hook) filter(ctx context.Context, c Call, d *xmlfilter.Domain, doc []byte) error {
-	if !concerns(d) {
+	if !plan.Concerns(d) {
 		return nil
 	}
 	changes, err := h.changes(ctx, d, plan.OriginOf(c.Op))

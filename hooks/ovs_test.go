@@ -242,6 +242,16 @@ func TestOVSWordsElsewhereAreRefused(t *testing.T) {
 	require.ErrorIs(t, err, step.ErrUnsuitable)
 }
 
+// libvirt reads the first <source>. Without a bridge there nothing would tell what the NIC was.
+func TestOVSWithoutBridgeIsNotOwned(t *testing.T) {
+	w := newWorld(t, switchProfiles, "ovsbr0")
+	w.withSwitch("ovsbr0")
+	nic := strings.Replace(onSwitch(mac1), "<source ", "<source dev='other'/><source ", 1)
+	_, err := w.rewritten(domain(uuidA, "<ld:nic mac='"+mac1+"' own='hook'/>", nic))
+	require.ErrorIs(t, err, step.ErrUnsuitable)
+	require.ErrorContains(t, err, "names no bridge")
+}
+
 func TestCollectorRemovesStalePorts(t *testing.T) {
 	w := newWorld(t, "", "mvt1")
 	w.withSwitch("ovsbr0")

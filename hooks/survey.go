@@ -337,17 +337,28 @@ func FindUplink(ctx context.Context, k step.Kernel, u *config.Uplink) (l link.Li
 // lookAmbiguous looks up the devices that an uplink could mean. What it limits holds for all
 // of them: a guest must not be without its limits for a second card.
 func lookAmbiguous(ctx context.Context, k step.Kernel, u *config.Uplink, why error, h *plan.Snapshot) {
-	var ambiguous *link.AmbiguousError
-	if !u.Limits() || !errors.As(why, &ambiguous) {
+	if !u.Limits() {
 		return
+	}
+	for _, l := range candidates(ctx, k, why) {
+		fault := fmt.Errorf("%w: %s may be that of uplink %q, whose vlans are %s: %w; fix [uplink.%s] in %s",
+			plan.ErrNoDevice, l.Name, u.Name, u.VLANText(), why, u.Name, config.Path)
+		h.Faulty = append(h.Faulty, plan.FaultyDevice{Index: l.Index, Fault: fault, Uplink: u})
+	}
+}
+
+// candidates looks up the devices that a link.AmbiguousError names; none for another error.
+func candidates(ctx context.Context, k step.Kernel, err error) (found []link.Link) {
+	var ambiguous *link.AmbiguousError
+	if !errors.As(err, &ambiguous) {
+		return nil
 	}
 	for _, name := range ambiguous.Devices {
 		if l, err := k.ByName(ctx, name); err == nil {
-			fault := fmt.Errorf("%w: %s may be that of uplink %q, whose vlans are %s: %w; fix [uplink.%s] in %s",
-				plan.ErrNoDevice, l.Name, u.Name, u.VLANText(), why, u.Name, config.Path)
-			h.Faulty = append(h.Faulty, plan.FaultyDevice{Index: l.Index, Fault: fault, Uplink: u})
+			found = append(found, l)
 		}
 	}
+	return found
 }
 
 // lookFaulty looks up the devices of uplinks whose sections of the configuration are
@@ -356,18 +367,12 @@ func lookFaulty(ctx context.Context, k step.Kernel, cfg *config.Config, h *plan.
 	for _, u := range cfg.FaultyUplinks() {
 		for _, way := range u.Devices {
 			l, err := FindUplink(ctx, k, way)
-			found := []string{l.Name}
-			var ambiguous *link.AmbiguousError
-			if errors.As(err, &ambiguous) { // any of them could be meant
-				found, err = ambiguous.Devices, nil
+			found := []link.Link{l}
+			if err != nil { // any of several could be meant
+				found = candidates(ctx, k, err)
 			}
-			if err != nil {
-				continue
-			}
-			for _, name := range found {
-				if l, err := k.ByName(ctx, name); err == nil {
-					h.Faulty = append(h.Faulty, plan.FaultyDevice{Index: l.Index, Fault: u.Fault})
-				}
+			for _, l := range found {
+				h.Faulty = append(h.Faulty, plan.FaultyDevice{Index: l.Index, Fault: u.Fault})
 			}
 		}
 	}

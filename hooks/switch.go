@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"libvirt-direct/hooks/step"
@@ -50,7 +51,7 @@ func switchFolder() (dir, by string) {
 		return dir, ovs.RunDir
 	}
 	daemons := []string{"libvirtd", "virtqemud"}
-	pids := []string{fmt.Sprint(os.Getppid())}
+	pids := []string{strconv.Itoa(os.Getppid())}
 	for _, name := range daemons {
 		if text, err := os.ReadFile("/run/" + name + ".pid"); err == nil {
 			pids = append(pids, strings.TrimSpace(string(text)))

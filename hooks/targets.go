@@ -14,9 +14,6 @@ import (
 	"libvirt-direct/xmlfilter"
 )
 
-// helperAlias begins the alias of the helper's devices; who asked for it follows.
-const helperAlias = "qemu-direct-helper: "
-
 // targets looks whose the devices are that a domain's NICs name by <target dev=>. What cannot
 // be told stands in nobody's way.
 func targets(ctx context.Context, k step.Kernel, rec Records, d *xmlfilter.Domain) map[string]plan.Target {
@@ -66,7 +63,7 @@ func ownerOf(dir *journal.Dir, uuid string, t plan.Target, l link.Link) *plan.Ow
 		}
 		return &plan.Owner{Domain: whose}
 	}
-	if who, helpers := strings.CutPrefix(l.Alias, helperAlias); helpers {
+	if who, helpers := strings.CutPrefix(l.Alias, step.HelperAlias); helpers {
 		return &plan.Owner{Helper: who}
 	}
 	claims, err := claimsTo(dir, "link/"+t.Name)

@@ -29,8 +29,8 @@ func TestManualListsEachFile(t *testing.T) {
 				continue
 			}
 			file := f[i]
-			if unit, is := strings.CutPrefix(file, "/usr/lib/systemd/"); is { // Debian 12 has them in /lib
-				file = "/lib/systemd/" + unit
+			if unit, is := strings.CutPrefix(file, "/usr/lib/systemd/system/"); is { // Debian 12 has units in /lib
+				file = "/lib/systemd/system/" + unit
 			}
 			installed = append(installed, file)
 		}

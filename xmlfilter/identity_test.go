@@ -171,6 +171,22 @@ func TestEditsOfOneElement(t *testing.T) {
 	}
 }
 
+// What libvirt does not read, behind the first of a name, does not take the first one's place.
+func TestElementsTwiceOfAnOwnedNIC(t *testing.T) {
+	doc := "<domain><name>n</name><devices><interface type='direct'><vlan><tag id='5'/></vlan><source dev='a'/><mac address='52:54:00:00:00:01'/>" +
+		"<source dev='b'/><target dev='x'/><target dev='y'/><vlan><tag id='6'/></vlan></interface></devices></domain>"
+	d, err := Parse([]byte(doc))
+	require.NoError(t, err)
+	out, err := d.Rewrite([]Change{{NIC: 0, Ethernet: "ldt0", Keep: true}})
+	require.NoError(t, err)
+	require.Contains(t, string(out), "<interface type='ethernet'><target dev='ldt0' managed='no'/><mac address='52:54:00:00:00:01'/></interface>")
+	after, err := Parse(out)
+	require.NoError(t, err)
+	back, err := after.Undo()
+	require.NoError(t, err)
+	require.Equal(t, doc, string(back))
+}
+
 // A setting that Rewrite replaces comes back, one that it removes as well.
 func TestUndoPutsSettingsBack(t *testing.T) {
 	doc := twins("<ld:nic alias='ua-a' portprofile='a &amp; b' dev='old' vlan='5'/>", "ua-a")

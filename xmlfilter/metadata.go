@@ -2,7 +2,6 @@ package xmlfilter
 
 import (
 	"fmt"
-	"net"
 	"strings"
 
 	"libvirt-direct/internal/settings"
@@ -171,10 +170,7 @@ func readNICSettings(e *element) (key nicKey, w *Settings, err error) {
 		}
 		switch name {
 		case "mac":
-			mac, ok := parseMAC(v)
-			if other, err := net.ParseMAC(v); !ok && err == nil && len(other) == 6 { // dashes, dots
-				mac, ok = other.String(), true
-			}
+			mac, ok := readMAC(v)
 			if !ok {
 				return key, nil, bad("six octets, as in 52:54:00:00:00:01")
 			}

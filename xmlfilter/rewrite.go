@@ -213,18 +213,18 @@ func (ed *editor) change(n *NIC, c Change) {
 	}
 	ed.setAttr(n.elem, "type", "ethernet")
 	ed.dropAttr(n.elem, "trustGuestRxFilters")
-	for _, name := range []string{"vlan", "virtualport"} {
-		ed.removeChild(n.elem, name)
-	}
 	markup := fmt.Sprintf("<target dev='%s' managed='no'/>", escape(c.Ethernet))
-	switch {
-	case source != nil:
-		ed.replace(source, markup)
-		ed.removeChild(n.elem, "target")
-	case target != nil:
-		ed.replace(target, markup)
-	default:
+	place := cmp.Or(source, target)
+	if place == nil {
 		ed.appendChild(n.elem, markup)
+	}
+	for _, e := range n.elem.children { // a second <source> would be the NIC's, with the first gone
+		switch {
+		case e == place:
+			ed.replace(e, markup)
+		case isKept(e):
+			ed.remove(e)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package xmlfilter
 
 import (
 	"fmt"
+	"net"
 	"strconv"
 	"strings"
 
@@ -56,6 +57,27 @@ func parseMAC(s string) (string, bool) {
 		octets[i] = fmt.Sprintf("%02x", v)
 	}
 	return strings.Join(octets, ":"), len(octets) == 6
+}
+
+// readMAC reads an address as people write it into settings: also with dashes or dots.
+func readMAC(s string) (string, bool) {
+	if mac, ok := parseMAC(s); ok {
+		return mac, true
+	}
+	mac, err := net.ParseMAC(s)
+	if err != nil || len(mac) != 6 {
+		return "", false
+	}
+	return mac.String(), true
+}
+
+// NormalKey returns what a person calls a NIC by, a MAC or an alias, as Stray.Key and NIC have it.
+func NormalKey(s string) string {
+	s = strings.TrimSpace(s)
+	if mac, ok := readMAC(s); ok {
+		return mac
+	}
+	return s
 }
 
 // isUserAlias knows what libvirt keeps of a definition's aliases.

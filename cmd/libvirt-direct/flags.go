@@ -6,7 +6,7 @@ import (
 )
 
 // vlanFlag is a VLAN identifier on the command line, in decimal digits, as libvirt reads
-// <tag id=”/>. Package pflag would take 0100 for 64.
+// the id of <tag>. Package pflag would take 0100 for 64.
 type vlanFlag uint16
 
 func (v *vlanFlag) String() string { return strconv.Itoa(int(*v)) }

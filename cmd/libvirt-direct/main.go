@@ -239,7 +239,7 @@ func explainCommand(o *options) *cobra.Command {
 			v, err := o.survey(ctx, o.records(), d)
 			if err == nil && len(d.Stray) > 0 {
 				// What rewrite gives its NICs names devices, too.
-				if after, _, err := hooks.Repaired(d, v.cfg, v.host.Known); err == nil {
+				if after, _, err := hooks.Repair(d, v.cfg, v.host.Known); err == nil {
 					known := v.host.Known
 					if v, err = o.survey(ctx, o.records(), after); err != nil {
 						return err

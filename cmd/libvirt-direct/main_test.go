@@ -286,9 +286,9 @@ func TestHugeDocumentIsRefused(t *testing.T) {
 }
 
 func TestSaidSettings(t *testing.T) {
-	whose, err := saidSettings([]string{"52:54:00:AA:00:01=52-54-00-aa-00-02", "ua-old=", " ua-x = ua-y "})
+	whose, err := saidSettings([]string{"52:54:00:AA:00:01=52-54-00-aa-00-02", "ua-old=", " ua-x = ua-y ", "52:54:0:aa:0:3=ua-z"})
 	require.NoError(t, err)
-	require.Equal(t, map[string]string{"52:54:00:aa:00:01": "52:54:00:aa:00:02", "ua-old": "", "ua-x": "ua-y"}, whose)
+	require.Equal(t, map[string]string{"52:54:00:aa:00:01": "52:54:00:aa:00:02", "ua-old": "", "ua-x": "ua-y", "52:54:00:aa:00:03": "ua-z"}, whose)
 	for _, bad := range [][]string{{""}, {"52:54:00:aa:00:01"}, {"=52:54:00:aa:00:01"}, {"ua-x=a", "ua-x=b"}} {
 		_, err := saidSettings(bad)
 		require.ErrorContains(t, err, "--settings")

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"strings"
 	"time"
 
@@ -76,7 +75,7 @@ it is not clear for which NIC settings are, it says between which; --settings OL
 	_ = c.RegisterFlagCompletionFunc("domain", o.domainNames)
 	c.Flags().BoolVar(&dry, "dry-run", false, "only say what would change")
 	c.Flags().BoolVar(&undo, "undo", false, "put back what an earlier rewrite changed")
-	c.Flags().StringArrayVar(&said, "settings", nil, "the settings of the NIC `OLD=NEW`, a MAC or alias that no NIC has any more, are for the NIC NEW; OLD= drops them; may be repeated")
+	c.Flags().StringArrayVar(&said, "settings", nil, "`OLD=NEW` gives the settings of OLD, a MAC or alias that no NIC has any more, to the NIC NEW; OLD= drops them; may be repeated")
 	return c
 }
 
@@ -108,24 +107,15 @@ func saidSettings(said []string) (map[string]string, error) {
 	whose := map[string]string{}
 	for _, text := range said {
 		from, to, ok := strings.Cut(text, "=")
-		if from = nicKey(from); !ok || from == "" {
+		if from = xmlfilter.NormalKey(from); !ok || from == "" {
 			return nil, fmt.Errorf("--settings %q: want OLD=NEW, MACs or aliases, or OLD= to drop them", text)
 		}
 		if _, twice := whose[from]; twice {
 			return nil, fmt.Errorf("--settings %q: the settings of %s are for another NIC already", text, from)
 		}
-		whose[from] = nicKey(to)
+		whose[from] = xmlfilter.NormalKey(to)
 	}
 	return whose, nil
-}
-
-// nicKey is a MAC as the metadata's reader has it, or an alias.
-func nicKey(s string) string {
-	s = strings.TrimSpace(s)
-	if mac, err := net.ParseMAC(s); err == nil && len(mac) == 6 {
-		return mac.String()
-	}
-	return s
 }
 
 // repaired gives settings that belong to no NIC to the NICs that they are for, before
@@ -143,7 +133,7 @@ func (o *options) repaired(whose map[string]string, then change) change {
 		if known.UUIDs, err = rec.Journal.Domains(); err != nil {
 			known.UUIDs = nil // who may not read them has libvirt's domains
 		}
-		d, notes, err := hooks.Repaired(d, cfg, known)
+		d, notes, err := hooks.Repair(d, cfg, known)
 		if err != nil {
 			return nil, nil, err
 		}

@@ -66,7 +66,7 @@ func TestLibvirtDefines(t *testing.T) {
 	hosttest.Require(t, "virsh")
 	host, taken := Hosts()[0], 0
 	for seed := range uint64(hosttest.Rounds(40, 400)) {
-		doc := Make(NewTape(SeedTape(seed))).XML
+		doc := Make(SeedTape(seed)).XML
 		d, err := xmlfilter.Parse(doc)
 		if err != nil {
 			continue

@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 
+	"libvirt-direct/hooks/hooktest"
 	"libvirt-direct/internal/settings"
 	"libvirt-direct/xmlfilter"
 )
@@ -31,7 +32,7 @@ func Features() []string {
 // generator is a document being made. Elements are built as trees, so that how they are
 // written is one thing and what they say another.
 type generator struct {
-	*Tape
+	*hooktest.Tape
 	features map[string]bool
 	quote    string
 	newline  string // "" for a document in one line
@@ -71,8 +72,8 @@ func textElem(name, text string) *node { return &node{name: name, text: text} }
 
 // Make makes the document that a tape says. Each part can be written in several ways, of which
 // libvirt reads all; where it refuses one, so may we.
-func Make(t *Tape) Document {
-	g := &generator{Tape: t, features: map[string]bool{}, quote: "'", newline: "\n", unit: "  "}
+func Make(tape []byte) Document {
+	g := &generator{Tape: hooktest.NewTape(tape), features: map[string]bool{}, quote: "'", newline: "\n", unit: "  "}
 	if g.is("double quotes", 5) {
 		g.quote = `"`
 	}
@@ -94,7 +95,7 @@ func (g *generator) has(feature string) { g.features[feature] = true }
 
 // is decides about a feature that is in one of n documents or elements.
 func (g *generator) is(feature string, n int) bool {
-	if !g.One(n) {
+	if !g.one(n) {
 		return false
 	}
 	g.has(feature)
@@ -102,7 +103,7 @@ func (g *generator) is(feature string, n int) bool {
 }
 
 func (g *generator) document() Document {
-	root := elem("domain", "type", g.Of("kvm", "qemu", "test"))
+	root := elem("domain", "type", g.of("kvm", "qemu", "test"))
 	name := "vm"
 	switch g.Next(8) {
 	case 6:
@@ -113,7 +114,7 @@ func (g *generator) document() Document {
 		g.has("entities")
 	}
 	root.add(textElem("name", name))
-	root.add(textElem("uuid", g.Of("aaaaaaaa-0000-4000-8000-00000000000b", " AAAAAAAA-0000-4000-8000-00000000000B ", "aaaaaaaa00004000800000000000000b")))
+	root.add(textElem("uuid", g.of("aaaaaaaa-0000-4000-8000-00000000000b", " AAAAAAAA-0000-4000-8000-00000000000B ", "aaaaaaaa00004000800000000000000b")))
 	rest := []*node{elem("memory", "unit", "KiB"), elem("os").add(textElem("type", "hvm"))}
 	rest[0].text = "65536"
 	devices := g.devices()
@@ -155,7 +156,7 @@ func (g *generator) document() Document {
 func (g *generator) devices() []*node {
 	all := []*node{elem("devices")}
 	if g.is("another device's alias", 10) {
-		all[0].add(elem("disk", "type", "file", "device", "disk").add(elem("source", "file", "/dev/null"), elem("target", "dev", "vda", "bus", "virtio"), elem("alias", "name", g.Of("ua-ld-0", "ua-ld-1", "ua-d"))))
+		all[0].add(elem("disk", "type", "file", "device", "disk").add(elem("source", "file", "/dev/null"), elem("target", "dev", "vda", "bus", "virtio"), elem("alias", "name", g.of("ua-ld-0", "ua-ld-1", "ua-d"))))
 	}
 	count := 1 + g.Next(4)
 	if g.is("no NIC", 12) {
@@ -167,7 +168,7 @@ func (g *generator) devices() []*node {
 		}
 		all[len(all)-1].add(g.interfaceElement(i))
 	}
-	if g.One(3) {
+	if g.one(3) {
 		all[0].add(elem("memballoon", "model", "none"))
 	}
 	return all
@@ -188,7 +189,7 @@ func (g *generator) mac(index int) string {
 // spelt writes an address as libvirt still reads it.
 func (g *generator) spelt(mac string) string {
 	if g.is("MAC spelling", 8) {
-		return g.Of(strings.ToUpper(mac), strings.ReplaceAll(mac, ":00", ":0"))
+		return g.of(strings.ToUpper(mac), strings.ReplaceAll(mac, ":00", ":0"))
 	}
 	return mac
 }
@@ -212,7 +213,7 @@ func (g *generator) alias() string {
 		return "ua-ld-" + strconv.Itoa(g.Next(2))
 	case 11:
 		g.has("useless alias")
-		return g.Of("ua-a b", "52:54:00:ab:00:00", "eth0")
+		return g.of("ua-a b", "52:54:00:ab:00:00", "eth0")
 	}
 	return ""
 }
@@ -222,20 +223,20 @@ func (g *generator) source() string {
 	switch g.Next(16) {
 	case 5, 6, 7:
 		g.has("uplink named")
-		return g.Of("lan", "san")
+		return g.of("lan", "san")
 	case 8, 9, 10:
 		g.has("another host's name")
-		return g.Of("eno1", "eno2", "enp3s0")
+		return g.of("eno1", "eno2", "enp3s0")
 	case 11, 12:
 		g.has("VLAN in the name")
-		return g.Of("lan.5", "eth0.100", "eth1.7", "eno1.8")
+		return g.of("lan.5", "eth0.100", "eth1.7", "eno1.8")
 	case 15:
-		if !g.One(8) {
+		if !g.one(8) {
 			g.has("unknown device")
 			return "nosuch"
 		}
 	}
-	return g.Of("eth0", "eth1")
+	return g.of("eth0", "eth1")
 }
 
 func (g *generator) interfaceElement(index int) *node {
@@ -249,44 +250,44 @@ func (g *generator) interfaceElement(index int) *node {
 	switch g.Next(16) {
 	default:
 		n.typ, n.kinds = "direct", settings.OnMacvtap
-		n.dev, n.mode = g.source(), g.Of("bridge", "vepa", "private", "")
+		n.dev, n.mode = g.source(), g.of("bridge", "vepa", "private", "")
 		s := elem("source", "dev", n.dev)
 		if n.mode != "" {
 			s.attrs = append(s.attrs, [2]string{"mode", n.mode})
 		}
 		parts = append(parts, s)
-		vlan = g.One(2)
+		vlan = g.one(2)
 	case 9:
 		g.has("passthrough")
 		n.typ, n.passthrough, n.kinds = "direct", true, settings.OnVF
-		n.dev = g.Of("fast", "ens1f0v0", "ens1f0v1", "eth1")
+		n.dev = g.of("fast", "ens1f0v0", "ens1f0v1", "eth1")
 		parts = append(parts, elem("source", "dev", n.dev, "mode", "passthrough"))
-		vlan = g.One(3)
+		vlan = g.one(3)
 	case 10, 11:
 		n.typ, n.kinds = "bridge", settings.OnBridge
-		parts = append(parts, elem("source", "bridge", g.Of("br0", "brnet")))
-		vlan = g.One(8)
+		parts = append(parts, elem("source", "bridge", g.of("br0", "brnet")))
+		vlan = g.one(8)
 	case 12:
 		n.typ, n.kinds = "bridge", settings.OnOVS
 		g.has("type openvswitch")
-		parts = append(parts, elem("source", "bridge", g.Of("ovsbr0", "ovsnet", "ovs-elsewhere")),
+		parts = append(parts, elem("source", "bridge", g.of("ovsbr0", "ovsnet", "ovs-elsewhere")),
 			elem("virtualport", "type", "openvswitch").add(elem("parameters", "interfaceid", "09b11c53-70f6-4be9-8e61-bfbd8a4d0e77")))
-		vlan = g.One(2)
+		vlan = g.one(2)
 	case 13:
 		n.typ, n.kinds = "hostdev", settings.OnVF
 		e.attrs = append(e.attrs, [2]string{"managed", "yes"})
-		domain := g.Of("0x0000", "0", "0x10000")
-		parts = append(parts, elem("source").add(elem("address", "type", "pci", "domain", domain, "bus", "0x03", "slot", "0x10", "function", g.Of("0x0", "0x1", "2"))))
-		vlan = g.One(3)
+		domain := g.of("0x0000", "0", "0x10000")
+		parts = append(parts, elem("source").add(elem("address", "type", "pci", "domain", domain, "bus", "0x03", "slot", "0x10", "function", g.of("0x0", "0x1", "2"))))
+		vlan = g.one(3)
 	case 14:
 		n.typ = "network"
 		parts = append(parts, elem("source", "network", "default"))
 	case 15:
-		if g.One(2) {
+		if g.one(2) {
 			n.typ = "user"
 		} else {
 			n.typ = "ethernet"
-			parts = append(parts, elem("target", "dev", g.Of("tap0", "mytap"), "managed", "no"))
+			parts = append(parts, elem("target", "dev", g.of("tap0", "mytap"), "managed", "no"))
 		}
 	}
 	g.has("type " + n.typ)
@@ -294,19 +295,19 @@ func (g *generator) interfaceElement(index int) *node {
 	if vlan {
 		parts = append(parts, g.vlan(n))
 	}
-	if n.typ == "direct" && g.One(8) || n.typ == "hostdev" && g.One(4) {
+	if n.typ == "direct" && g.one(8) || n.typ == "hostdev" && g.one(4) {
 		parts = append(parts, g.virtualPort())
 	}
-	if g.One(2) {
+	if g.one(2) {
 		parts = append(parts, elem("model", "type", "virtio"))
 	}
-	if n.typ == "direct" && g.One(6) {
-		e.attrs = append(e.attrs, [2]string{"trustGuestRxFilters", g.Of("yes", "no")})
+	if n.typ == "direct" && g.one(6) {
+		e.attrs = append(e.attrs, [2]string{"trustGuestRxFilters", g.of("yes", "no")})
 	}
-	if n.typ == "direct" && g.One(10) {
+	if n.typ == "direct" && g.one(10) {
 		parts = append(parts, elem("target", "dev", "macvtap"+strconv.Itoa(g.Next(3))))
 	}
-	if g.One(10) {
+	if g.one(10) {
 		parts = append(parts, elem("mtu", "size", g.number(1400)))
 	}
 	if g.is("teaming", 12) {
@@ -332,7 +333,7 @@ func (g *generator) interfaceElement(index int) *node {
 // number writes a decimal number as libvirt still reads it.
 func (g *generator) number(n int) string {
 	if g.is("number spelling", 6) {
-		return g.Of(" ", "+", "0", "&#48;") + strconv.Itoa(n)
+		return g.of(" ", "+", "0", "&#48;") + strconv.Itoa(n)
 	}
 	return strconv.Itoa(n)
 }
@@ -343,25 +344,25 @@ func (g *generator) vlan(n *nic) *node {
 	ids := []int{100, 5, 7, 200}
 	first := g.Next(len(ids))
 	v.add(elem("tag", "id", g.number(ids[first])))
-	if n.kinds == settings.OnOVS && g.One(2) || g.One(10) {
+	if n.kinds == settings.OnOVS && g.one(2) || g.one(10) {
 		g.has("trunk")
-		v.attrs = append(v.attrs, [2]string{"trunk", g.Of("yes", "YES")})
+		v.attrs = append(v.attrs, [2]string{"trunk", g.of("yes", "YES")})
 		v.add(elem("tag", "id", "42"))
-		if g.One(2) {
-			v.children[0].attrs = append(v.children[0].attrs, [2]string{"nativeMode", g.Of("tagged", "untagged")})
+		if g.one(2) {
+			v.children[0].attrs = append(v.children[0].attrs, [2]string{"nativeMode", g.of("tagged", "untagged")})
 		}
 	}
 	return v
 }
 
 func (g *generator) virtualPort() *node {
-	if g.One(3) {
+	if g.one(3) {
 		g.has("802.1Qbh")
 		return elem("virtualport", "type", "802.1Qbh").add(elem("parameters", "profileid", "finance"))
 	}
 	g.has("802.1Qbg")
-	return elem("virtualport", "type", "802.1Qbg").add(elem("parameters", "managerid", g.Of("11", "0x0b"), "typeid", g.Of("1193047", " 0x123457"),
-		"typeidversion", g.Of("2", "02"), "instanceid", g.Of("09b11c53-8b5c-4eeb-8f00-d84eaa0aaa4f", "09b11c538b5c4eeb8f00d84eaa0aaa4f")))
+	return elem("virtualport", "type", "802.1Qbg").add(elem("parameters", "managerid", g.of("11", "0x0b"), "typeid", g.of("1193047", " 0x123457"),
+		"typeidversion", g.of("2", "02"), "instanceid", g.of("09b11c53-8b5c-4eeb-8f00-d84eaa0aaa4f", "09b11c538b5c4eeb8f00d84eaa0aaa4f")))
 }
 
 // metadata makes <metadata>, with ours and others' in it.
@@ -375,7 +376,7 @@ func (g *generator) metadata() *node {
 	if g.is("metadata of others", 4) {
 		m.add(elem("app:info", "xmlns:app", "urn:others").add(textElem("app:note", "1 &lt; 2"), elem("app:mac", "address", "52:54:00:ab:00:00")))
 	}
-	if g.One(10) {
+	if g.one(10) {
 		return m
 	}
 	prefix, xmlns := "ld:", "xmlns:ld"
@@ -389,7 +390,7 @@ func (g *generator) metadata() *node {
 	}
 	nics := elem(prefix+"nics", xmlns, xmlfilter.Namespace)
 	if g.is("wish", 4) {
-		nics.attrs = append(nics.attrs, [2]string{"rewrite", g.Of("yes", "no")})
+		nics.attrs = append(nics.attrs, [2]string{"rewrite", g.of("yes", "no")})
 	}
 	m.add(nics)
 	if g.is("virsh metadata", 8) {
@@ -432,7 +433,7 @@ func (g *generator) settings(name string, n *nic) *node {
 	}
 	userAlias := strings.HasPrefix(n.alias, "ua-")
 	switch {
-	case userAlias && (same > 1 || n.mac == "" || g.One(2)):
+	case userAlias && (same > 1 || n.mac == "" || g.one(2)):
 		g.has("keyed by alias")
 		e.attrs = append(e.attrs, [2]string{"alias", n.alias})
 	case n.mac == "":
@@ -440,17 +441,17 @@ func (g *generator) settings(name string, n *nic) *node {
 	case same > 1 && !g.is("ambiguous key", 2):
 		return nil
 	case g.is("keyed by another spelling", 6):
-		e.attrs = append(e.attrs, [2]string{"mac", g.Of(strings.ToUpper(n.mac), strings.ReplaceAll(n.mac, ":", "-"))})
+		e.attrs = append(e.attrs, [2]string{"mac", g.of(strings.ToUpper(n.mac), strings.ReplaceAll(n.mac, ":", "-"))})
 	default:
 		e.attrs = append(e.attrs, [2]string{"mac", n.mac})
 	}
 	set := func(name, value string) { e.attrs = append(e.attrs, [2]string{name, value}) }
-	fits := g.One(12) // whether they fit or not
+	fits := g.one(12) // whether they fit or not
 	switch {
-	case n.typ == "direct" && g.One(4):
-		set(settings.NameUplink, map[bool]string{true: "fast", false: g.Of("lan", "san")}[n.passthrough])
-	case n.typ == "direct" && !n.passthrough && g.One(8):
-		set(settings.NameVLAN, g.Of("100", "5"))
+	case n.typ == "direct" && g.one(4):
+		set(settings.NameUplink, map[bool]string{true: "fast", false: g.of("lan", "san")}[n.passthrough])
+	case n.typ == "direct" && !n.passthrough && g.one(8):
+		set(settings.NameVLAN, g.of("100", "5"))
 	}
 	if (n.typ == "direct" || n.kinds == settings.OnOVS || fits) && g.is("own", 4) {
 		set(settings.NameOwn, settings.OwnHook)
@@ -466,10 +467,10 @@ func (g *generator) settings(name string, n *nic) *node {
 		g.has("setting of the table")
 		set(s.Name, g.value(s))
 	}
-	if g.One(15) {
+	if g.one(15) {
 		set("profile", "gold")
 	}
-	if len(e.attrs) == 1 && g.One(2) {
+	if len(e.attrs) == 1 && g.one(2) {
 		return nil
 	}
 	return e
@@ -479,7 +480,7 @@ func (g *generator) value(s settings.Setting) string {
 	if len(s.Values) > 0 {
 		return s.Values[g.Next(len(s.Values))]
 	}
-	return g.Of("5", "100", "0")
+	return g.of("5", "100", "0")
 }
 
 // write writes an element as the document is written.
@@ -491,10 +492,10 @@ func (g *generator) write(b *strings.Builder, n *node, indent string) {
 		case nic && g.is("settings on several lines", 8):
 			space = "\n        "
 		case !nic && g.is("white space in tags", 40):
-			space = g.Of("  ", "\n   ", "\t")
+			space = g.of("  ", "\n   ", "\t")
 		}
 		eq := "="
-		if space != " " && g.One(4) {
+		if space != " " && g.one(4) {
 			eq = " = "
 		}
 		v := a[1]
@@ -507,7 +508,7 @@ func (g *generator) write(b *strings.Builder, n *node, indent string) {
 		switch {
 		case n.open || g.is("open and empty", 40):
 			b.WriteString("></" + n.name + ">")
-		case g.One(30):
+		case g.one(30):
 			b.WriteString(" />")
 		default:
 			b.WriteString("/>")
@@ -525,14 +526,14 @@ func (g *generator) write(b *strings.Builder, n *node, indent string) {
 			b.WriteString(g.newline + inner + "<?app x='<y/>'?>")
 			g.has("processing instruction")
 		}
-		if g.One(40) {
+		if g.one(40) {
 			b.WriteString(g.newline) // an empty line
 		}
 		b.WriteString(g.newline + inner)
 		g.write(b, c, inner)
 	}
 	if len(n.children) > 0 {
-		if g.One(60) {
+		if g.one(60) {
 			b.WriteString(g.newline + inner + "<!-- last -->")
 			g.has("comment")
 		}

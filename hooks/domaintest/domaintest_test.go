@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"libvirt-direct/hooks"
+	"libvirt-direct/hooks/hooktest"
 	"libvirt-direct/hooks/plan"
 	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/settings"
@@ -38,7 +39,7 @@ func TestSeeds(t *testing.T) {
 		rounds = many
 	}
 	if *seed >= 0 {
-		doc := Make(NewTape(SeedTape(uint64(*seed))))
+		doc := Make(SeedTape(uint64(*seed)))
 		fmt.Printf("%s\n%v\n", doc.XML, slices.Sorted(maps.Keys(doc.Features)))
 		require.NoError(t, play(doc.XML, hosts, &counts{}))
 		return
@@ -46,13 +47,13 @@ func TestSeeds(t *testing.T) {
 	var n counts
 	with := map[string]int{}
 	for seed := range uint64(rounds) {
-		doc := Make(NewTape(SeedTape(seed)))
+		doc := Make(SeedTape(seed))
 		for f := range doc.Features {
 			with[f]++
 		}
 		if err := play(doc.XML, hosts, &n); err != nil {
-			tape := shrink(SeedTape(seed), hosts)
-			doc := Make(NewTape(tape))
+			tape := hooktest.Shrink(SeedTape(seed), func(b []byte) bool { return play(Make(b).XML, hosts, &counts{}) != nil })
+			doc := Make(tape)
 			t.Fatalf("seed %d: %v\nshortened to %q: %v\n%s", seed, err, bytes.TrimRight(tape, "\x00"), play(doc.XML, hosts, &counts{}), doc.XML)
 		}
 	}
@@ -74,28 +75,11 @@ func FuzzDomains(f *testing.F) {
 	}
 	hosts := Hosts()
 	f.Fuzz(func(t *testing.T, tape []byte) {
-		doc := Make(NewTape(tape))
+		doc := Make(tape)
 		if err := play(doc.XML, hosts, &counts{}); err != nil {
 			t.Fatalf("%v\n%s", err, doc.XML)
 		}
 	})
-}
-
-// shrink returns a shorter or duller tape that fails as well.
-func shrink(tape []byte, hosts []*Host) []byte {
-	fails := func(b []byte) bool { return play(Make(NewTape(b)).XML, hosts, &counts{}) != nil }
-	for size := len(tape) / 2; size > 0; size /= 2 {
-		for at := 0; at+size <= len(tape); at += size {
-			cut := slices.Concat(tape[:at], tape[at+size:])
-			zero := slices.Concat(tape[:at], make([]byte, size), tape[at+size:])
-			if fails(cut) {
-				tape = cut
-			} else if !bytes.Equal(zero, tape) && fails(zero) {
-				tape = zero
-			}
-		}
-	}
-	return tape
 }
 
 // play does with a document whatever is done with one, on each host, and returns what is not

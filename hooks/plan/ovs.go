@@ -296,6 +296,9 @@ func (p ovsPort) convert(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, hand
 		if n.MAC == "" {
 			return c, true, step.Hint(step.ErrUnsuitable, "it has no <mac address=>; define the domain first, libvirt gives it one")
 		}
+		if n.Source.Bridge == "" { // what is kept would not tell that it was on Open vSwitch
+			return c, true, step.Hint(step.ErrUnsuitable, "its <source> names no bridge; add bridge='NAME' to the first <source>")
+		}
 		noted[settings.NameOwn] = settings.OwnHook
 		c.SourceBridge, c.Ethernet = "", targetName(p.domain, n)
 		c.Keep = true // the bridge, VLANs and interface ID are read from what is kept

@@ -148,8 +148,8 @@ func (p stack) vlan(n *xmlfilter.NIC, name string, parent Device, vid int) error
 }
 
 // VLANNames are the names under which VLAN sub-interfaces for a NIC would be on this host,
-// where these are not its own words: below an uplink's name, or for a VLAN that its XML or
-// its settings say.
+// where its XML and its settings do not spell them out: below an uplink's name, or for a VLAN
+// that these say.
 func VLANNames(cfg *config.Config, host Snapshot, n *xmlfilter.NIC) []string {
 	if n.Type != "direct" && n.Type != "ethernet" || n.Source.Network != "" {
 		return nil

@@ -59,7 +59,7 @@ func (n *AltName) Do(ctx context.Context, e *Env) error {
 		return err
 	}
 	if n.Planned != 0 && n.Planned != dev.Index {
-		return fmt.Errorf("%w: %s has changed since this moment; try again", ErrWrongDevice, n.Device)
+		return changedMeanwhile(n.Device)
 	}
 	n.Index = dev.Index
 	if err := e.Lock(ctx, LinkLock(dev.Index)); err != nil {

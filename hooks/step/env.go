@@ -16,6 +16,10 @@ import (
 // domain's UUID behind it.
 const Alias = "libvirt-direct"
 
+// HelperAlias begins the alias of the helper's taps and macvtaps; who asked for it follows. A VLAN
+// sub-interface of the helper's has Alias and more text behind it.
+const HelperAlias = "qemu-direct-helper: "
+
 // Host is the host on which steps are done.
 type Host struct {
 	Kernel Kernel

@@ -43,6 +43,11 @@ func Ignore(err error, kinds ...error) error {
 	return err
 }
 
+// changedMeanwhile is the error of a step for a device that is not the one for which it was planned.
+func changedMeanwhile(name string) error {
+	return Hint(ErrWrongDevice, "%s has changed since the start was planned; try again", name)
+}
+
 func isGone(err error) bool { return errors.Is(err, link.ErrNotFound) }
 
 // checkNames refuses what is no name of a network device.

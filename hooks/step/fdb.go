@@ -80,7 +80,7 @@ func (f *FDB) Do(ctx context.Context, e *Env) error {
 		return err
 	}
 	if pf.Index != f.Index {
-		return fmt.Errorf("%w: %s has changed since this moment; try again", ErrWrongDevice, f.PF)
+		return changedMeanwhile(f.PF)
 	}
 	if err := e.Lock(ctx, LinkLock(pf.Index)); err != nil {
 		return err

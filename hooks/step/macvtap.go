@@ -77,7 +77,7 @@ func (m *Macvtap) Do(ctx context.Context, e *Env) error {
 		return err
 	}
 	if m.Planned != 0 && m.Planned != lower.Index {
-		return fmt.Errorf("%w: %s has changed since this moment; try again", ErrWrongDevice, m.Lower)
+		return changedMeanwhile(m.Lower)
 	}
 	if err := e.clearLeftover(ctx, m.Name, "macvtap"); err != nil {
 		return err

@@ -90,7 +90,7 @@ func (v *VLAN) Do(ctx context.Context, e *Env) error {
 		v.ParentIndex = parent.Index
 	}
 	if v.ParentIndex != parent.Index {
-		return fmt.Errorf("%w: %s has changed since this moment; try again", ErrWrongDevice, v.Parent)
+		return changedMeanwhile(v.Parent)
 	}
 	if err := e.Lock(ctx, LinkLock(parent.Index)); err != nil {
 		return err

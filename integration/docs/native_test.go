@@ -92,6 +92,11 @@ func TestExamplesOfTheCommands(t *testing.T) {
 	h.MustStartLibvirtd()
 	vm1 := host.Domain{Name: "vm1", Interfaces: []string{host.DirectNIC("52:54:00:00:00:01", "eth0", "bridge", "<vlan><tag id='100'/></vlan>")}}
 	require.NoError(t, h.Define(ctx, vm1.XML()))
+	clone := host.Domain{
+		Name: "vm2", Interfaces: []string{host.DirectNIC("52:54:00:00:00:02", "eth0", "bridge")},
+		Metadata: "<ld:nics xmlns:ld='urn:libvirt-direct:1'><ld:nic mac='52:54:00:00:00:01' vlan='100'/></ld:nics>",
+	}
+	require.NoError(t, h.Define(ctx, clone.XML()))
 	h.MustRun("mkdir", "-p", "/etc/qemu")
 	for _, program := range []string{"qemu-system-x86_64", "cloud-hypervisor", "dot"} {
 		h.script(program, `echo "$@"`)
@@ -117,5 +122,7 @@ func TestExamplesOfTheCommands(t *testing.T) {
 	require.GreaterOrEqual(t, ran, 4)
 	require.Contains(t, h.MustRun("cat", "/run/docs/home-root/nics.svg"), "<svg ")
 	require.Equal(t, "-Tpdf\n", h.MustRun("cat", "/run/docs/home-root/nics.pdf"))
-	require.Contains(t, h.MustRun("virsh", "dumpxml", "vm1b"), "eth0.100")
+	for _, name := range []string{"vm1b", "vm2"} {
+		require.Contains(t, h.MustRun("virsh", "dumpxml", name), "eth0.100", name)
+	}
 }

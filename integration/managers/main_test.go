@@ -6,14 +6,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -42,21 +39,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(vm.Variable) != "" {
 		os.Exit(m.Run())
 	}
-	if os.Geteuid() != 0 && os.Getenv("CI") != "true" {
-		fmt.Println("skipped: only root can read all of the host's files for the test machine")
-		return
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT, syscall.SIGHUP)
-	defer stop()
-	status, err := boot(ctx)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "managers:", err)
-		if failed, ok := errors.AsType[*vm.Error](err); ok {
-			fmt.Fprintln(os.Stderr, failed.Console)
-		}
-		status = 125
-	}
-	os.Exit(status)
+	vm.RunTests("managers", boot)
 }
 
 func boot(ctx context.Context) (int, error) {

@@ -9,11 +9,9 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -40,21 +38,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(m.Run())
 	}
-	if os.Geteuid() != 0 && os.Getenv("CI") != "true" {
-		fmt.Println("skipped: only root can read all of the host's files for the test machine")
-		return
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT, syscall.SIGHUP)
-	defer stop()
-	status, err := boot(ctx)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "sriov:", err)
-		if failed, ok := errors.AsType[*vm.Error](err); ok {
-			fmt.Fprintln(os.Stderr, failed.Console)
-		}
-		status = 125
-	}
-	os.Exit(status)
+	vm.RunTests("sriov", boot)
 }
 
 func boot(ctx context.Context) (int, error) {

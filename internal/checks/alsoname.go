@@ -2,9 +2,9 @@ package checks
 
 import "context"
 
-// alsoNames says which of the names that other hosts use for an uplink's device mean another
-// device on this host, and whether its own does. XML from elsewhere and this host's own then differ in what they mean
-// by it.
+// alsoNames says which names of an uplink, its own and those that other hosts use for its device,
+// mean another device on this host. XML from elsewhere and this host's own then differ in what
+// they mean by it.
 func alsoNames(ctx context.Context, _ *Env, k kernel, u uplink) (found []Finding) {
 	if l, err := k.ByName(ctx, u.config.Name); err == nil && l.Index != u.device.Index {
 		found = append(found, finding(Note, "uplink "+u.config.Name,

@@ -29,7 +29,7 @@ func macvtap(ctx context.Context, env *Env, k kernel, u uplink) (found []Finding
 		if o.Errno != 0 {
 			found = append(found, finding(level, about, "no macvtap can be made on %s: %s", l.Name, o))
 		} else {
-			found = append(found, finding(Note, about, "a macvtap on %s gets not all of its frames: %s", l.Name, o))
+			found = append(found, finding(Note, about, "a macvtap on %s does not get all of its frames: %s", l.Name, o))
 		}
 	}
 	return found

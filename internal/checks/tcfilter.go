@@ -2,6 +2,7 @@ package checks
 
 import (
 	"encoding/binary"
+	"errors"
 	"slices"
 
 	"github.com/vishvananda/netlink/nl"
@@ -27,7 +28,7 @@ func byTC(d link.Link) (found []Finding) {
 		req := nl.NewNetlinkRequest(unix.RTM_GETTFILTER, unix.NLM_F_DUMP)
 		req.AddData(&nl.TcMsg{Family: unix.AF_UNSPEC, Ifindex: int32(d.Index), Parent: side.parent})
 		filters, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWTFILTER)
-		if err != nil {
+		if err != nil && !errors.Is(err, nl.ErrDumpInterrupted) { // what was read by then counts
 			continue // it has no such hook
 		}
 		drops, program := false, false

@@ -76,7 +76,7 @@ func TestMacvtap(t *testing.T) {
 		})
 	}
 	k.obstacles = []link.Obstacle{slow}
-	requireFindings(t, []Finding{{Note, "uplink u", "a macvtap on wlan0 gets not all of its frames: it is a wireless device: use a wired one"}},
+	requireFindings(t, []Finding{{Note, "uplink u", "a macvtap on wlan0 does not get all of its frames: it is a wireless device: use a wired one"}},
 		macvtap(t.Context(), &Env{}, k, uplink{&config.Uplink{Name: "u"}, link.Link{Name: "wlan0"}}))
 	k.obstacles = nil
 	require.Empty(t, macvtap(t.Context(), &Env{}, k, uplink{&config.Uplink{Name: "u"}, link.Link{Name: "eth0"}}))

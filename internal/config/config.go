@@ -275,7 +275,10 @@ func decodeError(file string, err error) *Error {
 		}
 		return fault
 	}
-	line, msg := tomltext.Fault(err)
+	line, msg := tomltext.Fault(err, map[string]string{
+		fmt.Sprintf("%T", []VLANRange{}): `a list such as ["100", "200-299"]`,
+		fmt.Sprintf("%T", []VFRange{}):   `a list such as ["0", "2-7"]`,
+	})
 	return &Error{File: file, Line: line, Msg: msg}
 }
 

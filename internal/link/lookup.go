@@ -30,14 +30,12 @@ func parseMAC(s string) (net.HardwareAddr, error) {
 // ValidName reports whether the kernel would take a name for a network device
 // (dev_valid_name in net/core/dev.c): 1 to 15 octets, no '/', ':' or white space,
 // neither "." nor "..".
-func ValidName(s string) bool {
-	return s != "" && len(s) <= 15 && s != "." && s != ".." && !strings.ContainsAny(s, "/: \t\n\v\f\r\x00")
-}
+func ValidName(s string) bool { return len(s) <= 15 && ValidAltName(s) }
 
 // ValidAltName reports whether the kernel would find a device by a name, which can be an
 // altname: those are longer, of at most 127 octets.
 func ValidAltName(s string) bool {
-	return len(s) <= 127 && (ValidName(s) || len(s) > 15 && ValidName(s[:15]) && !strings.ContainsAny(s, "/: \t\n\v\f\r\x00"))
+	return s != "" && len(s) <= 127 && s != "." && s != ".." && !strings.ContainsAny(s, "/: \t\n\v\f\r\x00")
 }
 
 // FreeIndex proposes an interface index for a new device. Node names count: the

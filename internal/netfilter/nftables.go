@@ -56,10 +56,15 @@ const (
 	nfAccept = 1
 )
 
-func dump(message int) ([][]byte, error) {
-	req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|message, unix.NLM_F_DUMP)
-	req.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_UNSPEC, Version: nl.NFNETLINK_V0})
-	found, err := req.Execute(unix.NETLINK_NETFILTER, 0)
+func dump(message int) (found [][]byte, err error) {
+	for range 5 { // a host with containers changes its rules at any time
+		req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|message, unix.NLM_F_DUMP)
+		req.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_UNSPEC, Version: nl.NFNETLINK_V0})
+		found, err = req.Execute(unix.NETLINK_NETFILTER, 0)
+		if !errors.Is(err, nl.ErrDumpInterrupted) {
+			break
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read nf_tables: %w", err)
 	}

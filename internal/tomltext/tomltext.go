@@ -32,18 +32,10 @@ var octetRange = regexp.MustCompile(`^(?:negative )?integer value (\S+) cannot b
 // mismatch is what it says of a value of another type than its key's.
 var mismatch = regexp.MustCompile(`^cannot decode TOML (.+?) into (?:struct field .+ of type )?(.+)$`)
 
-// wanted is what a key of a Go type is written as.
-var wanted = []struct{ typ, text string }{
-	{"[]config.VLANRange", `a list such as ["100", "200-299"]`},
-	{"[]config.VFRange", `a list such as ["0", "2-7"]`},
-	{"[]string", `a list such as ["a", "b"]`},
-	{"bool", "true or false, without quotes"},
-	{"string", "text in quotes"},
-}
-
 // Fault returns the line of a decoder's error, 0 where it belongs to none, and one line of
-// what is wrong there.
-func Fault(err error) (line int, msg string) {
+// what is wrong there. forms are how values of the caller's own types are written, by the
+// name of the type as %T has it.
+func Fault(err error, forms map[string]string) (line int, msg string) {
 	msg = strings.TrimPrefix(err.Error(), "toml: ")
 	var dec *toml.DecodeError
 	if !errors.As(err, &dec) {
@@ -52,7 +44,7 @@ func Fault(err error) (line int, msg string) {
 	line, _ = dec.Position()
 	msg = strings.TrimPrefix(dec.Error(), "toml: ")
 	if m := mismatch.FindStringSubmatch(msg); m != nil {
-		msg = fmt.Sprintf("%sit is a TOML %s: want %s", keyText(dec), m[1], want(m[2]))
+		msg = fmt.Sprintf("%sit is a TOML %s: want %s", keyText(dec), m[1], want(m[2], forms))
 	}
 	if m := octetRange.FindStringSubmatch(msg); m != nil {
 		msg = fmt.Sprintf("%s%s: want 0 to 255", keyText(dec), m[1])
@@ -79,11 +71,18 @@ func keyText(dec *toml.DecodeError) string {
 	return ""
 }
 
-func want(typ string) string {
-	for _, w := range wanted {
-		if w.typ == typ {
-			return w.text
-		}
+// want is what a key of a Go type is written as.
+func want(typ string, forms map[string]string) string {
+	if form, own := forms[typ]; own {
+		return form
+	}
+	switch typ {
+	case "[]string":
+		return `a list such as ["a", "b"]`
+	case "bool":
+		return "true or false, without quotes"
+	case "string":
+		return "text in quotes"
 	}
 	if strings.HasPrefix(typ, "int") || strings.HasPrefix(typ, "uint") {
 		return "a number, without quotes"

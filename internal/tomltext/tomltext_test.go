@@ -32,7 +32,7 @@ func TestFault(t *testing.T) {
 		}
 		err := toml.Unmarshal([]byte(text), &into)
 		require.Error(t, err, text)
-		line, msg := Fault(err)
+		line, msg := Fault(err, nil)
 		require.Equal(t, 2, line, text)
 		require.Contains(t, msg, want)
 		require.NotContains(t, msg, "toml:")
@@ -52,7 +52,7 @@ func FuzzText(f *testing.F) {
 		require.True(t, strings.HasSuffix(string(b), string(text)))
 		var into struct{ A int }
 		if err := toml.Unmarshal(text, &into); err != nil {
-			line, msg := Fault(err)
+			line, msg := Fault(err, nil)
 			require.GreaterOrEqual(t, line, 0)
 			require.NotEmpty(t, msg)
 			require.NotContains(t, msg, "\n")

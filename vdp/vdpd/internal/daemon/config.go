@@ -88,7 +88,7 @@ func ParseConfig(b []byte) (Config, error) {
 			row, _ := strict.Errors[0].Position()
 			return c, fmt.Errorf("%w: line %d: unknown key %q", ErrConfig, row, strings.Join(strict.Errors[0].Key(), "."))
 		}
-		row, msg := tomltext.Fault(err)
+		row, msg := tomltext.Fault(err, nil)
 		return c, fmt.Errorf("%w: line %d: %s", ErrConfig, row, msg)
 	}
 	return c, c.check()
