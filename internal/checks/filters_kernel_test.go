@@ -148,6 +148,11 @@ func TestFilters(t *testing.T) {
 			requireInAnyOrder(t, want, found)
 		})
 	}
+	t.Run("tcx", func(t *testing.T) {
+		h := newFilterHost(t)
+		h.TCX("nicb")
+		requireFindings(t, []Finding{{Note, "filter", "guests' frames that come in by nicb pass a BPF program first (tcx)"}}, h.look())
+	})
 	t.Run("XDP", func(t *testing.T) {
 		h := newFilterHost(t)
 		h.XDP("nicb")

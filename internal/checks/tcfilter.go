@@ -3,6 +3,7 @@ package checks
 import (
 	"encoding/binary"
 	"slices"
+	"unsafe"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -21,9 +22,13 @@ const (
 func byTC(d link.Link) (found []Finding) {
 	for _, side := range []struct {
 		parent uint32
+		tcx    uint32
 		name   string
 		which  string
-	}{{tcIngress, "ingress", "come in by"}, {tcEgress, "egress", "leave by"}} {
+	}{{tcIngress, tcxIngress, "ingress", "come in by"}, {tcEgress, tcxEgress, "egress", "leave by"}} {
+		if tcxPrograms(d.Index, side.tcx) > 0 {
+			found = append(found, finding(Note, "filter", "guests' frames that %s %s pass a BPF program first (tcx), which may drop them; if guests miss some: bpftool net show dev %[2]s", side.which, d.Name))
+		}
 		req := nl.NewNetlinkRequest(unix.RTM_GETTFILTER, unix.NLM_F_DUMP)
 		req.AddData(&nl.TcMsg{Family: unix.AF_UNSPEC, Ifindex: int32(d.Index), Parent: side.parent})
 		filters, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWTFILTER)
@@ -44,6 +49,29 @@ func byTC(d link.Link) (found []Finding) {
 		}
 	}
 	return found
+}
+
+// BPF_TCX_INGRESS and BPF_TCX_EGRESS of include/uapi/linux/bpf.h.
+const (
+	tcxIngress = 46
+	tcxEgress  = 47
+)
+
+// tcxPrograms counts the BPF programs at a device that tc does not list: Cilium's on a kernel
+// from 6.6 on, say. On an older one there are none.
+func tcxPrograms(index int, at uint32) int {
+	query := struct { // what BPF_PROG_QUERY has in union bpf_attr
+		index, at, flags, attachFlags uint32
+		ids                           uint64
+		count, _                      uint32
+		attachFlagsOf, linkIDs        uint64
+		linkFlags                     uint64
+		revision                      uint64
+	}{index: uint32(index), at: at}
+	if _, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_QUERY, uintptr(unsafe.Pointer(&query)), unsafe.Sizeof(query)); errno != 0 {
+		return 0
+	}
+	return int(query.count)
 }
 
 // tcFilter is what is known of a filter.
