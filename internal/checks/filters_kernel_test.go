@@ -148,6 +148,17 @@ func TestFilters(t *testing.T) {
 			requireInAnyOrder(t, want, found)
 		})
 	}
+	t.Run("the qdisc of before clsact", func(t *testing.T) {
+		h := newFilterHost(t)
+		h.Do("sh", "-ec", "tc qdisc add dev nicb ingress; tc filter add dev nicb parent ffff: protocol ip u32 match u8 0 0")
+		nicb, err := h.Conn().ByName(t.Context(), "nicb")
+		require.NoError(t, err)
+		for _, side := range []uint32{tcIngress, tcEgress} {
+			filters, err := tcFilters(nicb.Index, side)
+			require.NoError(t, err)
+			require.Equal(t, side == tcIngress, len(filters) > 0)
+		}
+	})
 	t.Run("tcx", func(t *testing.T) {
 		h := newFilterHost(t)
 		h.TCX("nicb")

@@ -88,6 +88,16 @@ func TestParseFilter(t *testing.T) {
 	}
 }
 
+func TestOfIngressQdisc(t *testing.T) {
+	b := filterMessage("u32", 7, "gact", 2)
+	require.False(t, ofIngressQdisc(b))
+	require.False(t, ofIngressQdisc(nil))
+	binary.NativeEndian.PutUint32(b[12:], tcEgress)
+	require.False(t, ofIngressQdisc(b))
+	binary.NativeEndian.PutUint32(b[12:], 0xffff0000) // as tc qdisc add dev … ingress
+	require.True(t, ofIngressQdisc(b))
+}
+
 func FuzzParseFilter(f *testing.F) {
 	f.Add(filterMessage("u32", 7, "gact", 2))
 	f.Add(filterMessage("flower", 3, "mirred", 4)[:60])

@@ -29,9 +29,7 @@ func byTC(d link.Link) (found []Finding) {
 		if tcxPrograms(d.Index, side.tcx) > 0 {
 			found = append(found, finding(Note, "filter", "guests' frames that %s %s pass a BPF program first (tcx), which may drop them; if guests miss some: bpftool net show dev %[2]s", side.which, d.Name))
 		}
-		req := nl.NewNetlinkRequest(unix.RTM_GETTFILTER, unix.NLM_F_DUMP)
-		req.AddData(&nl.TcMsg{Family: unix.AF_UNSPEC, Ifindex: int32(d.Index), Parent: side.parent})
-		filters, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWTFILTER)
+		filters, err := tcFilters(d.Index, side.parent)
 		if err != nil {
 			continue // it has no such hook
 		}
@@ -72,6 +70,24 @@ func tcxPrograms(index int, at uint32) int {
 		return 0
 	}
 	return int(query.count)
+}
+
+// tcFilters lists the filters at one of a device's hooks, as payloads of RTM_NEWTFILTER messages.
+func tcFilters(index int, parent uint32) ([][]byte, error) {
+	req := nl.NewNetlinkRequest(unix.RTM_GETTFILTER, unix.NLM_F_DUMP)
+	req.AddData(&nl.TcMsg{Family: unix.AF_UNSPEC, Ifindex: int32(index), Parent: parent})
+	filters, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWTFILTER)
+	if parent == tcEgress {
+		filters = slices.DeleteFunc(filters, ofIngressQdisc)
+	}
+	return filters, err
+}
+
+// ofIngressQdisc reports whether the payload of an RTM_NEWTFILTER message is a filter of the qdisc
+// "ingress", of before clsact. It has one hook, and the kernel tells of that whichever is asked for.
+func ofIngressQdisc(b []byte) bool {
+	const parentAt, root = 12, 0xffff0000 // struct tcmsg's tcm_parent, "ffff:"
+	return len(b) >= nl.SizeofTcMsg && binary.NativeEndian.Uint32(b[parentAt:]) == root
 }
 
 // tcFilter is what is known of a filter.
