@@ -130,7 +130,7 @@ func TestVirtualNIC(t *testing.T) {
 	allow, virtual := virtualNIC(driverOf(root, "eth0"))
 	require.True(t, virtual)
 	require.Contains(t, allow, "forged transmits")
-	for _, driver := range []string{"virtio_net", "hv_netvsc", "ena", "vif"} {
+	for _, driver := range []string{"virtio_net", "hv_netvsc", "ena", "gve", "gvnic", "vif"} {
 		_, virtual := virtualNIC(driver)
 		require.True(t, virtual, driver)
 	}
