@@ -210,8 +210,21 @@ func callsIP(root, bridge string) called {
 // routedFilters says what the rules for IP, such as Docker's policy for FORWARD, do with the
 // frames of a bridge. What they drop by what frames have in them may well be meant.
 func routedFilters(rules netfilter.Rules, bridge string, calls called) (found []Finding) {
-	frame := netfilter.Frame{In: bridge, Out: bridge, Bridged: true}
 	for _, c := range rules {
+		var frame netfilter.Frame
+		match, option := "", ""
+		switch c.Hook {
+		case netfilter.Prerouting: // where they go is not known yet
+			frame.In, match, option = bridge, "iifname "+bridge, "-i "+bridge
+		case netfilter.Forward:
+			frame = netfilter.Frame{In: bridge, Out: bridge, Bridged: true}
+			match, option = "iifname "+bridge+" oifname "+bridge, "-i "+bridge+" -o "+bridge
+		case netfilter.Postrouting:
+			frame = netfilter.Frame{Out: bridge, Bridged: true}
+			match, option = "oifname "+bridge, "-o "+bridge
+		default:
+			continue
+		}
 		packets, program, ends := "IPv4", "iptables", calls.v4
 		switch c.Family {
 		case netfilter.IPv4:
@@ -222,19 +235,28 @@ func routedFilters(rules netfilter.Rules, bridge string, calls called) (found []
 		default:
 			continue
 		}
-		if !c.Base || c.Hook != netfilter.Forward || ends == "" {
+		if !c.Base || ends == "" {
 			continue
 		}
 		if fate := rules.Fate(c, frame); fate >= netfilter.MostDropped {
-			how := "accept iifname " + bridge + " oifname " + bridge + " there"
-			if c.Name == "FORWARD" {
-				how = c.Program(program) + " -I " + userChain(rules, c) + " -i " + bridge + " -o " + bridge + " -j ACCEPT"
+			how := "accept " + match + " there"
+			if program, is := iptables(c, program); is {
+				how = program + " -I " + userChain(rules, c) + " " + option + " -j ACCEPT"
 			}
 			found = append(found, ofFate(fate, packets+" packets of guests in bridge "+bridge, c.Show(),
 				"br_netfilter is loaded and shows them to it: "+how+", or: "+ends)...)
 		}
 	}
 	return found
+}
+
+// iptables is the command that changes a chain, where it is one of iptables.
+func iptables(c netfilter.Chain, program string) (command string, is bool) {
+	program = c.Program(program)
+	if c.Table != "filter" {
+		program += " -t " + c.Table
+	}
+	return program, c.Family != netfilter.Inet && slices.Contains([]string{"PREROUTING", "FORWARD", "POSTROUTING"}, c.Name)
 }
 
 // userChain is where a person's own rules belong: Docker has a chain for them.

@@ -85,6 +85,41 @@ func TestFilters(t *testing.T) {
 			"note all but some frames of guests in bridge br0 are dropped: nft list chain bridge f c" + shown,
 		}},
 		{"another bridge's", `nft 'table bridge f { chain c { type filter hook forward priority 0; iifname { eth7, eth8 } oifname eth7 drop; iifname eth7 drop; }; }'`, nil},
+		{"a map of devices", `nft 'table bridge f { chain c { type filter hook forward priority 0; iifname vmap { eth7 : accept, nica : drop }; }; }'`, []string{
+			"FAULT all frames of guests in bridge br0 are dropped: nft list chain bridge f c" + shown,
+		}},
+		{"a map of devices, for some frames", `nft 'table bridge f { chain c { type filter hook forward priority 0; ether type ip iifname vmap { nica : drop }; }; }'`, []string{
+			"note some frames of guests in bridge br0 are dropped: nft list chain bridge f c" + shown,
+		}},
+		{"a map of what frames have in them", `nft 'table bridge f { chain c { type filter hook forward priority 0; policy drop; ether type vmap { ip : accept, arp : accept }; }; }'`, []string{
+			"note all but some frames of guests in bridge br0 are dropped: nft list chain bridge f c" + shown,
+		}},
+		{"a map of pairs", `nft 'table bridge f { chain c { type filter hook forward priority 0; policy drop; iifname . oifname vmap { nica . vnet5 : accept }; }; }'`, []string{
+			"note all but some frames of guests in bridge br0 are dropped: nft list chain bridge f c" + shown,
+		}},
+		{"a router's map of states", called + `nft 'table inet f { chain c { type filter hook forward priority 0; policy drop; ct state vmap { established : accept, related : accept, invalid : drop }; iifname { br0, br1 } accept; }; }'`, nil},
+		{"a set of devices", `nft 'table bridge f { chain c { type filter hook forward priority 0; policy drop; iifname { nica, vnet5 } accept; }; }'`, nil},
+		{"all but a set", `nft 'table bridge f { chain c { type filter hook forward priority 0; iifname != { eth7 } drop; }; }'`, []string{
+			"FAULT all frames of guests in bridge br0 are dropped: nft list chain bridge f c" + shown,
+		}},
+		{"a device's index", `nft 'table bridge f { chain c { type filter hook forward priority 0; iif nica drop; }; }'`, []string{
+			"FAULT all frames of guests in bridge br0 are dropped: nft list chain bridge f c" + shown,
+		}},
+		{"another device's index", `nft 'table bridge f { chain c { type filter hook forward priority 0; iif nicb drop; iif { nicb } drop; }; }'`, nil},
+		{"the index of one that is gone", `ip link add gone type veth; nft 'table bridge f { chain c { type filter hook forward priority 0; iif gone drop; }; }'; ip link del gone`, nil},
+		{"a quota", `nft 'table bridge f { chain c { type filter hook forward priority 0; quota over 10 mbytes drop; }; }'`, []string{
+			"note some frames of guests in bridge br0 are dropped: nft list chain bridge f c" + shown,
+		}},
+		{"a named counter", `nft 'table bridge f { counter n { }; chain c { type filter hook forward priority 0; iifname nica counter name n drop; }; }'`, []string{
+			"FAULT all frames of guests in bridge br0 are dropped: nft list chain bridge f c" + shown,
+		}},
+		{"IP before it is forwarded", called + `iptables-nft -t raw -A PREROUTING -i br0 -j DROP`, []string{
+			"FAULT all IPv4 packets of guests in bridge br0 are dropped: nft list chain ip raw PREROUTING" + shown +
+				"; br_netfilter is loaded and shows them to it: iptables -t raw -I PREROUTING -i br0 -j ACCEPT, or: sysctl net.bridge.bridge-nf-call-iptables=0",
+		}},
+		{"IP after", called + `nft 'table ip f { chain c { type filter hook postrouting priority 0; oifname br0 drop; }; }'`, []string{
+			"FAULT all IPv4 packets of guests in bridge br0 are dropped: nft list chain ip f c" + shown + "; br_netfilter is loaded and shows them to it: accept oifname br0 there, or: ",
+		}},
 		{"ebtables", `ebtables-nft -A FORWARD -i nica -j DROP`, []string{"FAULT all frames of guests in bridge br0 are dropped: nft list chain bridge filter FORWARD" + shown}},
 		{"ebtables' policy", `ebtables-nft -P FORWARD DROP`, []string{"FAULT all frames of guests in bridge br0 are dropped: nft list chain bridge filter FORWARD" + shown}},
 		{"what libvirt makes of a filterref", `ebtables-nft -t nat -N libvirt-I-vnet5; ebtables-nft -t nat -A PREROUTING -i vnet5 -j libvirt-I-vnet5; ebtables-nft -t nat -A libvirt-I-vnet5 -j DROP`, nil},
@@ -113,6 +148,22 @@ func TestFilters(t *testing.T) {
 			requireInAnyOrder(t, want, found)
 		})
 	}
+	t.Run("the qdisc of before clsact", func(t *testing.T) {
+		h := newFilterHost(t)
+		h.Do("sh", "-ec", "tc qdisc add dev nicb ingress; tc filter add dev nicb parent ffff: protocol ip u32 match u8 0 0")
+		nicb, err := h.Conn().ByName(t.Context(), "nicb")
+		require.NoError(t, err)
+		for _, side := range []uint32{tcIngress, tcEgress} {
+			filters, err := tcFilters(nicb.Index, side)
+			require.NoError(t, err)
+			require.Equal(t, side == tcIngress, len(filters) > 0)
+		}
+	})
+	t.Run("tcx", func(t *testing.T) {
+		h := newFilterHost(t)
+		h.TCX("nicb")
+		requireFindings(t, []Finding{{Note, "filter", "guests' frames that come in by nicb pass a BPF program first (tcx)"}}, h.look())
+	})
 	t.Run("XDP", func(t *testing.T) {
 		h := newFilterHost(t)
 		h.XDP("nicb")
@@ -143,6 +194,10 @@ func TestFiltersTellTheTruth(t *testing.T) {
 		{"policy and a rule", "iptables-nft -P FORWARD DROP; iptables-nft -A FORWARD -i br0 -o br0 -j ACCEPT", true},
 		{"policy and physdev", "iptables-nft -P FORWARD DROP; iptables-nft -A FORWARD -m physdev --physdev-is-bridged -j ACCEPT", true},
 		{"legacy", "iptables-legacy -P FORWARD DROP", false},
+		{"before it is forwarded", "iptables-nft -t raw -A PREROUTING -i br0 -j DROP", false},
+		{"after", "nft 'table ip f { chain c { type filter hook postrouting priority 0; oifname br0 drop; }; }'", false},
+		{"a map", "nft 'table bridge f { chain c { type filter hook forward priority 0; iifname vmap { nica : drop }; }; }'", false},
+		{"a map and a policy", "nft 'table bridge f { chain c { type filter hook forward priority 0; policy drop; iif vmap { nica : accept, nicb : accept }; }; }'", true},
 		{"a bridge's", "nft 'table bridge f { chain c { type filter hook forward priority 0; policy drop; }; }'", false},
 		{"a device's", "nft 'table netdev d { chain c { type filter hook ingress device nica priority 0; policy drop; }; }'", false},
 		{"what leaves a device", "nft 'table netdev d { chain c { type filter hook egress device nicb priority 0; policy drop; }; }'", false},

@@ -88,6 +88,16 @@ func TestParseFilter(t *testing.T) {
 	}
 }
 
+func TestOfIngressQdisc(t *testing.T) {
+	b := filterMessage("u32", 7, "gact", 2)
+	require.False(t, ofIngressQdisc(b))
+	require.False(t, ofIngressQdisc(nil))
+	binary.NativeEndian.PutUint32(b[12:], tcEgress)
+	require.False(t, ofIngressQdisc(b))
+	binary.NativeEndian.PutUint32(b[12:], 0xffff0000) // as tc qdisc add dev … ingress
+	require.True(t, ofIngressQdisc(b))
+}
+
 func FuzzParseFilter(f *testing.F) {
 	f.Add(filterMessage("u32", 7, "gact", 2))
 	f.Add(filterMessage("flower", 3, "mirred", 4)[:60])
@@ -120,7 +130,7 @@ func TestVirtualNIC(t *testing.T) {
 	allow, virtual := virtualNIC(driverOf(root, "eth0"))
 	require.True(t, virtual)
 	require.Contains(t, allow, "forged transmits")
-	for _, driver := range []string{"virtio_net", "hv_netvsc", "ena", "vif"} {
+	for _, driver := range []string{"virtio_net", "hv_netvsc", "ena", "gve", "gvnic", "vif"} {
 		_, virtual := virtualNIC(driver)
 		require.True(t, virtual, driver)
 	}

@@ -35,7 +35,7 @@ func virtualNIC(driver string) (allow string, virtual bool) {
 		return "Set-VMNetworkAdapter -MacAddressSpoofing On", true
 	case "virtio_net":
 		return "its host has to let them pass: a bridge does, a macvtap only with trustGuestRxFilters, and libvirt's filter no-mac-spoofing does not", true
-	case "ena", "gve", "mana":
+	case "ena", "gve", "gvnic", "mana": // older kernels call gve gvnic
 		return "a cloud's network knows the MAC of the NIC alone, and guests need routes instead", true
 	case "vif", "xen_netfront":
 		return "its host has to let them pass: look for locking-mode of the VIF, and for the ebtables of dom0", true

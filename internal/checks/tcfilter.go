@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"slices"
+	"unsafe"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -22,13 +23,15 @@ const (
 func byTC(d link.Link) (found []Finding) {
 	for _, side := range []struct {
 		parent uint32
+		tcx    uint32
 		name   string
 		which  string
-	}{{tcIngress, "ingress", "come in by"}, {tcEgress, "egress", "leave by"}} {
-		req := nl.NewNetlinkRequest(unix.RTM_GETTFILTER, unix.NLM_F_DUMP)
-		req.AddData(&nl.TcMsg{Family: unix.AF_UNSPEC, Ifindex: int32(d.Index), Parent: side.parent})
-		filters, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWTFILTER)
-		if err != nil && !errors.Is(err, nl.ErrDumpInterrupted) { // what was read by then counts
+	}{{tcIngress, tcxIngress, "ingress", "come in by"}, {tcEgress, tcxEgress, "egress", "leave by"}} {
+		if tcxPrograms(d.Index, side.tcx) > 0 {
+			found = append(found, finding(Note, "filter", "guests' frames that %s %s pass a BPF program first (tcx), which may drop them; if guests miss some: bpftool net show dev %[2]s", side.which, d.Name))
+		}
+		filters, err := tcFilters(d.Index, side.parent)
+		if err != nil {
 			continue // it has no such hook
 		}
 		drops, program := false, false
@@ -45,6 +48,50 @@ func byTC(d link.Link) (found []Finding) {
 		}
 	}
 	return found
+}
+
+// BPF_TCX_INGRESS and BPF_TCX_EGRESS of include/uapi/linux/bpf.h.
+const (
+	tcxIngress = 46
+	tcxEgress  = 47
+)
+
+// tcxPrograms counts the BPF programs at a device that tc does not list: Cilium's on a kernel
+// from 6.6 on, say. On an older one there are none.
+func tcxPrograms(index int, at uint32) int {
+	query := struct { // what BPF_PROG_QUERY has in union bpf_attr
+		index, at, flags, attachFlags uint32
+		ids                           uint64
+		count, _                      uint32
+		attachFlagsOf, linkIDs        uint64
+		linkFlags                     uint64
+		revision                      uint64
+	}{index: uint32(index), at: at}
+	if _, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_QUERY, uintptr(unsafe.Pointer(&query)), unsafe.Sizeof(query)); errno != 0 {
+		return 0
+	}
+	return int(query.count)
+}
+
+// tcFilters lists the filters at one of a device's hooks, as payloads of RTM_NEWTFILTER messages.
+func tcFilters(index int, parent uint32) ([][]byte, error) {
+	req := nl.NewNetlinkRequest(unix.RTM_GETTFILTER, unix.NLM_F_DUMP)
+	req.AddData(&nl.TcMsg{Family: unix.AF_UNSPEC, Ifindex: int32(index), Parent: parent})
+	filters, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWTFILTER)
+	if errors.Is(err, nl.ErrDumpInterrupted) { // what was read by then counts
+		err = nil
+	}
+	if parent == tcEgress {
+		filters = slices.DeleteFunc(filters, ofIngressQdisc)
+	}
+	return filters, err
+}
+
+// ofIngressQdisc reports whether the payload of an RTM_NEWTFILTER message is a filter of the qdisc
+// "ingress", of before clsact. It has one hook, and the kernel tells of that whichever is asked for.
+func ofIngressQdisc(b []byte) bool {
+	const parentAt, root = 12, 0xffff0000 // struct tcmsg's tcm_parent, "ffff:"
+	return len(b) >= nl.SizeofTcMsg && binary.NativeEndian.Uint32(b[parentAt:]) == root
 }
 
 // tcFilter is what is known of a filter.

@@ -1,6 +1,8 @@
 package link
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -152,4 +154,19 @@ func FuzzParsePCI(f *testing.F) {
 		require.True(t, ok)
 		require.Equal(t, address, again)
 	})
+}
+
+// A VLAN of a bond below a bridge: what says something of its cards is found at each depth, once.
+func TestWithLowers(t *testing.T) {
+	root := t.TempDir()
+	for device, lowers := range map[string][]string{"br0": {"lower_bond0.5"}, "bond0.5": {"lower_bond0"}, "bond0": {"lower_eth0", "lower_eth1", "upper_bond0.5"}, "eth0": {"upper_bond0"}, "eth1": nil} {
+		dir := filepath.Join(root, "class/net", device)
+		require.NoError(t, os.MkdirAll(dir, 0o755))
+		for _, l := range lowers {
+			require.NoError(t, os.Symlink("../x", filepath.Join(dir, l)))
+		}
+	}
+	require.Equal(t, []string{"br0", "bond0.5", "bond0", "eth0", "eth1"}, WithLowers(root, "br0"))
+	require.Equal(t, []string{"eth0"}, WithLowers(root, "eth0"))
+	require.Equal(t, []string{"gone"}, WithLowers(root, "gone"))
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -109,13 +110,17 @@ func (c *Conn) Uppers(_ context.Context, name string) ([]string, error) {
 	return uppers, nil
 }
 
-// WithLowers returns a device and those directly below it, such as a bond's ports, by the sysfs
-// that is mounted at root.
+// WithLowers returns a device and all below it, such as a bond's ports and those of the bond
+// below a bridge, by the sysfs that is mounted at root.
 func WithLowers(root, device string) []string {
-	found, _ := filepath.Glob(filepath.Join(root, "class/net", device, "lower_*")) // the pattern is good
 	devices := []string{device}
-	for _, f := range found {
-		devices = append(devices, strings.TrimPrefix(filepath.Base(f), "lower_"))
+	for i := 0; i < len(devices); i++ {
+		found, _ := os.ReadDir(filepath.Join(root, "class/net", devices[i]))
+		for _, f := range found {
+			if lower, is := strings.CutPrefix(f.Name(), "lower_"); is && !slices.Contains(devices, lower) {
+				devices = append(devices, lower)
+			}
+		}
 	}
 	return devices
 }

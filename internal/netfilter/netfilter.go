@@ -117,10 +117,18 @@ const (
 
 type condition struct {
 	field field
-	// name is what the device is called, or begins with.
+	names []deviceName // of which one is the device's
+	not   bool
+}
+
+// deviceName is what a device is called, or begins with.
+type deviceName struct {
 	name   string
 	prefix bool
-	not    bool
+}
+
+func (d deviceName) is(name string) bool {
+	return name == d.name || d.prefix && strings.HasPrefix(name, d.name)
 }
 
 // Frame is what is known of a frame: by which devices it comes and goes, and, where these
@@ -145,7 +153,7 @@ func (f Frame) meets(c condition) bool {
 	case bridged:
 		return f.Bridged != c.not
 	}
-	return (name == c.name || c.prefix && strings.HasPrefix(name, c.name)) != c.not
+	return slices.ContainsFunc(c.names, func(d deviceName) bool { return d.is(name) }) != c.not
 }
 
 // Fate is what becomes of frames.

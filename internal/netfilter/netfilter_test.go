@@ -79,6 +79,8 @@ func expression(name string, data ...[]byte) []byte {
 	return attr(unix.NFTA_LIST_ELEM, attr(unix.NFTA_EXPR_NAME, append([]byte(name), 0)), attr(unix.NFTA_EXPR_DATA, data...))
 }
 
+func noSets(Family, string, string) (set, error) { return set{}, unix.ENOENT }
+
 func TestParseRule(t *testing.T) {
 	b := append([]byte{byte(Bridge), 0, 0, 0}, attr(unix.NFTA_RULE_TABLE, []byte("f\x00"))...)
 	b = append(b, attr(unix.NFTA_RULE_CHAIN, []byte("c\x00"))...)
@@ -88,12 +90,12 @@ func TestParseRule(t *testing.T) {
 		expression("counter"),
 		expression("target", attr(unix.NFTA_TARGET_NAME, []byte("standard\x00")), attr(unix.NFTA_TARGET_INFO, []byte{0xfe, 0xff, 0xff, 0xff})),
 	)...)
-	of, r, err := parseRule(b)
+	of, r, err := parseRule(b, noSets)
 	require.NoError(t, err)
 	require.Equal(t, Chain{Family: Bridge, Table: "f", Name: "c"}, of)
-	require.Equal(t, rule{when: []condition{{field: in, name: "vnet", prefix: true, not: true}}, verdict: drop}, r)
+	require.Equal(t, []rule{{when: []condition{{in, []deviceName{{"vnet", true}}, true}}, verdict: drop}}, r)
 	for n := range b { // a message that ends early
-		if _, _, err := parseRule(b[:n]); err != nil {
+		if _, _, err := parseRule(b[:n], noSets); err != nil {
 			require.ErrorIs(t, err, ErrMalformed)
 		}
 	}
@@ -107,11 +109,15 @@ func FuzzNFTables(f *testing.F) {
 		if err != nil {
 			require.ErrorIs(t, err, ErrMalformed)
 		}
-		_, r, err := parseRule(b)
+		var s set
+		if err := s.parse(b); err != nil {
+			require.ErrorIs(t, err, ErrMalformed)
+		}
+		_, r, err := parseRule(b, func(Family, string, string) (set, error) { return s, nil })
 		if err != nil {
 			require.ErrorIs(t, err, ErrMalformed)
 		}
-		c.rules = []rule{r, r}
+		c.rules = append(r, r...)
 		Rules{c}.Fate(c, Frame{In: "a"})
 	})
 }

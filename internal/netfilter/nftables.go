@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -37,13 +38,13 @@ func Tables() (Rules, error) {
 		return nil, err
 	}
 	for _, b := range rules {
-		of, r, err := parseRule(b)
+		of, r, err := parseRule(b, elements)
 		if err != nil {
 			return nil, err
 		}
 		for i := range all {
 			if all[i].Beside(of) && all[i].Name == of.Name {
-				all[i].rules = append(all[i].rules, r)
+				all[i].rules = append(all[i].rules, r...)
 			}
 		}
 	}
@@ -56,10 +57,15 @@ const (
 	nfAccept = 1
 )
 
-func dump(message int) (found [][]byte, err error) {
+func dump(message int) ([][]byte, error) { return dumpOf(unix.AF_UNSPEC, message) }
+
+func dumpOf(family Family, message int, attrs ...*nl.RtAttr) (found [][]byte, err error) {
 	for range 5 { // a host with containers changes its rules at any time
 		req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|message, unix.NLM_F_DUMP)
-		req.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_UNSPEC, Version: nl.NFNETLINK_V0})
+		req.AddData(&nl.Nfgenmsg{NfgenFamily: uint8(family), Version: nl.NFNETLINK_V0})
+		for _, a := range attrs {
+			req.AddData(a)
+		}
 		found, err = req.Execute(unix.NETLINK_NETFILTER, 0)
 		if !errors.Is(err, nl.ErrDumpInterrupted) {
 			break
@@ -135,8 +141,10 @@ func (c *Chain) hook(typ uint16, v []byte) error {
 	return nil
 }
 
-func parseRule(b []byte) (of Chain, r rule, err error) {
-	p := ruleParser{loads: map[uint32]field{}}
+// parseRule reads a rule: several where it takes its verdict from a map. sets reads those.
+func parseRule(b []byte, sets setReader) (of Chain, all []rule, err error) {
+	p := ruleParser{loads: map[uint32]load{}}
+	var expressions [][]byte
 	of.Family, err = attrs(b, func(typ uint16, v []byte) error {
 		switch typ {
 		case unix.NFTA_RULE_TABLE:
@@ -144,17 +152,57 @@ func parseRule(b []byte) (of Chain, r rule, err error) {
 		case unix.NFTA_RULE_CHAIN:
 			of.Name = cstring(v)
 		case unix.NFTA_RULE_EXPRESSIONS:
-			return each(v, func(_ uint16, v []byte) error { return p.expression(v) })
+			return each(v, func(_ uint16, v []byte) error {
+				expressions = append(expressions, v)
+				return nil
+			})
 		}
 		return nil
 	})
-	return of, p.rule, err
+	p.set = func(name string) (set, error) { return sets(of.Family, of.Table, name) }
+	for _, e := range expressions {
+		if err == nil {
+			err = p.expression(e)
+		}
+	}
+	return of, append(p.fromMap, p.rule), err
 }
 
 // ruleParser reads a rule's expressions in their order.
 type ruleParser struct {
 	rule
-	loads map[uint32]field // which device's name a register has
+	loads   map[uint32]load // which device a register has
+	set     func(name string) (set, error)
+	fromMap []rule // what comes before the rule itself: a map's verdicts
+}
+
+// load is a device's name in a register, or its index.
+type load struct {
+	field field
+	index bool
+}
+
+// width is how long it is in a set; what is longer has more behind it.
+func (l load) width() int {
+	if l.index {
+		return 4
+	}
+	return unix.IFNAMSIZ
+}
+
+// name reads what a register with a load is compared with.
+func (l load) name(value []byte) deviceName {
+	if l.index {
+		if len(value) == 4 {
+			if dev, err := net.InterfaceByIndex(int(binary.NativeEndian.Uint32(value))); err == nil {
+				return deviceName{name: dev.Name}
+			}
+		}
+		return deviceName{name: "/"} // it is gone: no device's name
+	}
+	// A name that ends with "*" is compared without its NUL.
+	name := cstring(value)
+	return deviceName{name, len(name) == len(value)}
 }
 
 func (p *ruleParser) expression(b []byte) error {
@@ -173,8 +221,12 @@ func (p *ruleParser) expression(b []byte) error {
 		return err
 	}
 	switch name {
-	case "counter", "log", "notrack", "quota":
+	case "counter", "log", "notrack":
 		return nil
+	case "objref":
+		return p.object(data)
+	case "lookup":
+		return p.lookup(data)
 	case "meta":
 		return p.meta(data)
 	case "cmp":
@@ -214,13 +266,17 @@ func (p *ruleParser) meta(b []byte) error {
 	delete(p.loads, reg)
 	switch key {
 	case unix.NFT_META_IIFNAME:
-		p.loads[reg] = in
+		p.loads[reg] = load{field: in}
 	case unix.NFT_META_OIFNAME:
-		p.loads[reg] = out
+		p.loads[reg] = load{field: out}
+	case unix.NFT_META_IIF:
+		p.loads[reg] = load{field: in, index: true}
+	case unix.NFT_META_OIF:
+		p.loads[reg] = load{field: out, index: true}
 	case unix.NFT_META_BRI_IIFNAME:
-		p.loads[reg] = inBridge
+		p.loads[reg] = load{field: inBridge}
 	case unix.NFT_META_BRI_OIFNAME:
-		p.loads[reg] = outBridge
+		p.loads[reg] = load{field: outBridge}
 	}
 	return nil
 }
@@ -249,55 +305,39 @@ func (p *ruleParser) compare(b []byte) error {
 		p.unknown = true
 		return err
 	}
-	// A name that ends with "*" is compared without its NUL.
-	name := cstring(value)
-	p.when = append(p.when, condition{field: f, name: name, prefix: len(name) == len(value), not: op == unix.NFT_CMP_NEQ})
+	p.when = append(p.when, condition{field: f.field, names: []deviceName{f.name(value)}, not: op == unix.NFT_CMP_NEQ})
 	return nil
 }
 
 func (p *ruleParser) immediate(b []byte) error {
-	var code int32
-	var chain string
-	isVerdict := false
-	err := each(b, func(typ uint16, v []byte) error {
+	return each(b, func(typ uint16, v []byte) error {
 		if typ != unix.NFTA_IMMEDIATE_DATA {
 			return nil
 		}
+		return p.setVerdict(v)
+	})
+}
+
+// setVerdict reads the verdict among an expression's or an element's data, if it is one.
+func (r *rule) setVerdict(b []byte) error {
+	return each(b, func(typ uint16, v []byte) error {
+		if typ != unix.NFTA_DATA_VERDICT {
+			return nil
+		}
 		return each(v, func(typ uint16, v []byte) error {
-			if typ != unix.NFTA_DATA_VERDICT {
-				return nil
+			switch typ {
+			case unix.NFTA_VERDICT_CODE:
+				code, err := number(v)
+				r.verdict = map[int32]verdict{
+					nfDrop: drop, nfAccept: accept, unix.NFT_JUMP: jumpTo, unix.NFT_GOTO: goTo, unix.NFT_RETURN: comeBack,
+				}[int32(code)]
+				return err
+			case unix.NFTA_VERDICT_CHAIN:
+				r.chain = cstring(v)
 			}
-			isVerdict = true
-			return each(v, func(typ uint16, v []byte) error {
-				switch typ {
-				case unix.NFTA_VERDICT_CODE:
-					n, err := number(v)
-					code = int32(n)
-					return err
-				case unix.NFTA_VERDICT_CHAIN:
-					chain = cstring(v)
-				}
-				return nil
-			})
+			return nil
 		})
 	})
-	if err != nil || !isVerdict {
-		return err
-	}
-	p.chain = chain
-	switch code {
-	case nfDrop:
-		p.verdict = drop
-	case nfAccept:
-		p.verdict = accept
-	case unix.NFT_JUMP:
-		p.verdict = jumpTo
-	case unix.NFT_GOTO:
-		p.verdict = goTo
-	case unix.NFT_RETURN:
-		p.verdict = comeBack
-	}
-	return nil
 }
 
 // extension reads a match or a target of iptables or ebtables: both begin with a name, and

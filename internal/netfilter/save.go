@@ -60,7 +60,7 @@ func savedRule(words []string) (r rule) {
 				not, next, i = true, words[i+2], i+1
 			}
 			name, prefix := strings.CutSuffix(next, "+")
-			r.when = append(r.when, condition{field: f, name: name, prefix: prefix, not: not})
+			r.when = append(r.when, condition{field: f, names: []deviceName{{name, prefix}}, not: not})
 			i++
 		case w == "-m" && (next == "comment" || next == "physdev"):
 			i++

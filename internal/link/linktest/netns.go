@@ -147,24 +147,9 @@ func (n *Netns) UpIn(container, name string) {
 // XDP implements Host.
 func (n *Netns) XDP(name string) {
 	n.t.Helper()
-	// r0 = XDP_PASS; exit (struct bpf_insn of include/uapi/linux/bpf.h)
-	program := [16]byte{0: 0xb7, 4: 2, 8: 0x95}
-	licence := [...]byte{'G', 'P', 'L', 0}
-	attr := struct {
-		typ, count        uint32
-		program, licence  uint64
-		logLevel, logSize uint32
-		log               uint64
-		version, flags    uint32
-	}{
-		typ: unix.BPF_PROG_TYPE_XDP, count: 2,
-		program: uint64(uintptr(unsafe.Pointer(&program))), licence: uint64(uintptr(unsafe.Pointer(&licence))),
-	}
-	fd, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_LOAD, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
-	runtime.KeepAlive(&program)
-	runtime.KeepAlive(&licence)
-	require.Zero(n.t, errno, "%v", errno)
-	defer unix.Close(int(fd))
+	const pass = 2 // XDP_PASS
+	fd := n.program(unix.BPF_PROG_TYPE_XDP, pass)
+	defer unix.Close(fd)
 
 	l, err := n.conn.ByName(n.t.Context(), name)
 	require.NoError(n.t, err)
@@ -177,4 +162,43 @@ func (n *Netns) XDP(name string) {
 	req.AddData(xdp)
 	_, err = req.Execute(unix.NETLINK_ROUTE, 0)
 	require.NoError(n.t, err)
+}
+
+// TCX has a BPF program see what comes in by a device, in a way that tc does not list, until
+// the test ends.
+func (n *Netns) TCX(name string) {
+	n.t.Helper()
+	const pass = 0 // TCX_PASS
+	fd := n.program(unix.BPF_PROG_TYPE_SCHED_CLS, pass)
+	defer unix.Close(fd)
+	l, err := n.conn.ByName(n.t.Context(), name)
+	require.NoError(n.t, err)
+	const ingress = 46 // BPF_TCX_INGRESS
+	attr := [16]uint32{uint32(fd), uint32(l.Index), ingress}
+	made, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_LINK_CREATE, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+	require.Zero(n.t, errno, "%v", errno)
+	n.t.Cleanup(func() { unix.Close(int(made)) })
+}
+
+// program loads a BPF program that returns a number.
+func (n *Netns) program(typ uint32, result byte) int {
+	n.t.Helper()
+	// r0 = result; exit (struct bpf_insn of include/uapi/linux/bpf.h)
+	program := [16]byte{0: 0xb7, 4: result, 8: 0x95}
+	licence := [...]byte{'G', 'P', 'L', 0}
+	attr := struct {
+		typ, count        uint32
+		program, licence  uint64
+		logLevel, logSize uint32
+		log               uint64
+		version, flags    uint32
+	}{
+		typ: typ, count: 2,
+		program: uint64(uintptr(unsafe.Pointer(&program))), licence: uint64(uintptr(unsafe.Pointer(&licence))),
+	}
+	fd, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_LOAD, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+	runtime.KeepAlive(&program)
+	runtime.KeepAlive(&licence)
+	require.Zero(n.t, errno, "%v", errno)
+	return int(fd)
 }
