@@ -133,6 +133,9 @@ func (p macvtap) atDev(n *xmlfilter.NIC, s Settings) (*xmlfilter.NIC, error) {
 	if n.Type != "direct" || n.Source.Network != "" || s.Own || s.Dev == "" || s.Uplink != nil {
 		return n, nil
 	}
+	if err := p.leavesVLAN(n, s); err != nil {
+		return n, err
+	}
 	dev, _, ok := p.stack().reach(s.Dev)
 	if s.VLAN != 0 && !(dev.VF && cmp.Or(s.Mode, n.Source.Mode) == "passthrough") {
 		return n, nil
@@ -143,6 +146,19 @@ func (p macvtap) atDev(n *xmlfilter.NIC, s Settings) (*xmlfilter.NIC, error) {
 	at := *n
 	at.Source.Dev = dev.Name
 	return &at, nil
+}
+
+// leavesVLAN refuses settings that say a device in dev, and no VLAN, of a NIC whose <source>
+// names one: the guest would get what is not tagged, or what has another tag.
+func (p macvtap) leavesVLAN(n *xmlfilter.NIC, s Settings) error {
+	parent, vid, is := p.stack().splitVLAN(n.Source.Dev)
+	if !is || s.Dev == "" || s.Dev == n.Source.Dev || s.Uplink != nil || s.VLAN != 0 {
+		return nil
+	}
+	if _, _, too := p.stack().splitVLAN(s.Dev); too || p.host.Devices[s.Dev].Kind == "vlan" {
+		return nil
+	}
+	return step.Hint(step.ErrUnsuitable, "its <source> is VLAN %d of %s, and its settings say dev='%s' and no VLAN; say vlan='%[1]d' there, or <source dev='%[3]s'/>", vid, parent, s.Dev)
 }
 
 // altName lets libvirt find an uplink's device by the name that the domain uses.
@@ -328,6 +344,9 @@ func (p macvtap) locate(n *xmlfilter.NIC, s Settings) (place, error) {
 			return pl, step.Hint(step.ErrUnsuitable, "<vlan> says %d and its settings say %d", n.VLAN.Tags[0], pl.vid)
 		}
 		pl.vid = n.VLAN.Tags[0]
+	}
+	if err := p.leavesVLAN(n, s); err != nil {
+		return pl, err
 	}
 	if s.Uplink != nil {
 		s.Dev = "" // it goes before
