@@ -471,7 +471,7 @@ func (p macvtap) convertOwned(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change,
 	if lower != "" {
 		c.Settings = newSettings(n, map[string]string{settings.NameDev: lower})
 	}
-	c.Ethernet = devices(p).newTarget(n)
+	devices(p).rename(n, &c)
 	return c, err
 }
 

@@ -180,6 +180,14 @@ func (p devices) newTarget(n *xmlfilter.NIC) string {
 	return ""
 }
 
+// rename gives a hook-owned NIC its own device, and, where the one that it has is known to be
+// another domain's, so that this is a copy of that, its own identifiers of the port.
+func (p devices) rename(n *xmlfilter.NIC, c *xmlfilter.Change) {
+	if c.Ethernet = p.newTarget(n); c.Ethernet != "" && p.host.Targets[n.Target].Owner != nil {
+		c.Instance = instance(p.domain, n)
+	}
+}
+
 // namedHere reports whether the hook has named a NIC's device for it: with the alias of today, or
 // before it got that.
 func (p devices) namedHere(n *xmlfilter.NIC) bool {
