@@ -137,6 +137,33 @@ func TestDevOfASourceInAVLAN(t *testing.T) {
 	}
 }
 
+// A VLAN of one device is not made under the name of another device's VLAN: the next guest that
+// names that one would be in the wrong network.
+func TestVLANIsNotCalledAsAnothersVLAN(t *testing.T) {
+	for name, c := range map[string]struct{ cfg, words, source string }{
+		"dev":                 {"", "dev='enpb' vlan='10'", "nica.10"},
+		"uplink":              {tunnels, "uplink='lan' vlan='10'", "nicb.10"},
+		"by an uplink's name": {tunnels, "dev='nicb' vlan='10'", "lan.10"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, c.cfg, "nica", "nicb", "enpb")
+			doc := domain(uuidA, vfWords(mac1, c.words), direct(mac1, c.source, "bridge"))
+			_, err := w.run(step.Prepare, doc)
+			require.ErrorIs(t, err, plan.ErrNotRewritten)
+			require.False(t, w.has(c.source))
+			out, err := w.rewritten(doc)
+			require.NoError(t, err)
+			w.must(step.Prepare, out)
+			w.must(step.Prepare, domain(uuidB, "", direct(mac2, c.source, "bridge")))
+			parent, _, _ := strings.Cut(c.source, ".")
+			if parent == "lan" {
+				parent = "enpb"
+			}
+			require.Equal(t, parent+" 10", w.stack(c.source))
+		})
+	}
+}
+
 func TestVLANsInVLANsAreShared(t *testing.T) {
 	inner := domain(uuidA, "", direct(mac1, "nica.10.20", "bridge"))
 	for name, other := range map[string]string{

@@ -214,6 +214,7 @@ func (p macvtap) assistedVLAN(n *xmlfilter.NIC, s Settings) error {
 	}
 	source, there := p.host.Devices[n.Source.Dev]
 	_, _, stacked := SplitVLAN(parent)
+	named, _, known := p.stack().reach(parent)
 	switch {
 	case there && source.Index == dev.Index:
 		return p.notRewritten(fmt.Sprintf("it asks for VLAN %d and its <source> is %s itself", s.VLAN, dev.Name))
@@ -225,7 +226,7 @@ func (p macvtap) assistedVLAN(n *xmlfilter.NIC, s Settings) error {
 		return p.notRewritten(fmt.Sprintf("it asks for VLAN %d and its <source> is uplink %q itself", s.VLAN, p.host.Called(p.cfg, n.Source.Dev).Name))
 	case !there && isVLAN && vid != s.VLAN:
 		return p.notRewritten(fmt.Sprintf("it asks for VLAN %d and its <source> says %s", s.VLAN, n.Source.Dev))
-	case !there && stacked && dev.Name != parent:
+	case !there && isVLAN && (stacked && dev.Name != parent || known && named.Name != dev.Name): // likewise
 		return p.notRewritten(fmt.Sprintf("it asks for VLAN %d of %s and its <source> says %s", s.VLAN, dev.Name, n.Source.Dev))
 	}
 	return p.stack().vlan(n, n.Source.Dev, dev, s.VLAN)
