@@ -478,11 +478,11 @@ func (d *Domain) dropEmptied(ed *editor, emptied []*element) {
 	}
 	nics, meta := d.nicsElement(), d.root.child("metadata")
 	switch {
-	case len(emptied) < len(nics.children) || d.Wish != "":
+	case len(emptied) < len(nics.children) || d.Wish != "" || text(nics) != "":
 		for _, e := range emptied {
 			ed.remove(e)
 		}
-	case len(meta.children) > 1:
+	case len(meta.children) > 1 || text(meta) != "":
 		ed.remove(nics)
 	default:
 		ed.remove(meta)
