@@ -221,7 +221,7 @@ func (p macvtap) assistedVLAN(n *xmlfilter.NIC, s Settings) error {
 	case there && isVLAN && vid != s.VLAN && s.Uplink == nil && s.Dev == "" && source.Kind == "vlan":
 		return p.notRewritten(fmt.Sprintf("it asks for VLAN %d and its <source> is VLAN %d", s.VLAN, source.VLANID))
 	case there && (source.Kind != "vlan" || source.VLANID != s.VLAN || source.Parent != dev.Index || dev.Index == 0):
-		return step.Hint(step.ErrWrongDevice, "%s is not VLAN %d of %s", n.Source.Dev, s.VLAN, dev.Name)
+		return step.Hint(step.ErrWrongDevice, "%s is not VLAN %d of %s; run: libvirt-direct rewrite --domain %s", n.Source.Dev, s.VLAN, dev.Name, shellWord(p.domain.Name))
 	case !there && p.host.Called(p.cfg, n.Source.Dev) != nil: // the next guest that names it would be in the VLAN
 		return p.notRewritten(fmt.Sprintf("it asks for VLAN %d and its <source> is uplink %q itself", s.VLAN, p.host.Called(p.cfg, n.Source.Dev).Name))
 	case !there && isVLAN && vid != s.VLAN:
