@@ -183,7 +183,11 @@ func (p devices) newTarget(n *xmlfilter.NIC) string {
 // rename gives a hook-owned NIC its own device, and, where the one that it has is known to be
 // another domain's, so that this is a copy of that, its own identifiers of the port.
 func (p devices) rename(n *xmlfilter.NIC, c *xmlfilter.Change) {
-	if c.Ethernet = p.newTarget(n); c.Ethernet != "" && p.host.Targets[n.Target].Owner != nil {
+	c.Ethernet = p.newTarget(n)
+	if c.Ethernet == "" || p.host.Targets[n.Target].Owner == nil || n.Settings == nil || n.Settings.Was == nil {
+		return
+	}
+	if v := n.Settings.Was.VirtualPort; v != nil && v.Parameters["interfaceid"]+v.Parameters["instanceid"] != "" {
 		c.Instance = instance(p.domain, n)
 	}
 }
