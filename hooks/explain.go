@@ -211,6 +211,9 @@ func explainChange(d *xmlfilter.Domain, c xmlfilter.Change) string {
 	if c.Ethernet != "" {
 		parts = append(parts, fmt.Sprintf("it becomes <interface type='ethernet'> with <target dev='%s' managed='no'/>", c.Ethernet))
 	}
+	if c.Instance != "" {
+		parts = append(parts, "its port gets an identifier of its own")
+	}
 	for _, name := range settings.Names(settings.InNIC) {
 		if v, ok := c.Settings[name]; ok && v != "" {
 			parts = append(parts, fmt.Sprintf("noted: %s='%s'", name, v))

@@ -14,6 +14,7 @@ import (
 	"libvirt-direct/hooks/step"
 	"libvirt-direct/internal/config"
 	"libvirt-direct/internal/link"
+	"libvirt-direct/internal/settings"
 	"libvirt-direct/xmlfilter"
 )
 
@@ -59,11 +60,15 @@ func (h *Hook) RunNetwork(ctx context.Context, c NetworkCall) error {
 	if err != nil {
 		return fmt.Errorf("network %q: %w", c.Network, err)
 	}
-	if p == nil || p.Dev == "" && p.PCI == "" {
-		return nil // a tap's
+	if p == nil {
+		return nil
 	}
 	port := networkPort{h, p}
-	if c.Op == step.PortDeleted {
+	if tap := p.Dev == "" && p.PCI == ""; tap && c.Op == step.PortCreated {
+		err = port.tap(n)
+	} else if tap {
+		return nil
+	} else if c.Op == step.PortDeleted {
 		err = port.deleted(ctx)
 	} else {
 		err = port.created(ctx, n)
@@ -82,6 +87,46 @@ func (h *Hook) RunNetwork(ctx context.Context, c NetworkCall) error {
 type networkPort struct {
 	*Hook
 	*xmlfilter.NetworkPort
+}
+
+// tap refuses a tap of a network whose settings restrict its guests: nothing would set them.
+func (h networkPort) tap(n *xmlfilter.Network) error {
+	wanted := n.Settings(h.NetworkPort)
+	if wanted == nil || h.OwnerUUID == "" {
+		return nil
+	}
+	vf, _, err := h.profiled(wanted)
+	if err == nil {
+		for _, s := range (settings.NIC{VF: vf}).Restricting() {
+			text, _ := s.Text(settings.NIC{VF: vf})
+			err = step.Hint(step.ErrUnsuitable, "the network's settings say %s='%s', which is for virtual functions, and this is a tap; take it out of them", s.Name, text)
+			break
+		}
+	}
+	if err != nil {
+		return &plan.NICError{Domain: h.Owner, NIC: "NIC " + h.MAC, Err: err}
+	}
+	return nil
+}
+
+// profiled is what a network's settings want of a virtual function, with those of their profile,
+// and which of it a driver may refuse.
+func (h networkPort) profiled(wanted *xmlfilter.NetworkSettings) (vf settings.VF, optional []string, err error) {
+	if wanted.Profile == "" {
+		return wanted.VF, nil, nil
+	}
+	cfg, err := h.Config()
+	if err != nil {
+		return vf, nil, err
+	}
+	if err := cfg.ProfileFault(wanted.Profile); err != nil {
+		return vf, nil, err
+	}
+	profile := cfg.Profiles[wanted.Profile]
+	if profile == nil {
+		return vf, nil, step.Hint(plan.ErrNotConfigured, "profile %q; add [profile.%s] to %s", wanted.Profile, wanted.Profile, config.Path)
+	}
+	return wanted.Override(profile.VF), profile.Optional, nil
 }
 
 // created sees to a device that libvirt's pool hands out.
@@ -187,20 +232,9 @@ func (h networkPort) passedThrough(ctx context.Context, k step.Kernel) (domain s
 // function is the step for a VF that a network's settings concern.
 func (h networkPort) function(ctx context.Context, k step.Kernel, wanted *xmlfilter.NetworkSettings, place link.VFPlace, isVF bool) (step.Step, error) {
 	p := h.NetworkPort
-	vf, optional := wanted.VF, []string(nil)
-	if wanted.Profile != "" {
-		cfg, err := h.Config()
-		if err != nil {
-			return step.Step{}, err
-		}
-		if err := cfg.ProfileFault(wanted.Profile); err != nil {
-			return step.Step{}, err
-		}
-		profile := cfg.Profiles[wanted.Profile]
-		if profile == nil {
-			return step.Step{}, step.Hint(plan.ErrNotConfigured, "profile %q; add [profile.%s] to %s", wanted.Profile, wanted.Profile, config.Path)
-		}
-		vf, optional = vf.Override(profile.VF), profile.Optional
+	vf, optional, err := h.profiled(wanted)
+	if err != nil {
+		return step.Step{}, err
 	}
 	switch {
 	case vf.QoS != nil || vf.Proto != "" || vf.PortProfile != "":

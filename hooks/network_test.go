@@ -136,6 +136,37 @@ func TestNetworkHookLeavesOthersAlone(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
+// A network of taps whose settings restrict its guests hands out none: nothing would set them.
+// Of a network without settings for the port nothing is asked.
+func TestNetworkWordsOfTaps(t *testing.T) {
+	const tap = "<plug type='network' bridge='virbr0'/>"
+	ld := func(text string) string {
+		return "<ld:network xmlns:ld='urn:libvirt-direct:1' " + text + "</ld:network>"
+	}
+	for name, c := range map[string]struct{ plug, group, meta, want string }{
+		"rate":                      {tap, "", ld("maxrate='100'>"), "maxrate='100', which is for virtual functions, and this is a tap"},
+		"of the portgroup":          {tap, "fast", ld("><ld:portgroup name='fast' spoofchk='yes'/>"), "spoofchk='yes', which"},
+		"of the profile":            {tap, "", ld("profile='gold'>"), "maxrate='100', which"},
+		"unknown profile":           {tap, "", ld("profile='glod'>"), "add [profile.glod]"},
+		"of another portgroup":      {tap, "slow", ld("><ld:portgroup name='fast' maxrate='1'/>"), ""},
+		"restricts nothing":         {tap, "", ld("trust='yes'>"), ""},
+		"empty":                     {"<plug type='direct' dev='ens1f1' mode='bridge'/>", "", ld(">"), ""},
+		"macvtap of another's port": {"<plug type='direct' dev='ens1f1' mode='bridge'/>", "slow", ld("><ld:portgroup name='fast' maxrate='1'/>"), ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, "[profile.gold]\nmaxrate = 100\n", "ens1f1")
+			err := w.runNetwork(step.PortCreated, portXML(uuidA, mac1, c.plug, c.group, c.meta))
+			require.NoError(t, w.runNetwork(step.PortDeleted, portXML(uuidA, mac1, c.plug, c.group, c.meta)))
+			if c.want == "" {
+				require.NoError(t, err)
+				return
+			}
+			require.ErrorContains(t, err, `network "pool": domain "vm a", NIC `+mac1)
+			require.ErrorContains(t, err, c.want)
+		})
+	}
+}
+
 func TestForNetworks(t *testing.T) {
 	for program, want := range map[string]bool{
 		"/etc/libvirt/hooks/network": true, "/etc/libvirt/hooks/network.d/50-libvirt-direct": true,

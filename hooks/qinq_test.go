@@ -114,6 +114,56 @@ func TestVLANsInVLANs(t *testing.T) {
 func itoa(n int) string { return strconv.Itoa(n) }
 
 // What several guests stand on goes with the last, at each level.
+// A device in the settings, without a VLAN, does not silently take the VLAN away that <source>
+// names, at the start or by rewriting.
+func TestDevOfASourceInAVLAN(t *testing.T) {
+	for _, words := range []string{"dev='nica'", "dev='enpb'", "dev='nica' own='hook'"} {
+		for _, source := range []string{"nica.10", "nica.10.20", "other.10"} {
+			w := newWorld(t, "", "nica", "enpb")
+			_, err := w.rewritten(domain(uuidA, vfWords(mac1, words), direct(mac1, source, "bridge")))
+			require.ErrorContains(t, err, "its <source> is VLAN ", "%s %s", words, source)
+			require.ErrorContains(t, err, "and no VLAN; say vlan='")
+			_, err = w.run(step.Prepare, domain(uuidA, vfWords(mac1, words), direct(mac1, source, "bridge")))
+			require.Error(t, err)
+		}
+	}
+	w := newWorld(t, "", "nica", "enpb")
+	for words, want := range map[string]string{
+		"dev='enpb' vlan='10'": "enpb.10", "dev='enpb.10'": "enpb.10", "dev='nica.10'": "nica.10", "dev='enpb' vlan='20'": "enpb.20",
+	} {
+		out, err := w.rewritten(domain(uuidA, vfWords(mac1, words), direct(mac1, "nica.10", "bridge")))
+		require.NoError(t, err, words)
+		require.Contains(t, out, "<source dev='"+want+"'", words)
+	}
+}
+
+// A VLAN of one device is not made under the name of another device's VLAN: the next guest that
+// names that one would be in the wrong network.
+func TestVLANIsNotCalledAsAnothersVLAN(t *testing.T) {
+	for name, c := range map[string]struct{ cfg, words, source string }{
+		"dev":                 {"", "dev='enpb' vlan='10'", "nica.10"},
+		"uplink":              {tunnels, "uplink='lan' vlan='10'", "nicb.10"},
+		"by an uplink's name": {tunnels, "dev='nicb' vlan='10'", "lan.10"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, c.cfg, "nica", "nicb", "enpb")
+			doc := domain(uuidA, vfWords(mac1, c.words), direct(mac1, c.source, "bridge"))
+			_, err := w.run(step.Prepare, doc)
+			require.ErrorIs(t, err, plan.ErrNotRewritten)
+			require.False(t, w.has(c.source))
+			out, err := w.rewritten(doc)
+			require.NoError(t, err)
+			w.must(step.Prepare, out)
+			w.must(step.Prepare, domain(uuidB, "", direct(mac2, c.source, "bridge")))
+			parent, _, _ := strings.Cut(c.source, ".")
+			if parent == "lan" {
+				parent = "enpb"
+			}
+			require.Equal(t, parent+" 10", w.stack(c.source))
+		})
+	}
+}
+
 func TestVLANsInVLANsAreShared(t *testing.T) {
 	inner := domain(uuidA, "", direct(mac1, "nica.10.20", "bridge"))
 	for name, other := range map[string]string{

@@ -74,6 +74,37 @@ func newCloneWorld(t *testing.T) *world {
 	return w
 }
 
+// Settings by alias stay with a clone's NIC. With a device of its own it gets identifiers of its own,
+// of the port in Open vSwitch and of the association; who has only another MAC keeps them.
+func TestClonesPortHasItsOwnIdentifiers(t *testing.T) {
+	const vsi = "<virtualport type='802.1Qbg'><parameters managerid='11' typeid='1' typeidversion='2' instanceid='" + interfaceID + "'/></virtualport>"
+	for name, nic := range map[string]string{
+		"Open vSwitch": onSwitch(mac1, "<alias name='ua-a'/>"),
+		"802.1Qbg":     direct(mac1, "nica", "vepa", vsi+"<alias name='ua-a'/>"),
+		"none":         direct(mac1, "nica", "vepa", "<alias name='ua-a'/>"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newCloneWorld(t)
+			w.withSwitch("ovsbr0")
+			original, err := w.rewritten(domain(uuidA, "<ld:nic alias='ua-a' own='hook' vlan='10'/>", nic))
+			require.NoError(t, err)
+			clone, said, err := w.repaired(cloned(original), nil, original)
+			require.NoError(t, err)
+			require.NotContains(t, clone, interfaceID)
+			require.Equal(t, name != "none", strings.Contains(strings.Join(said, "\n"), "its port gets an identifier of its own"))
+			again, _, err := w.repaired(clone, nil, original)
+			require.NoError(t, err)
+			require.Equal(t, clone, again)
+			same, _, err := w.repaired(original, nil, clone, cloned(original))
+			require.NoError(t, err)
+			require.Equal(t, original, same)
+			edited, _, err := w.repaired(strings.ReplaceAll(original, mac1, macB(1)), nil)
+			require.NoError(t, err)
+			require.Equal(t, name != "none", strings.Contains(edited, interfaceID))
+		})
+	}
+}
+
 // Whatever is known of the original, a clone gets its settings at the right places and a device
 // of its own, and runs beside it.
 func TestCloneIsRepaired(t *testing.T) {

@@ -60,6 +60,8 @@ func TestLostRestrictionsStopTheGuest(t *testing.T) {
 				require.ErrorContains(t, err, `domain "vm a", NIC `+mac2+": settings in <metadata> belong to no NIC: those of "+mac1+" (")
 				require.ErrorContains(t, err, "run: libvirt-direct rewrite --domain 'vm a'")
 				require.NotContains(t, err.Error(), "\n")
+				more := map[step.Op]string{step.Migrate: "virsh metadata 'vm a' urn:libvirt-direct:1 --live --key ld --edit", step.Restore: "virsh save-image-edit"}[op]
+				require.Contains(t, err.Error(), more, "rewrite changes the definition alone")
 			}
 			w.must(step.Reconnect, doc)
 			require.Contains(t, w.log.String(), "goes on, but: ")
@@ -98,6 +100,16 @@ func TestHarmlessStrays(t *testing.T) {
 			require.Contains(t, plan.DescribeStray(d, w.cfg, d.Stray[0]), "ignored")
 		})
 	}
+}
+
+// A MAC that cannot be read is said, not that settings have lost their NIC by it.
+func TestStrayBecauseOfABadMAC(t *testing.T) {
+	w := newWorld(t, "", "nica")
+	doc := domain(uuidA, vfWords(mac1, "vlan='7'"), strings.Replace(direct(mac1, "nica", "bridge"), mac1, strings.ReplaceAll(mac1, ":", "-"), 1))
+	_, err := w.rewritten(doc)
+	require.ErrorIs(t, err, xmlfilter.ErrNIC)
+	_, _, err = w.repaired(doc, nil)
+	require.ErrorIs(t, err, xmlfilter.ErrNIC)
 }
 
 // A guest that has nothing else from us than settings of a NIC that was detached depends on

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -180,6 +181,19 @@ func TestCloneOfAGuestThatDoesNotRun(t *testing.T) {
 	w.must(step.Prepare, ownedBy(uuidB, mac2, hooksName))
 	_, err = w.run(step.Prepare, ownedBy(uuidA, mac1, hooksName))
 	require.ErrorContains(t, err, `was made for domain "vm b"`)
+}
+
+// A clone that is started first takes the name of the original's device. The original is told whose
+// the fault is: rewriting it would change nothing.
+func TestOriginalOfACloneThatRuns(t *testing.T) {
+	w := newWorld(t, "", "nica")
+	nic := "<alias name='ua-a'/></interface>"
+	original, err := w.rewritten(domain(uuidA, "<ld:nic alias='ua-a' own='hook'/>", strings.Replace(direct(mac1, "nica", "bridge"), "</interface>", nic, 1)))
+	require.NoError(t, err)
+	w.must(step.Prepare, strings.NewReplacer(uuidA, uuidB, "vm a", "vm b", mac1, mac2).Replace(original))
+	_, err = w.run(step.Prepare, original)
+	require.ErrorIs(t, err, step.ErrInUse)
+	require.ErrorContains(t, err, `is this domain's own, and domain "vm b", a copy of it, has it now; stop that and run: libvirt-direct rewrite --domain 'vm b'`)
 }
 
 // Who is gone and has left its device is not taken for a reason for ever: gc removes it.

@@ -88,6 +88,8 @@ type NIC struct {
 	Bandwidth   bool // has <bandwidth>
 	Filter      bool // has <filterref>
 	Isolated    bool // <port isolated='yes'>
+	Script      bool // has <script>
+	TapPath     bool // <backend tap=>
 	Teaming     Teaming
 
 	// Settings are what the metadata says of this NIC; nil when it says nothing.
@@ -310,6 +312,8 @@ func readNIC(index int, e *element) NIC {
 		Bandwidth: e.child("bandwidth") != nil,
 		Filter:    e.child("filterref") != nil,
 		Isolated:  e.child("port").get("isolated") == "yes",
+		Script:    e.child("script").get("path") != "",
+		TapPath:   e.child("backend").get("tap") != "",
 		Teaming:   Teaming{Type: e.child("teaming").get("type"), Persistent: e.child("teaming").get("persistent")},
 		elem:      e,
 	}

@@ -135,6 +135,8 @@ func TestEditsOfOneElement(t *testing.T) {
 		"white space":              "<ld:nics xmlns:ld='urn:libvirt-direct:1'>\n  </ld:nics>",
 		"a comment":                "<ld:nics xmlns:ld='urn:libvirt-direct:1'><!-- c --></ld:nics>",
 		"CDATA":                    "<ld:nics xmlns:ld='urn:libvirt-direct:1'><![CDATA[ ]]></ld:nics>",
+		"text":                     "<ld:nics xmlns:ld='urn:libvirt-direct:1'>the guests' <![CDATA[ NICs]]></ld:nics>",
+		"text beside it":           "of web1 <ld:nics xmlns:ld='urn:libvirt-direct:1'/>",
 		"a processing instruction": "<ld:nics xmlns:ld='urn:libvirt-direct:1'>\n<?p i?>\n</ld:nics>",
 		"a default namespace":      "<nics xmlns='urn:libvirt-direct:1'/>",
 		"one nic":                  "<nics xmlns='urn:libvirt-direct:1'><nic mac='52:54:00:00:00:01'/></nics>",

@@ -51,16 +51,18 @@ type NetworkPort struct {
 }
 
 // Settings returns what holds for a port: its portgroup's settings, then the network's.
-// nil when there are none.
+// nil when nothing is set.
 func (n *Network) Settings(p *NetworkPort) *NetworkSettings {
-	all, group := n.settings[""], n.settings[p.Portgroup]
-	switch {
-	case group == nil:
-		return all
-	case all == nil || p.Portgroup == "":
-		return group
+	var s NetworkSettings
+	for _, of := range []*NetworkSettings{n.settings[p.Portgroup], n.settings[""]} {
+		if of != nil {
+			s = NetworkSettings{Profile: cmp.Or(s.Profile, of.Profile), VF: s.Override(of.VF)}
+		}
 	}
-	return &NetworkSettings{Profile: cmp.Or(group.Profile, all.Profile), VF: group.VF.Override(all.VF)}
+	if s == (NetworkSettings{}) {
+		return nil
+	}
+	return &s
 }
 
 // Pool reports whether it hands out devices of the host, rather than ports of a bridge.

@@ -35,6 +35,9 @@ type Change struct {
 	// WasDev replaces the device in what was kept by an earlier Rewrite, so that
 	// Undo on this host names this host's device.
 	WasDev string
+	// Instance replaces the identifiers of the port in what was kept by an earlier Rewrite, where
+	// they are another domain's.
+	Instance string
 	// Keep keeps what is changed in the metadata (<ld:was>), for Undo. What an
 	// earlier Rewrite kept stays.
 	Keep bool
@@ -115,6 +118,9 @@ func (d *Domain) rewrite(changes []Change, exact string) (*editor, error) {
 		}
 		if c.Ethernet != "" && n.Type == "ethernet" {
 			ed.dropKeptTarget(n.Settings.was)
+		}
+		if c.Instance != "" {
+			ed.renewPort(n.Settings.was, c.Instance)
 		}
 		if c.WasDev != "" && n.Settings.was != nil {
 			if s := plainChild(n.Settings.was, "source"); s != nil {
@@ -472,11 +478,11 @@ func (d *Domain) dropEmptied(ed *editor, emptied []*element) {
 	}
 	nics, meta := d.nicsElement(), d.root.child("metadata")
 	switch {
-	case len(emptied) < len(nics.children) || d.Wish != "":
+	case len(emptied) < len(nics.children) || d.Wish != "" || text(nics) != "":
 		for _, e := range emptied {
 			ed.remove(e)
 		}
-	case len(meta.children) > 1:
+	case len(meta.children) > 1 || text(meta) != "":
 		ed.remove(nics)
 	default:
 		ed.remove(meta)

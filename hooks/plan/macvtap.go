@@ -133,6 +133,9 @@ func (p macvtap) atDev(n *xmlfilter.NIC, s Settings) (*xmlfilter.NIC, error) {
 	if n.Type != "direct" || n.Source.Network != "" || s.Own || s.Dev == "" || s.Uplink != nil {
 		return n, nil
 	}
+	if err := p.leavesVLAN(n, s); err != nil {
+		return n, err
+	}
 	dev, _, ok := p.stack().reach(s.Dev)
 	if s.VLAN != 0 && !(dev.VF && cmp.Or(s.Mode, n.Source.Mode) == "passthrough") {
 		return n, nil
@@ -143,6 +146,19 @@ func (p macvtap) atDev(n *xmlfilter.NIC, s Settings) (*xmlfilter.NIC, error) {
 	at := *n
 	at.Source.Dev = dev.Name
 	return &at, nil
+}
+
+// leavesVLAN refuses settings that say a device in dev, and no VLAN, of a NIC whose <source>
+// names one: the guest would get what is not tagged, or what has another tag.
+func (p macvtap) leavesVLAN(n *xmlfilter.NIC, s Settings) error {
+	parent, vid, is := p.stack().splitVLAN(n.Source.Dev)
+	if !is || s.Dev == "" || s.Dev == n.Source.Dev || s.Uplink != nil || s.VLAN != 0 {
+		return nil
+	}
+	if _, _, too := p.stack().splitVLAN(s.Dev); too || p.host.Devices[s.Dev].Kind == "vlan" {
+		return nil
+	}
+	return step.Hint(step.ErrUnsuitable, "its <source> is VLAN %d of %s, and its settings say dev='%s' and no VLAN; say vlan='%[1]d' there, or <source dev='%[3]s'/>", vid, parent, s.Dev)
 }
 
 // altName lets libvirt find an uplink's device by the name that the domain uses.
@@ -198,18 +214,19 @@ func (p macvtap) assistedVLAN(n *xmlfilter.NIC, s Settings) error {
 	}
 	source, there := p.host.Devices[n.Source.Dev]
 	_, _, stacked := SplitVLAN(parent)
+	named, _, known := p.stack().reach(parent)
 	switch {
 	case there && source.Index == dev.Index:
 		return p.notRewritten(fmt.Sprintf("it asks for VLAN %d and its <source> is %s itself", s.VLAN, dev.Name))
 	case there && isVLAN && vid != s.VLAN && s.Uplink == nil && s.Dev == "" && source.Kind == "vlan":
 		return p.notRewritten(fmt.Sprintf("it asks for VLAN %d and its <source> is VLAN %d", s.VLAN, source.VLANID))
 	case there && (source.Kind != "vlan" || source.VLANID != s.VLAN || source.Parent != dev.Index || dev.Index == 0):
-		return step.Hint(step.ErrWrongDevice, "%s is not VLAN %d of %s", n.Source.Dev, s.VLAN, dev.Name)
+		return step.Hint(step.ErrWrongDevice, "%s is not VLAN %d of %s; run: libvirt-direct rewrite --domain %s", n.Source.Dev, s.VLAN, dev.Name, shellWord(p.domain.Name))
 	case !there && p.host.Called(p.cfg, n.Source.Dev) != nil: // the next guest that names it would be in the VLAN
 		return p.notRewritten(fmt.Sprintf("it asks for VLAN %d and its <source> is uplink %q itself", s.VLAN, p.host.Called(p.cfg, n.Source.Dev).Name))
 	case !there && isVLAN && vid != s.VLAN:
 		return p.notRewritten(fmt.Sprintf("it asks for VLAN %d and its <source> says %s", s.VLAN, n.Source.Dev))
-	case !there && stacked && dev.Name != parent:
+	case !there && isVLAN && (stacked && dev.Name != parent || known && named.Name != dev.Name): // likewise
 		return p.notRewritten(fmt.Sprintf("it asks for VLAN %d of %s and its <source> says %s", s.VLAN, dev.Name, n.Source.Dev))
 	}
 	return p.stack().vlan(n, n.Source.Dev, dev, s.VLAN)
@@ -328,6 +345,9 @@ func (p macvtap) locate(n *xmlfilter.NIC, s Settings) (place, error) {
 			return pl, step.Hint(step.ErrUnsuitable, "<vlan> says %d and its settings say %d", n.VLAN.Tags[0], pl.vid)
 		}
 		pl.vid = n.VLAN.Tags[0]
+	}
+	if err := p.leavesVLAN(n, s); err != nil {
+		return pl, err
 	}
 	if s.Uplink != nil {
 		s.Dev = "" // it goes before
@@ -452,7 +472,7 @@ func (p macvtap) convertOwned(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change,
 	if lower != "" {
 		c.Settings = newSettings(n, map[string]string{settings.NameDev: lower})
 	}
-	c.Ethernet = devices(p).newTarget(n)
+	devices(p).rename(n, &c)
 	return c, err
 }
 

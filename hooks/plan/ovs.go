@@ -269,7 +269,7 @@ func allowOVS(u *config.Uplink, v *ovs.VLAN) error {
 // by uplink.
 func (p ovsPort) convert(n *xmlfilter.NIC, s Settings) (c xmlfilter.Change, handled bool, err error) {
 	if n.Type == "ethernet" && s.Own && WasOnOVS(n) != nil {
-		c.Ethernet = devices(p).newTarget(n)
+		devices(p).rename(n, &c)
 		return c, true, nil // its settings name the uplink, or its bridge has one name everywhere
 	}
 	if !onOVS(n) {

@@ -78,6 +78,10 @@ func TestWhatLibvirtRefuses(t *testing.T) {
 		hostdevNIC + "<bandwidth><inbound average='1'/></bandwidth></interface>":   {"refuses <bandwidth>"},
 		macvtapNIC("<filterref filter='clean-traffic'/>"):                          {"ignores <filterref> here"},
 		hostdevNIC + "<filterref filter='clean-traffic'/></interface>":             {"ignores <filterref> here"},
+		bridgeNIC("<filterref filter='clean-traffic'/>" + port("openvswitch")):     {"refuses <filterref> on a bridge with <virtualport>"},
+		bridgeNIC("<script path='/etc/qemu-ifup'/>"):                               {"refuses <script> on this type"},
+		macvtapNIC("<script path='/etc/qemu-ifup'/>"):                              {"refuses <script> on this type"},
+		macvtapNIC("<backend tap='/dev/net/tun'/>"):                                {"refuses <backend tap=> on this type"},
 		macvtapNIC("<mtu size='1400'/>"):                                           {mtu},
 		hostdevNIC + "<mtu size='1400'/></interface>":                              {mtu},
 		macvtapNIC("<port isolated='yes'/>"):                                       {isolated},
@@ -118,6 +122,9 @@ func TestWhatLibvirtRefuses(t *testing.T) {
 		bridgeNIC(trunkVLANs + port("openvswitch")):                                                                nil,
 		"<interface type='ethernet'><target dev='x' managed='no'/><mtu size='1400'/></interface>":                  nil,
 		"<interface type='ethernet'><filterref filter='clean-traffic'/><bandwidth/></interface>":                   nil,
+		"<interface type='ethernet'><script path='/etc/qemu-ifup'/></interface>":                                   nil,
+		bridgeNIC("<backend tap='/dev/net/tun' vhost='/dev/vhost-net'/>"):                                          nil,
+		macvtapNIC("<backend vhost='/dev/vhost-net'/>"):                                                            nil,
 		"<interface type='user'><mtu size='1400'/></interface>":                                                    nil,
 	} {
 		var said []string

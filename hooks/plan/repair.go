@@ -30,6 +30,11 @@ type Known struct {
 // clear it fails with an error matching ErrStray that names the candidates. Why each is, it says
 // in a line.
 func Repair(d *xmlfilter.Domain, cfg *config.Config, known Known) ([]xmlfilter.Reassignment, []string, error) {
+	for i := range d.NICs {
+		if n := &d.NICs[i]; n.Err() != nil && n.MAC == "" { // it could be the one of some settings
+			return nil, nil, &NICError{Domain: d.Name, NIC: n.String(), Err: n.Err()}
+		}
+	}
 	r := &repair{domain: d, cfg: cfg, known: known, of: map[int]match{}, taken: map[int]bool{}}
 	for _, find := range []func() error{r.said, r.named, r.placed} {
 		if err := find(); err != nil {

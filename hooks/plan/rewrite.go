@@ -2,6 +2,7 @@ package plan
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"strings"
 
@@ -85,7 +86,7 @@ func Remap(d *xmlfilter.Domain, cfg *config.Config, host Snapshot, from Origin) 
 	host.Origin = from
 	p := newPlanner("", d, cfg, host)
 	if err := strays(d, cfg); err != nil {
-		return nil, nil, err
+		return nil, nil, runsElsewhere(d, from, err)
 	}
 	var changes []xmlfilter.Change
 	err := eachNIC(d, false, func(i int, n *xmlfilter.NIC) error {
@@ -99,6 +100,15 @@ func Remap(d *xmlfilter.Domain, cfg *config.Config, host Snapshot, from Origin) 
 		return nil, nil, err
 	}
 	return changes, p.steps, nil
+}
+
+// runsElsewhere adds to an error about a domain's settings how those of a guest are changed that
+// runs, or is saved: rewrite changes the definition alone.
+func runsElsewhere(d *xmlfilter.Domain, from Origin, err error) error {
+	if from == Elsewhere {
+		return fmt.Errorf("%w; and where it runs: virsh metadata %s %s --live --key ld --edit", err, shellWord(d.Name), xmlfilter.Namespace)
+	}
+	return fmt.Errorf("%w; and for what is saved: virsh save-image-edit FILE", err)
 }
 
 func (p *planner) remap(n *xmlfilter.NIC) (Rename, error) {

@@ -120,6 +120,9 @@ func strays(d *xmlfilter.Domain, cfg *config.Config) error {
 	for _, s := range d.Stray {
 		kinds, text := restriction(cfg, s)
 		if n := meant(nics, kinds, ownsDevice(cfg, s.NIC)); n != nil {
+			if err := n.Err(); err != nil { // its MAC, perhaps
+				return &NICError{Domain: d.Name, NIC: n.String(), Err: err}
+			}
 			return &NICError{Domain: d.Name, NIC: n.String(), Err: step.Hint(ErrStray,
 				"those of %s (%s) may be meant for this one, which has none, as after virt-clone; run: libvirt-direct rewrite --domain %s", s.Key, text, shellWord(d.Name))}
 		}

@@ -107,6 +107,8 @@ func (p devices) others() error {
 			err = step.Hint(step.ErrInUse, "%s is a device of the helper's (%s); leave its <target dev=> out", n.Target, o.Helper)
 		case o != nil && o.Unreadable:
 			err = step.Hint(step.ErrInUse, "%s is claimed by domain %s, whose journal cannot be read; %s, or see libvirt-direct status --claims", n.Target, o.Domain, p.ownTarget(n))
+		case o != nil && n.Managed == "no" && p.namedHere(n):
+			err = step.Hint(step.ErrInUse, "%s is this domain's own, and domain %q, a copy of it, has it now; stop that and run: libvirt-direct rewrite --domain %s, or libvirt-direct gc if it is gone", n.Target, o.Domain, shellWord(o.Domain))
 		case o != nil:
 			err = step.Hint(step.ErrInUse, "%s was made for domain %q; %s, or libvirt-direct gc if that domain is gone", n.Target, o.Domain, p.ownTarget(n))
 		}
@@ -168,7 +170,7 @@ func orphaned(d *xmlfilter.Domain) error {
 func (p devices) newTarget(n *xmlfilter.NIC) string {
 	own := targetName(p.domain, n)
 	switch {
-	case n.Managed == "no" && namedFor(n.Target, owner(p.domain), n.MAC, p.domain.NICs): // with the alias of today, or before it got that
+	case n.Managed == "no" && p.namedHere(n):
 		return ""
 	case n.Target == "" || hookNamed(n.Target) || p.host.Targets[n.Target].Owner != nil:
 		return own
@@ -176,6 +178,24 @@ func (p devices) newTarget(n *xmlfilter.NIC) string {
 		return n.Target
 	}
 	return ""
+}
+
+// rename gives a hook-owned NIC its own device, and, where the one that it has is known to be
+// another domain's, so that this is a copy of that, its own identifiers of the port.
+func (p devices) rename(n *xmlfilter.NIC, c *xmlfilter.Change) {
+	c.Ethernet = p.newTarget(n)
+	if c.Ethernet == "" || p.host.Targets[n.Target].Owner == nil || n.Settings == nil || n.Settings.Was == nil {
+		return
+	}
+	if v := n.Settings.Was.VirtualPort; v != nil && v.Parameters["interfaceid"]+v.Parameters["instanceid"] != "" {
+		c.Instance = instance(p.domain, n)
+	}
+}
+
+// namedHere reports whether the hook has named a NIC's device for it: with the alias of today, or
+// before it got that.
+func (p devices) namedHere(n *xmlfilter.NIC) bool {
+	return namedFor(n.Target, owner(p.domain), n.MAC, p.domain.NICs)
 }
 
 // namedFor reports whether the hook has named a device for a NIC with a MAC, of a domain: by
