@@ -96,12 +96,10 @@ func (h networkPort) tap(n *xmlfilter.Network) error {
 		return nil
 	}
 	vf, _, err := h.profiled(wanted)
-	if err == nil {
-		for _, s := range (settings.NIC{VF: vf}).Restricting() {
-			text, _ := s.Text(settings.NIC{VF: vf})
-			err = step.Hint(step.ErrUnsuitable, "the network's settings say %s='%s', which is for virtual functions, and this is a tap; take it out of them", s.Name, text)
-			break
-		}
+	of := settings.NIC{VF: vf}
+	if restricting := of.Restricting(); err == nil && len(restricting) > 0 {
+		text, _ := restricting[0].Text(of)
+		err = step.Hint(step.ErrUnsuitable, "the network's settings say %s='%s', which is for virtual functions, and this is a tap; take it out of them", restricting[0].Name, text)
 	}
 	if err != nil {
 		return &plan.NICError{Domain: h.Owner, NIC: "NIC " + h.MAC, Err: err}

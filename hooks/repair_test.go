@@ -266,6 +266,31 @@ func TestChosenNameIsOneDomains(t *testing.T) {
 	w.must(step.Prepare, clone)
 }
 
+// A hook-owned NIC that is written without a device, or with one that libvirt would make, gets it
+// by rewriting, and undoing gives the original's bytes.
+func TestDeviceOfANewHookOwnedNIC(t *testing.T) {
+	for _, nic := range []string{
+		"<interface type='ethernet'><mac address='" + mac1 + "'/></interface>",
+		"<interface type='ethernet'><mac address='" + mac1 + "'/><target dev='" + usersName + "'/></interface>",
+		"<interface type='ethernet'><mac address='" + mac1 + "'/>\n<model type='virtio'/>\n</interface>",
+	} {
+		w := newCloneWorld(t)
+		doc := domain(uuidA, vfWords(mac1, "own='hook' dev='nica'"), nic)
+		out, err := w.rewritten(doc)
+		require.NoError(t, err)
+		require.Contains(t, out, "managed='no'")
+		again, err := w.rewritten(out)
+		require.NoError(t, err)
+		require.Equal(t, out, again)
+		w.must(step.Prepare, out)
+		d, err := xmlfilter.Parse([]byte(out))
+		require.NoError(t, err)
+		back, err := d.Undo()
+		require.NoError(t, err)
+		require.Equal(t, doc, string(back))
+	}
+}
+
 // A port of Open vSwitch has an identity of its own, too.
 func TestClonedPortHasItsOwnIdentity(t *testing.T) {
 	w := newCloneWorld(t)

@@ -43,6 +43,13 @@ type Change struct {
 	Keep bool
 }
 
+// Renames reports whether a hook-owned NIC's device gets another name: it had another domain's,
+// or that is gone.
+func (c Change) Renames(n *NIC) bool {
+	kept := n.Settings != nil && n.Settings.was != nil
+	return c.Ethernet != "" && n.Type == "ethernet" && n.Target != c.Ethernet && (n.Target != "" || kept)
+}
+
 // Rewrite returns the domain document with the changes made, and every other byte
 // as it was. When there is nothing to change it returns the original bytes. A value
 // that XML cannot hold is an error matching ErrNIC.
@@ -54,7 +61,7 @@ func (d *Domain) Rewrite(changes []Change) ([]byte, error) {
 	doc := ed.bytes(d.root)
 	kept := slices.ContainsFunc(changes, func(c Change) bool { return c.Keep })
 	// What had another guest's device does not get that back.
-	renamed := slices.ContainsFunc(changes, func(c Change) bool { return c.Ethernet != "" && d.NICs[c.NIC].Type == "ethernet" })
+	renamed := slices.ContainsFunc(changes, func(c Change) bool { return c.Renames(&d.NICs[c.NIC]) })
 	if kept && !renamed && !bytes.Equal(doc, d.doc) {
 		doc = d.exactly(doc, func(exact string) *editor {
 			ed, _ := d.rewrite(changes, exact) // as before
@@ -116,7 +123,7 @@ func (d *Domain) rewrite(changes []Change, exact string) (*editor, error) {
 		if was != "" {
 			ed.appendChild(n.Settings.elem, was)
 		}
-		if c.Ethernet != "" && n.Type == "ethernet" {
+		if c.Renames(n) {
 			ed.dropKeptTarget(n.Settings.was)
 		}
 		if c.Instance != "" {

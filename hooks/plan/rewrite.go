@@ -25,7 +25,7 @@ func Rewrite(d *xmlfilter.Domain, cfg *config.Config, host Snapshot) ([]xmlfilte
 	err := eachNIC(d, false, func(i int, n *xmlfilter.NIC) error {
 		c, err := p.convert(n)
 		if c.SourceDev != "" || c.SourceBridge != "" || c.SourceMode != "" || c.DropVLAN || c.DropVirtualPort || c.Ethernet != "" || len(c.Settings) > 0 {
-			c.NIC, c.Keep = i, n.Type != "ethernet" || c.Ethernet == "" // not the name of another guest's device
+			c.NIC, c.Keep = i, !c.Renames(n) // not the name of another guest's device
 			changes = append(changes, c)
 		}
 		return err
