@@ -133,7 +133,7 @@ func (p macvtap) atDev(n *xmlfilter.NIC, s Settings) (*xmlfilter.NIC, error) {
 	if n.Type != "direct" || n.Source.Network != "" || s.Own || s.Dev == "" || s.Uplink != nil {
 		return n, nil
 	}
-	if err := p.leavesVLAN(n, s); err != nil {
+	if err := p.agreesOnVLAN(n, s); err != nil {
 		return n, err
 	}
 	dev, _, ok := p.stack().reach(s.Dev)
@@ -148,17 +148,25 @@ func (p macvtap) atDev(n *xmlfilter.NIC, s Settings) (*xmlfilter.NIC, error) {
 	return &at, nil
 }
 
-// leavesVLAN refuses settings that say a device in dev, and no VLAN, of a NIC whose <source>
-// names one: the guest would get what is not tagged, or what has another tag.
-func (p macvtap) leavesVLAN(n *xmlfilter.NIC, s Settings) error {
-	parent, vid, is := p.stack().splitVLAN(n.Source.Dev)
-	if !is || s.Dev == "" || s.Dev == n.Source.Dev || s.Uplink != nil || s.VLAN != 0 {
-		return nil
+// agreesOnVLAN refuses settings that name a device and no VLAN, or a VLAN and no device, of a NIC
+// whose <source> is a VLAN, unless they say the same. In the first case the guest would get what
+// is not tagged, or has another tag. In the second, rewrite may have made that <source> for
+// settings that were changed since, or theirs is to be a VLAN in it.
+func (p macvtap) agreesOnVLAN(n *xmlfilter.NIC, s Settings) error {
+	parent, vid, named := p.stack().splitVLAN(n.Source.Dev)
+	is := named
+	if dev := p.host.Devices[n.Source.Dev]; !named && dev.Kind == "vlan" && dev.Below != nil && p.host.Called(p.cfg, n.Source.Dev) == nil {
+		parent, vid, is = dev.Below.Name, dev.VLANID, true
 	}
-	if _, _, too := p.stack().splitVLAN(s.Dev); too || p.host.Devices[s.Dev].Kind == "vlan" {
-		return nil
+	switch _, _, too := p.stack().splitVLAN(s.Dev); {
+	case !is || s.Uplink != nil || s.Dev == n.Source.Dev:
+	case s.Dev == "" && s.VLAN != 0 && s.VLAN != vid && n.Type == "direct" && n.VLAN == nil:
+		return step.Hint(step.ErrUnsuitable, "its <source> is VLAN %d of %s, and its settings say vlan='%d' and no device; say dev='%[2]s' there for VLAN %[3]d, or <source dev='%[4]s.%[3]d'/> for VLAN %[3]d in VLAN %[1]d",
+			vid, parent, s.VLAN, n.Source.Dev)
+	case named && s.Dev != "" && s.VLAN == 0 && !too && p.host.Devices[s.Dev].Kind != "vlan":
+		return step.Hint(step.ErrUnsuitable, "its <source> is VLAN %d of %s, and its settings say dev='%s' and no VLAN; say vlan='%[1]d' there, or <source dev='%[3]s'/>", vid, parent, s.Dev)
 	}
-	return step.Hint(step.ErrUnsuitable, "its <source> is VLAN %d of %s, and its settings say dev='%s' and no VLAN; say vlan='%[1]d' there, or <source dev='%[3]s'/>", vid, parent, s.Dev)
+	return nil
 }
 
 // altName lets libvirt find an uplink's device by the name that the domain uses.
@@ -207,6 +215,9 @@ func (p macvtap) namedVLAN(n *xmlfilter.NIC, s Settings) error {
 // assistedVLAN plans for a NIC whose settings name the VLAN; <source dev=> then is just
 // what its sub-interface is called.
 func (p macvtap) assistedVLAN(n *xmlfilter.NIC, s Settings) error {
+	if err := p.agreesOnVLAN(n, s); err != nil {
+		return err
+	}
 	parent, vid, isVLAN := SplitVLAN(n.Source.Dev)
 	dev, err := p.parent(s, cmp.Or(parent, n.Source.Dev))
 	if err != nil {
@@ -218,8 +229,6 @@ func (p macvtap) assistedVLAN(n *xmlfilter.NIC, s Settings) error {
 	switch {
 	case there && source.Index == dev.Index:
 		return p.notRewritten(fmt.Sprintf("it asks for VLAN %d and its <source> is %s itself", s.VLAN, dev.Name))
-	case there && isVLAN && vid != s.VLAN && s.Uplink == nil && s.Dev == "" && source.Kind == "vlan":
-		return p.notRewritten(fmt.Sprintf("it asks for VLAN %d and its <source> is VLAN %d", s.VLAN, source.VLANID))
 	case there && (source.Kind != "vlan" || source.VLANID != s.VLAN || source.Parent != dev.Index || dev.Index == 0):
 		return step.Hint(step.ErrWrongDevice, "%s is not VLAN %d of %s; run: libvirt-direct rewrite --domain %s", n.Source.Dev, s.VLAN, dev.Name, shellWord(p.domain.Name))
 	case !there && p.host.Called(p.cfg, n.Source.Dev) != nil: // the next guest that names it would be in the VLAN
@@ -346,7 +355,7 @@ func (p macvtap) locate(n *xmlfilter.NIC, s Settings) (place, error) {
 		}
 		pl.vid = n.VLAN.Tags[0]
 	}
-	if err := p.leavesVLAN(n, s); err != nil {
+	if err := p.agreesOnVLAN(n, s); err != nil {
 		return pl, err
 	}
 	if s.Uplink != nil {
