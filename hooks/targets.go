@@ -14,8 +14,8 @@ import (
 	"libvirt-direct/xmlfilter"
 )
 
-// helperAlias begins the alias of the helper's devices; who asked for it follows.
-const helperAlias = "qemu-direct-helper: "
+// HelperAlias begins the alias of the helper's devices; who asked for it follows.
+const HelperAlias = "qemu-direct-helper: "
 
 // targets looks whose the devices are that a domain's NICs name by <target dev=>. What cannot
 // be told stands in nobody's way.
@@ -66,7 +66,7 @@ func ownerOf(dir *journal.Dir, uuid string, t plan.Target, l link.Link) *plan.Ow
 		}
 		return &plan.Owner{Domain: whose}
 	}
-	if who, helpers := strings.CutPrefix(l.Alias, helperAlias); helpers {
+	if who, helpers := strings.CutPrefix(l.Alias, HelperAlias); helpers {
 		return &plan.Owner{Helper: who}
 	}
 	claims, err := claimsTo(dir, "link/"+t.Name)

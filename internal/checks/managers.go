@@ -43,8 +43,7 @@ func onGuestsDevices(ctx context.Context, k *link.Conn) (found []Finding) {
 		return []Finding{finding(Fault, "managers", "%s", hooks.OneLine(err))}
 	}
 	for _, l := range all {
-		// The helper's alias for a sub-interface begins in the same way.
-		if l.Alias != step.Alias && !strings.HasPrefix(l.Alias, step.Alias+" ") {
+		if !forGuests(l) {
 			continue
 		}
 		presence, err := k.Presence(ctx, l)
@@ -63,6 +62,12 @@ func onGuestsDevices(ctx context.Context, k *link.Conn) (found []Finding) {
 		}
 	}
 	return found
+}
+
+// forGuests reports whether the hook or the helper has made a device, by its alias. The helper's
+// for a sub-interface begins as the hook's.
+func forGuests(l link.Link) bool {
+	return l.Alias == step.Alias || strings.HasPrefix(l.Alias, step.Alias+" ") || strings.HasPrefix(l.Alias, hooks.HelperAlias)
 }
 
 func by(who string) string {
