@@ -195,6 +195,9 @@ func TestRepairDoesNotGuess(t *testing.T) {
 			domain(uuidA, isolated, bridged(mac1, "br0", "")+bridged(mac2, "br0", "")),
 			domain(uuidC, isolated, bridged(mac2, "br0", "")+bridged(mac1, "br0", "")),
 		}, `domains "vm a" and "vm c" both have ` + mac1},
+		"the original's NICs are in another order since": {domain(uuidB, isolated, inSlot(bridged(mac3, "br0", ""), 1)+inSlot(bridged(mac4, "br0", ""), 2)), []string{
+			domain(uuidA, isolated, inSlot(bridged(mac2, "br0", ""), 2)+inSlot(bridged(mac1, "br0", ""), 1)),
+		}, "may be meant for NIC " + mac3 + " or NIC " + mac4},
 		"two settings, one NIC": {domain(uuidB, isolated+"<ld:nic mac='"+mac2+"' vlan='7'/>", bridged(mac3, "br0", "")),
 			[]string{domain(uuidA, isolated, bridged(mac1, "br0", "")+bridged(mac2, "br0", ""))}, "may be meant for NIC " + mac3},
 		"a device of the hook's without settings": {domain(uuidB, "", owned(mac3, hooksName)), nil, "and it has none; add its <nic> to <metadata>"},
@@ -206,6 +209,11 @@ func TestRepairDoesNotGuess(t *testing.T) {
 			require.NotContains(t, err.Error(), "\n")
 		})
 	}
+}
+
+// inSlot is a NIC with the address that libvirt gives it in the guest.
+func inSlot(nic string, slot int) string {
+	return strings.Replace(nic, "</interface>", "<address type='pci' domain='0x0000' bus='0x0"+itoa(slot)+"' slot='0x00' function='0x0'/></interface>", 1)
 }
 
 // A NIC whose MAC somebody has changed is known by the name that its device has.

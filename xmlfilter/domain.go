@@ -91,6 +91,7 @@ type NIC struct {
 	Script      bool // has <script>
 	TapPath     bool // <backend tap=>
 	Teaming     Teaming
+	Slot        string // <address>, where the guest sees it, as written; "" when the document has none
 
 	// Settings are what the metadata says of this NIC; nil when it says nothing.
 	Settings *Settings
@@ -316,6 +317,11 @@ func readNIC(index int, e *element) NIC {
 		TapPath:   e.child("backend").get("tap") != "",
 		Teaming:   Teaming{Type: e.child("teaming").get("type"), Persistent: e.child("teaming").get("persistent")},
 		elem:      e,
+	}
+	if a := e.child("address"); a != nil {
+		for _, name := range []string{"type", "domain", "bus", "slot", "function", "cssid", "ssid", "devno"} {
+			n.Slot = strings.TrimSpace(n.Slot + " " + a.get(name))
+		}
 	}
 	if a := source.child("address"); a != nil && a.get("type") == "pci" {
 		n.Source.PCI = n.pci(a)

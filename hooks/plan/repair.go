@@ -205,10 +205,12 @@ func (r *repair) placed() error {
 }
 
 // alike reports whether two domains have the same NICs at the same places, but for what a clone
-// has for itself.
+// has for itself. A clone keeps where the guest sees them: if one of the two has been given its NICs
+// anew since, in another order, that shows it.
 func alike(a, b *xmlfilter.Domain) bool {
 	return slices.EqualFunc(a.NICs, b.NICs, func(x, y xmlfilter.NIC) bool {
-		return x.Type == y.Type && x.Model == y.Model && x.Source.Bridge == y.Source.Bridge && x.Source.Network == y.Source.Network && x.Source.Mode == y.Source.Mode
+		slot := x.Slot == y.Slot || x.Slot == "" || y.Slot == ""
+		return slot && x.Type == y.Type && x.Model == y.Model && x.Source.Bridge == y.Source.Bridge && x.Source.Network == y.Source.Network && x.Source.Mode == y.Source.Mode
 	})
 }
 
