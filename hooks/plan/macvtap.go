@@ -86,7 +86,10 @@ func (p macvtap) assisted(n *xmlfilter.NIC, s Settings) error {
 	if s.Mode != "" && s.Mode != cmp.Or(n.Source.Mode, "vepa") {
 		return p.notRewritten(fmt.Sprintf("it asks for mode %s and its <source> says %s", s.Mode, cmp.Or(n.Source.Mode, "vepa")))
 	}
-	if !config.ValidIfname(n.Source.Dev) {
+	switch {
+	case n.Source.Dev == "":
+		return noDevice("")
+	case !config.ValidIfname(n.Source.Dev):
 		return step.Hint(ErrNoDevice, "%q is no device name", n.Source.Dev)
 	}
 	if s.VLAN != 0 {

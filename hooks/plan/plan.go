@@ -167,6 +167,9 @@ func (p *planner) find(name string) (Device, bool) {
 }
 
 func noDevice(name string) error {
+	if name == "" {
+		return step.Hint(ErrNoDevice, "neither <source dev=> nor its settings name one; say <source dev='…'/>, or uplink='…' in its settings")
+	}
 	return step.Hint(ErrNoDevice, "%q; say what it is here: [uplink.NAME] device = \"…\", also = [%q] in %s", name, name, config.Path)
 }
 
