@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path"
@@ -10,9 +11,10 @@ import (
 	"testing"
 	"time"
 
-	"libvirt-direct/integration/host/hosttest"
-
+	"github.com/digitalocean/go-libvirt"
 	"github.com/stretchr/testify/require"
+
+	"libvirt-direct/integration/host/hosttest"
 )
 
 // Whatever libvirt takes as a name, the hook does.
@@ -84,6 +86,64 @@ func TestTwins(t *testing.T) {
 	require.Len(t, h.macvtaps(), 2)
 	h.stop("g")
 	h.RequireUnchanged(before)
+}
+
+// Programs beside the hook that read, pass on, change or say nothing of the XML that it filters.
+func TestNeighboursOfTheFilter(t *testing.T) {
+	ctx := hosttest.Deadline(t, 2*time.Minute)
+	h := newFixture(ctx, t, "a", conf)
+	newLAN(ctx, t, plug{h, "nica"})
+	h.MustStartLibvirtd()
+	before := h.MustSnapshot()
+	d := tiny("g", direct(1, "nica", "bridge"))
+	d.UUID = uuid
+	h.MustDefine(d)
+	image := path.Join(t.TempDir(), "image")
+	elsewhere := strings.Replace(d.XML(), "dev='nica'", "dev='enpb'", 1)
+	h.MustWrite("/run/elsewhere.xml", 0o644, elsewhere)
+	const quiet, passes, fails = "cat >/dev/null", "cat", "cat >/dev/null; exit 3"
+	for name, c := range map[string]struct {
+		main, first, last string // beside the hook, which is between the two in qemu.d
+		fails             bool
+	}{
+		"quiet":                    {main: quiet, last: quiet},
+		"passing it on":            {main: passes, first: passes, last: passes},
+		"reads nothing":            {main: "exit 0", last: "exit 0"},
+		"another name of the host": {main: "exec sed s/enpb/storage/", last: quiet},
+		"fails behind ours":        {main: quiet, last: fails, fails: true},
+		"fails before ours":        {main: fails, fails: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := h.in(t)
+			h.start("g")
+			h.MustVirsh("save", "g", image)
+			require.NoError(t, h.WaitState(ctx, "g", libvirt.DomainShutoff))
+			h.MustRun("mkdir", "-p", hookPath+".d")
+			for file, script := range map[string]string{hookPath: c.main, hookPath + ".d/10-first": c.first, hookPath + ".d/99-last": c.last} {
+				if script != "" {
+					h.MustWrite(file, 0o755, "#!/bin/sh\n[ \"$2\" = restore ] || exit 0\n"+script+"\n")
+				}
+			}
+			require.NoError(t, h.CopyFile(ctx, hookPath+".d/50-libvirt-direct", 0o755, program(t, "qemu-hook")))
+			t.Cleanup(func() {
+				h.MustRun("rm", "-r", hookPath+".d")
+				require.NoError(t, h.CopyFile(context.WithoutCancel(ctx), hookPath, 0o755, program(t, "qemu-hook")))
+			})
+			_, err := h.Virsh(ctx, "restore", image, "--xml", "/run/elsewhere.xml")
+			if c.fails {
+				require.Error(t, err)
+				h.RequireUnchanged(before)
+				return
+			}
+			require.NoError(t, err)
+			require.Len(t, h.macvtaps(), 1)
+			for _, m := range h.macvtaps() {
+				require.Equal(t, "nica", m["parent"])
+			}
+			h.stop("g")
+			h.RequireUnchanged(before)
+		})
+	}
 }
 
 // A session daemon runs the same hook as an ordinary user.
