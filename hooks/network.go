@@ -64,6 +64,10 @@ func (h *Hook) RunNetwork(ctx context.Context, c NetworkCall) error {
 		return nil
 	}
 	port := networkPort{h, p}
+	if name := n.Stray(p); name != "" && c.Op == step.PortCreated && p.OwnerUUID != "" {
+		return fmt.Errorf("network %q: %w", c.Network, &plan.NICError{Domain: p.Owner, NIC: "NIC " + p.MAC, Err: step.Hint(plan.ErrStray,
+			"the network's metadata has some for portgroup %q, which it does not have; name it as it is called in <network>, or take it out", name)})
+	}
 	if tap := p.Dev == "" && p.PCI == ""; tap && c.Op == step.PortCreated {
 		err = port.tap(n)
 	} else if tap {

@@ -20,7 +20,8 @@ func portXML(uuid, mac, plug, group, meta string) string {
 		meta = "<metadata>" + meta + "</metadata>"
 	}
 	return "<hookData><network connections='1'><name>pool</name><uuid>cccccccc-0000-4000-8000-000000000001</uuid>" + meta +
-		"<forward dev='vf0' mode='passthrough'><interface dev='vf0' connections='1'/></forward></network>" +
+		"<forward dev='vf0' mode='passthrough'><interface dev='vf0' connections='1'/></forward>" +
+		"<portgroup name='fast'/><portgroup name='slow'/></network>" +
 		"<networkport><uuid>cccccccc-0000-4000-8000-000000000002</uuid><owner><name>vm " + uuid[:1] + "</name><uuid>" + uuid + "</uuid></owner>" +
 		"<group>" + group + "</group><mac address='" + mac + "'/>" + plug + "</networkport></hookData>"
 }
@@ -149,6 +150,10 @@ func TestNetworkWordsOfTaps(t *testing.T) {
 		"of the profile":            {tap, "", ld("profile='gold'>"), "maxrate='100', which"},
 		"unknown profile":           {tap, "", ld("profile='glod'>"), "add [profile.glod]"},
 		"of another portgroup":      {tap, "slow", ld("><ld:portgroup name='fast' maxrate='1'/>"), ""},
+		"misspelt portgroup":        {tap, "fast", ld("><ld:portgroup name='fsat' maxrate='1'/>"), `portgroup "fsat", which it does not have`},
+		"misspelt, a macvtap's":     {"<plug type='direct' dev='ens1f1' mode='bridge'/>", "", ld("><ld:portgroup name='fsat' profile='gold'/>"), `portgroup "fsat"`},
+		"misspelt, own are there":   {tap, "slow", ld("><ld:portgroup name='fsat' maxrate='1'/><ld:portgroup name='slow' trust='yes'/>"), ""},
+		"misspelt, no restriction":  {tap, "fast", ld("><ld:portgroup name='fsat' trust='yes'/>"), ""},
 		"restricts nothing":         {tap, "", ld("trust='yes'>"), ""},
 		"empty":                     {"<plug type='direct' dev='ens1f1' mode='bridge'/>", "", ld(">"), ""},
 		"macvtap of another's port": {"<plug type='direct' dev='ens1f1' mode='bridge'/>", "slow", ld("><ld:portgroup name='fast' maxrate='1'/>"), ""},

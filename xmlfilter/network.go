@@ -2,8 +2,11 @@ package xmlfilter
 
 import (
 	"cmp"
+	"encoding/xml"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"libvirt-direct/internal/settings"
@@ -24,6 +27,7 @@ type Network struct {
 	Devices, PFs, PCI []string
 
 	settings map[string]*NetworkSettings // by portgroup, "" for the network itself
+	groups   []string                    // its portgroups
 }
 
 // NetworkSettings are what a network's metadata says of the virtual functions that the
@@ -63,6 +67,22 @@ func (n *Network) Settings(p *NetworkPort) *NetworkSettings {
 		return nil
 	}
 	return &s
+}
+
+// Stray returns the name of a portgroup that the network does not have, and whose settings, which
+// restrict, may be meant for a port: a misspelt one, or one that was renamed. "" where none can
+// be, as for a port whose portgroup has settings of its own.
+func (n *Network) Stray(p *NetworkPort) string {
+	if n.settings[p.Portgroup] != nil && p.Portgroup != "" {
+		return ""
+	}
+	for _, name := range slices.Sorted(maps.Keys(n.settings)) {
+		s := n.settings[name]
+		if restricts := s.Profile != "" || len((settings.NIC{VF: s.VF}).Restricting()) > 0; name != "" && restricts && !slices.Contains(n.groups, name) {
+			return name
+		}
+	}
+	return ""
 }
 
 // Pool reports whether it hands out devices of the host, rather than ports of a bridge.
@@ -130,6 +150,11 @@ func readNetwork(e *element) (*Network, error) {
 					n.PCI = append(n.PCI, address)
 				}
 			}
+		}
+	}
+	for _, c := range e.children {
+		if c.name == (xml.Name{Local: "portgroup"}) {
+			n.groups = append(n.groups, c.get("name"))
 		}
 	}
 	meta := e.child("metadata")
