@@ -59,7 +59,7 @@ check: ## run the tests that need neither root nor daemons (under a minute)
 	$(GO) test ./...
 
 # Each phase runs even if one before it failed; the last lines are go test's own.
-test: deps-test ## run every test, installing what it lacks (root; under 25 minutes)
+test: deps-test ## run every test, installing what it lacks (root; about half an hour)
 	@begin=$$(date +%s); status=0; \
 	phase() { \
 		now=$$(($$(date +%s) - begin)); printf '== [%02d:%02d] %s\n' $$((now / 60)) $$((now % 60)) "$$2"; \
