@@ -211,6 +211,21 @@ func TestRepairDoesNotGuess(t *testing.T) {
 	}
 }
 
+// A logical port of OVN is one guest's: the switch would give it to whichever started last.
+func TestClonesLogicalPortIsItsOwn(t *testing.T) {
+	w := newCloneWorld(t)
+	settings := func(mac, port string) string {
+		return "<ld:nic mac='" + mac + "' ifaceid='" + port + "' isolated='yes'/>"
+	}
+	original := domain(uuidA, settings(mac1, "ls0-web"), onSwitch(mac1))
+	_, _, err := w.repaired(domain(uuidB, settings(mac1, "ls0-web"), onSwitch(mac2)), nil, original)
+	require.ErrorContains(t, err, "NIC "+mac2+": settings in <metadata> belong to no NIC: those of "+mac1+
+		" say ifaceid='ls0-web', which is a logical port of domain \"vm a\"; name this domain's own there: virsh edit 'vm b'")
+	after, _, err := w.repaired(domain(uuidB, settings(mac1, "ls0-web2"), onSwitch(mac2)), nil, original)
+	require.NoError(t, err)
+	require.Contains(t, after, settings(mac2, "ls0-web2"))
+}
+
 // inSlot is a NIC with the address that libvirt gives it in the guest.
 func inSlot(nic string, slot int) string {
 	return strings.Replace(nic, "</interface>", "<address type='pci' domain='0x0000' bus='0x0"+itoa(slot)+"' slot='0x00' function='0x0'/></interface>", 1)

@@ -54,6 +54,9 @@ func Repair(d *xmlfilter.Domain, cfg *config.Config, known Known) ([]xmlfilter.R
 			why = append(why, fmt.Sprintf("the settings of %s go, as --settings says", s.Key))
 			continue
 		}
+		if of := r.portOf(s.IfaceID); of != "" {
+			return nil, nil, r.refuse(&d.NICs[m.nic], "those of %s say ifaceid='%s', which is a logical port of domain %q; name this domain's own there: virsh edit %s", s.Key, s.IfaceID, of, shellWord(d.Name))
+		}
 		a := xmlfilter.Reassignment{Stray: i, NIC: m.nic}
 		if r.cloned {
 			a.Instance = instance(d, &d.NICs[m.nic])
@@ -62,6 +65,18 @@ func Repair(d *xmlfilter.Domain, cfg *config.Config, known Known) ([]xmlfilter.R
 		why = append(why, fmt.Sprintf("%s: it gets the settings of %s, %s", &d.NICs[m.nic], s.Key, m.why))
 	}
 	return to, why, nil
+}
+
+// portOf is the other domain whose NIC is a logical port, "" where none is known.
+func (r *repair) portOf(ifaceID string) string {
+	for _, o := range r.known.Others {
+		for _, n := range o.NICs {
+			if ifaceID != "" && owner(o) != owner(r.domain) && n.Settings != nil && n.Settings.IfaceID == ifaceID {
+				return o.Name
+			}
+		}
+	}
+	return ""
 }
 
 // instance is a UUID for a NIC of a domain, the same each time (RFC 9562, version 8).
