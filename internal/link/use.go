@@ -29,8 +29,6 @@ const (
 	UseMaster UseKind = "master"
 	// UseXDP: an XDP program sees its frames first.
 	UseXDP UseKind = "xdp"
-	// UseRDMA: programs or kernel services use it by RDMA.
-	UseRDMA UseKind = "rdma"
 	// UseVFs: it is a PF that has virtual functions.
 	UseVFs UseKind = "vfs"
 	// UseAddress: this host has an address on it.
@@ -39,6 +37,8 @@ const (
 	UseRoute UseKind = "route"
 	// UseElsewhere: a device of another network namespace stands on it.
 	UseElsewhere UseKind = "elsewhere"
+	// UseRDMA: programs or kernel services use it by RDMA.
+	UseRDMA UseKind = "rdma"
 	// UseUnknown: whether it is used could not be found out. A free choice takes it for
 	// a use; what a person has named is not refused for it.
 	UseUnknown UseKind = "unknown"
@@ -120,8 +120,9 @@ func (c *Conn) Uses(ctx context.Context, name string, elsewhere *Elsewhere) iter
 			return
 		}
 		looks := []func(context.Context, device) ([]Use, error){
-			c.masterUse, xdpUse, rdmaUse, vfsUse, c.addressUses, c.routeUses,
+			c.masterUse, xdpUse, vfsUse, c.addressUses, c.routeUses,
 			func(context.Context, device) ([]Use, error) { return elsewhere.Uses(d.Index), nil },
+			rdmaUse, // which has the kernel list all RDMA devices
 		}
 		if byAltName {
 			looks = slices.Insert(looks, 0, upperUses)
