@@ -33,6 +33,15 @@ type Records struct {
 	Others []*xmlfilter.Domain
 }
 
+// Known is what is known of other domains, for who gives settings back to NICs.
+func (r Records) Known() plan.Known {
+	uuids, err := r.Journal.Domains()
+	if err != nil {
+		uuids = nil // who may not read them has libvirt's domains
+	}
+	return plan.Known{Others: r.Others, UUIDs: uuids}
+}
+
 // surveyor is a survey at work.
 type surveyor struct {
 	Records
@@ -88,10 +97,6 @@ func Survey(ctx context.Context, k step.Kernel, cfg *config.Config, rec Records,
 				return h, err
 			}
 		}
-	}
-	if len(d.Stray) > 0 {
-		h.Known.Others = rec.Others
-		h.Known.UUIDs, _ = rec.Journal.Domains() // who cannot read them knows less
 	}
 	h.Targets = targets(ctx, k, rec, d)
 	s.lowers(ctx, &h)

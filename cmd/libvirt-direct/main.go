@@ -236,17 +236,16 @@ func explainCommand(o *options) *cobra.Command {
 			}
 			ctx, cancel := o.deadline(c)
 			defer cancel()
-			v, err := o.survey(ctx, o.records(), d)
-			if err == nil && len(d.Stray) > 0 {
-				// What rewrite gives its NICs names devices, too.
-				if after, _, err := hooks.Repair(d, v.cfg, v.host.Known); err == nil {
-					known := v.host.Known
-					if v, err = o.survey(ctx, o.records(), after); err != nil {
-						return err
-					}
-					v.host.Known = known
-				}
+			cfg, err := config.Load(o.config)
+			if err != nil {
+				return err
 			}
+			rec := o.records()
+			others := rec.Known()
+			// What rewrite would give its NICs names devices, too. Why it would not, Explain says.
+			looked, _, _ := hooks.Repair(d, cfg, others)
+			v, err := o.survey(ctx, rec, looked)
+			v.host.Known = others
 			if err == nil {
 				err = withKernel(func(k *link.Conn) error { return hooks.SurveySpoofers(ctx, k, d, v.cfg, &v.host) })
 			}

@@ -129,10 +129,8 @@ func (o *options) repaired(whose map[string]string, then change) change {
 		if err != nil {
 			return nil, nil, err
 		}
-		known := plan.Known{Others: rec.Others, Said: whose}
-		if known.UUIDs, err = rec.Journal.Domains(); err != nil {
-			known.UUIDs = nil // who may not read them has libvirt's domains
-		}
+		known := rec.Known()
+		known.Said = whose
 		d, notes, err := hooks.Repair(d, cfg, known)
 		if err != nil {
 			return nil, nil, err

@@ -76,7 +76,7 @@ type Snapshot struct {
 	// helper could have made, by that name. One that could not be looked for is not in it.
 	Targets map[string]Target
 
-	// Known are other domains, where settings of this one belong to no NIC.
+	// Known are other domains, for settings of this one that belong to no NIC. Only explain looks.
 	Known Known
 
 	// VFs that the domain's NICs name, by network device or PCI address.
